@@ -1,0 +1,1 @@
+"""MONAI pipelines on what arrives: routing, inference in a child process, results."""
