@@ -1,0 +1,144 @@
+"""Connections to the one PostgreSQL database, each bound to one tenant for one transaction.
+
+The tenant is a transaction-local setting (`app.tenant`) that the row-level security policies read;
+it is set by `set_config(..., true)` and so is gone with the transaction, whatever the pool does
+next. A connection without a tenant sees the global tables and no tenant's rows (reliability.md,
+"Tenancy: the shape").
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+SET_TENANT = "SELECT set_config('app.tenant', %s, true)"
+
+# A statement that runs longer than this is a runaway search, not work (reliability.md, limits).
+STATEMENT_TIMEOUT_MS = 30_000
+
+
+class Database:
+    """One PostgreSQL database reached as the application role.
+
+    `role` is what a connection switches to at the start when the URL names another login, for
+    managed databases that hand out one URL; the embedded cluster logs in as the role itself.
+    """
+
+    def __init__(self, url: str, *, role: str | None = None, pool_size: int = 10) -> None:
+        self.url = url
+        options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC"
+        if role is not None:
+            options += f" -c role={role}"
+        given = conninfo_to_dict(url).get("options")
+        self.conninfo = make_conninfo(
+            url,
+            options=f"{given} {options}" if given else options,
+            application_name="interop",
+            connect_timeout=10,
+        )
+        self._pool_size = pool_size
+        self._async_pool: AsyncConnectionPool[AsyncConnection] | None = None
+
+    @cached_property
+    def pool(self) -> ConnectionPool[Connection]:
+        """The pool of blocking connections, opened at the first use."""
+        return ConnectionPool(
+            self.conninfo, min_size=1, max_size=self._pool_size, open=True, timeout=30,
+            kwargs={"autocommit": False},
+        )
+
+    @cached_property
+    def engine(self) -> Engine:
+        """SQLAlchemy over the same pool, for models, CLI and administration."""
+        return create_engine("postgresql+psycopg://", creator=self._checkout, pool_pre_ping=True)
+
+    def _checkout(self) -> Connection:
+        return psycopg.connect(self.conninfo)
+
+    # -- blocking ---------------------------------------------------------------------------
+
+    @contextmanager
+    def session(self, tenant_id: UUID) -> Iterator[Session]:
+        """A SQLAlchemy session in one transaction of one tenant; commits on success."""
+        require_tenant(tenant_id)
+        with Session(self.engine) as session, session.begin():
+            session.execute(
+                text("SELECT set_config('app.tenant', :tenant, true)"), {"tenant": str(tenant_id)}
+            )
+            yield session
+
+    @contextmanager
+    def connection(self, tenant_id: UUID) -> Iterator[Connection]:
+        """A psycopg connection in one transaction of one tenant; commits on success."""
+        require_tenant(tenant_id)
+        with self.pool.connection() as connection:
+            connection.execute(SET_TENANT, (str(tenant_id),))
+            yield connection
+
+    @contextmanager
+    def platform_connection(self) -> Iterator[Connection]:
+        """A connection without a tenant: global tables only."""
+        with self.pool.connection() as connection:
+            yield connection
+
+    # -- asyncio ----------------------------------------------------------------------------
+
+    async def open_async(self) -> None:
+        """Open the pool of this event loop; call once before the first async use."""
+        pool: AsyncConnectionPool[AsyncConnection] = AsyncConnectionPool(
+            self.conninfo, min_size=1, max_size=self._pool_size, open=False, timeout=30
+        )
+        await pool.open()
+        self._async_pool = pool
+
+    async def close_async(self) -> None:
+        """Close the pool of this event loop."""
+        if self._async_pool is not None:
+            await self._async_pool.close()
+            self._async_pool = None
+
+    @property
+    def async_pool(self) -> AsyncConnectionPool[AsyncConnection]:
+        """The pool that `open_async` opened, for statements that set the tenant themselves."""
+        if self._async_pool is None:
+            raise RuntimeError("Database.open_async() was not called in this event loop")
+        return self._async_pool
+
+    @asynccontextmanager
+    async def async_connection(self, tenant_id: UUID) -> AsyncIterator[AsyncConnection]:
+        """An async psycopg connection in one transaction of one tenant; commits on success."""
+        require_tenant(tenant_id)
+        async with self.async_pool.connection() as connection:
+            await connection.execute(SET_TENANT, (str(tenant_id),))
+            yield connection
+
+    @asynccontextmanager
+    async def async_platform_connection(self) -> AsyncIterator[AsyncConnection]:
+        """An async connection without a tenant: global tables only."""
+        async with self.async_pool.connection() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close the blocking pool and the engine."""
+        if "pool" in self.__dict__:
+            self.pool.close()
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
+
+def require_tenant(tenant_id: object) -> None:
+    """Refuse anything but a UUID: a missing tenant must never mean all tenants."""
+    if not isinstance(tenant_id, UUID):
+        raise TypeError(f"tenant_id must be a UUID, not {type(tenant_id).__name__}")
