@@ -1,0 +1,1 @@
+"""What every DICOM door shares: spool, parsing, ingest, frames, decoding and rendering."""
