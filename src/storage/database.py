@@ -55,7 +55,11 @@ class Database:
     def pool(self) -> ConnectionPool[Connection]:
         """The pool of blocking connections, opened at the first use."""
         return ConnectionPool(
-            self.conninfo, min_size=1, max_size=self._pool_size, open=True, timeout=30,
+            self.conninfo,
+            min_size=1,
+            max_size=self._pool_size,
+            open=True,
+            timeout=30,
             kwargs={"autocommit": False},
         )
 

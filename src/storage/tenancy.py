@@ -19,9 +19,7 @@ SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # PS3.5 6.2, VR AE: 16 characters at most, no backslash, no control characters, not only spaces.
 AE_TITLE = re.compile(r"(?=.*[^ ])[ -\[\]-~]{1,16}")
 
-_SELECT: LiteralString = (
-    "SELECT id, slug, name, ae_title, status, partition_strategy FROM tenants"
-)
+_SELECT: LiteralString = "SELECT id, slug, name, ae_title, status, partition_strategy FROM tenants"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +96,19 @@ class TenantDirectory:
             created = connection.execute(
                 "INSERT INTO tenants (id, slug, name, type, ae_title, status, partition_strategy)"
                 " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING id",
-                (tenant.id, slug, tenant.name, tenant_type, ae_title, tenant.status,
-                 partition_strategy),
+                (
+                    tenant.id,
+                    slug,
+                    tenant.name,
+                    tenant_type,
+                    ae_title,
+                    tenant.status,
+                    partition_strategy,
+                ),
             ).fetchone()
             if created is None:
                 raise TenantExists(f"a tenant with slug {slug!r} or AE title {ae_title!r} exists")
-            connection.execute(
-                "INSERT INTO tenant_settings (tenant_id) VALUES (%s)", (tenant.id,)
-            )
+            connection.execute("INSERT INTO tenant_settings (tenant_id) VALUES (%s)", (tenant.id,))
         return tenant
 
     def forget(self) -> None:
@@ -123,9 +126,7 @@ class TenantDirectory:
         entry = self._cache.get((column, value))
         return entry[1] if entry and entry[0] > time.monotonic() else None
 
-    def _remember(
-        self, column: str, value: str, row: tuple[object, ...] | None
-    ) -> Tenant | None:
+    def _remember(self, column: str, value: str, row: tuple[object, ...] | None) -> Tenant | None:
         if row is None:
             return None
         tenant = Tenant(*row)  # type: ignore[arg-type]
@@ -133,9 +134,7 @@ class TenantDirectory:
         return tenant
 
 
-def _fetch(
-    connection: Connection, column: LiteralString, value: str
-) -> tuple[object, ...] | None:
+def _fetch(connection: Connection, column: LiteralString, value: str) -> tuple[object, ...] | None:
     return connection.execute(_SELECT + f" WHERE {column} = %s", (value,)).fetchone()
 
 

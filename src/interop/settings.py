@@ -1,0 +1,142 @@
+"""The one settings object, read once from the environment and passed down.
+
+Every setting is `INTEROP_` + its name; `INTEROP_X_FILE` names a file that holds the value (for
+secrets mounted as files). `interop doctor` and docs/settings.md print from this declaration.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "INTEROP_"
+
+
+class Settings(BaseSettings):
+    """What an operator can decide. Frozen: a setting never changes after it was read."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="ignore"
+    )
+
+    data_dir: Path = Field(
+        Path("./data"), description="Folder of the embedded database, local objects and spool."
+    )
+    database_url: str | None = Field(
+        None,
+        description="PostgreSQL 15 or later to use instead of the embedded one; the login must be "
+        "able to create the role interop_app, or be granted it.",
+    )
+    objects_url: str | None = Field(
+        None,
+        description="Object store: file:///folder or s3://bucket/prefix?endpoint_url=...; "
+        "default: DATA_DIR/objects.",
+    )
+    http_host: str = Field("127.0.0.1", description="Address of the HTTP listener.")
+    http_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        8080, description="Port of the HTTP listener."
+    )
+    http_workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="HTTP worker processes."
+    )
+    dicom_host: str = Field("127.0.0.1", description="Address of the DIMSE listener.")
+    dicom_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        11112, description="Port of the DIMSE listener (plain)."
+    )
+    dicom_tls_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        2762, description="Port of the DICOM TLS listener; served once certificates are set."
+    )
+    dicom_workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="DIMSE worker processes on one port (SO_REUSEPORT)."
+    )
+    public_url: str | None = Field(
+        None, description="URL under which clients reach the server; default: the HTTP listener's."
+    )
+    default_quiet_window_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="Seconds without a new instance after which a study counts as complete, for "
+        "every modality; default: 5, CBCT 20.",
+    )
+    max_object_bytes: int = Field(
+        4 << 30, ge=1 << 20, description="Largest DICOM object accepted, in bytes."
+    )
+    max_request_bytes: int = Field(
+        10 << 30, ge=1 << 20, description="Largest STOW-RS request accepted, in bytes."
+    )
+    max_fhir_bytes: int = Field(
+        10 << 20, ge=1 << 10, description="Largest FHIR resource accepted, in bytes."
+    )
+    token_seconds: int = Field(
+        3600, ge=60, le=86400, description="Lifetime of an access token in seconds."
+    )
+    durability: str = Field(
+        "full",
+        pattern="^(full|relaxed)$",
+        description="full: an acknowledged object was synced to disk; relaxed: left to the OS.",
+    )
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Log level.")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _FromFiles(settings_cls)
+
+    @property
+    def effective_public_url(self) -> str:
+        """The base URL without a trailing slash."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        host = "127.0.0.1" if self.http_host in ("0.0.0.0", "::") else self.http_host  # noqa: S104
+        return f"http://{host}:{self.http_port}"
+
+    @property
+    def effective_objects_url(self) -> str:
+        return self.objects_url or (self.data_dir / "objects").as_uri()
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.data_dir / "spool"
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, for the processes of the supervisor."""
+        values = self.model_dump(exclude_none=True)
+        return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+
+
+class _FromFiles(PydanticBaseSettingsSource):
+    """`INTEROP_X_FILE=/path`: the setting is the file's text without the last line break."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        if path is None:
+            return None, field_name, False
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n"), field_name, False
+
+    def __call__(self) -> Mapping[str, Any]:  # type: ignore[override]
+        found = {
+            name: self.get_field_value(field, name)[0]
+            for name, field in self.settings_cls.model_fields.items()
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine reaches."""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
