@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "INTEROP_"
@@ -31,6 +31,15 @@ class Settings(BaseSettings):
         None,
         description="PostgreSQL 15 or later to use instead of the embedded one; the login must be "
         "able to create the role interop_app, or be granted it.",
+    )
+    database_owner_url: str | None = Field(
+        None,
+        description="Login that migrates, when DATABASE_URL's may not; default: DATABASE_URL.",
+    )
+    master_key: SecretStr | None = Field(
+        None,
+        description="Base64 of 32 random bytes that seal secrets in the database, the same on "
+        "every machine; default: DATA_DIR/master.key, made at the first start.",
     )
     objects_url: str | None = Field(
         None,
@@ -117,7 +126,11 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for the processes of the supervisor."""
         values = self.model_dump(exclude_none=True)
-        return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+        return {PREFIX + name.upper(): _plain(value) for name, value in values.items()}
+
+
+def _plain(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 class _FromFiles(PydanticBaseSettingsSource):

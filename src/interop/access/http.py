@@ -12,7 +12,7 @@ from uuid import uuid4
 from starlette.requests import Request
 
 from interop.access.principals import Caller
-from interop.access.tokens import Claims, TokenService
+from interop.smart.tokens import Claims, TokenService
 from interop.errors import NotFound, Unauthorized
 from storage.database import Database
 from storage.tenancy import Tenant

@@ -1,0 +1,98 @@
+"""The HTTP application: FHIR, DICOMweb, token endpoint and health, composed over one Services.
+
+`create` is the factory that the HTTP workers call; it reads the settings of its process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from interop.dicomweb import router as dicomweb
+from interop.fhir import router as fhir
+from interop.logs import configure_logging
+from interop.services import Services, open_services
+from interop.settings import Settings
+from interop.smart import oauth2
+
+logger = logging.getLogger(__name__)
+
+
+def create() -> Starlette:
+    """The application of this process, from the environment."""
+    settings = Settings()
+    configure_logging(settings.log_level)
+    return application(settings)
+
+
+def application(
+    settings: Settings, build: Callable[[Settings], Services] = open_services
+) -> Starlette:
+    """The application over `settings`; services open at start-up and close at shutdown."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        services = build(settings)
+        await services.database.open_async()
+        app.state.services = services
+        try:
+            yield
+        finally:
+            await services.database.close_async()
+            services.close()
+
+    return Starlette(
+        routes=[
+            *fhir.routes(),
+            *dicomweb.routes(),
+            *oauth2.routes(),
+            Route("/", index),
+            Route("/livez", livez),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+        ],
+        lifespan=lifespan,
+    )
+
+
+async def index(request: Request) -> Response:
+    """What this server is and where its doors are, for a person with a browser or curl."""
+    base = request.app.state.services.settings.effective_public_url
+    return JSONResponse(
+        {
+            "software": "dental-interop",
+            "fhir": f"{base}/t/{{tenant}}/fhir/R4/metadata",
+            "dicomweb": f"{base}/t/{{tenant}}/dicom-web/studies",
+            "token": f"{base}/t/{{tenant}}/oauth2/token",
+            "health": f"{base}/readyz",
+        }
+    )
+
+
+async def livez(request: Request) -> Response:
+    """The process answers."""
+    return PlainTextResponse("ok\n")
+
+
+async def readyz(request: Request) -> Response:
+    """The database answers too. Details are for the logs, not for whoever asks."""
+    services: Services = request.app.state.services
+    try:
+        async with services.database.async_platform_connection() as connection:
+            await connection.execute("SELECT 1")
+    except Exception:
+        logger.exception("not_ready")
+        return PlainTextResponse("not ready\n", status_code=503)
+    return PlainTextResponse("ready\n")
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics of this process."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,388 @@
+"""`interop`: the command line of an operator. Commands work beside a running server or alone.
+
+Each command that prints data takes `--json`. Errors name the setting or argument that is wrong
+and exit with 1 (2: wrong usage).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from interop.access.scopes import InvalidScope, Scopes
+from interop.logs import configure_logging
+from interop.settings import Settings
+from storage.database import Database
+from storage.tenancy import Tenant, TenantDirectory
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+tenant_app = typer.Typer(no_args_is_help=True, help="Tenants: organizations kept apart.")
+client_app = typer.Typer(no_args_is_help=True, help="API clients: service accounts of a tenant.")
+ae_app = typer.Typer(no_args_is_help=True, help="Application entities: DICOM peers of a tenant.")
+bundle_app = typer.Typer(no_args_is_help=True, help="AI models.")
+app.add_typer(tenant_app, name="tenant")
+app.add_typer(client_app, name="client")
+app.add_typer(ae_app, name="ae")
+app.add_typer(bundle_app, name="bundle")
+
+out = Console()
+err = Console(stderr=True)
+
+TenantOption = Annotated[str, typer.Option("--tenant", help="Slug of the tenant.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class CommandFailed(Exception):
+    """The command could not do its work; the message says what to change."""
+
+
+def main() -> None:
+    """Entry point: runs a command, prints a failure as one readable line."""
+    try:
+        app()
+    except (CommandFailed, ValueError, OSError) as error:
+        err.print(f"[red]error:[/red] {error}", soft_wrap=True)
+        sys.exit(1)
+
+
+def read_settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = "; ".join(
+            f"INTEROP_{str(e['loc'][0]).upper() if e['loc'] else '?'}: {e['msg']}"
+            for e in error.errors()
+        )
+        raise CommandFailed(f"settings: {lines}") from error
+
+
+@contextmanager
+def opened() -> Iterator[tuple[Settings, Database, TenantDirectory]]:
+    """Settings, database and tenants, with the embedded database started when needed."""
+    from interop.services import open_database
+    from interop.supervisor import running_database
+
+    settings = read_settings()
+    configure_logging("ERROR")
+    with running_database(settings) as ready:
+        database = open_database(ready)
+        try:
+            yield ready, database, TenantDirectory(database)
+        finally:
+            database.close()
+
+
+def require(tenants: TenantDirectory, slug: str) -> Tenant:
+    tenant = tenants.by_slug(slug)
+    if tenant is None:
+        known = ", ".join(t.slug for t in tenants.all_active()) or "none yet"
+        raise CommandFailed(f"there is no tenant {slug!r} (known: {known})")
+    return tenant
+
+
+def show(data: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(data, default=str))
+        return
+    table = Table(show_header=False, box=None)
+    for key, value in data.items():
+        table.add_row(f"[bold]{key}[/bold]", str(value))
+    out.print(table)
+
+
+# -- server ---------------------------------------------------------------------------------
+
+
+@app.command()
+def serve(
+    role: Annotated[str, typer.Option(help="all, http, dicom or worker.")] = "all",
+) -> None:
+    """Start the server; migrates the database first."""
+    from interop.supervisor import ROLES, StartFailed
+    from interop.supervisor import serve as run
+
+    if role not in ("all", *ROLES):
+        raise CommandFailed(f"--role {role}: one of all, {', '.join(ROLES)}")
+    settings = read_settings()
+    configure_logging(settings.log_level)
+    try:
+        run(settings, ROLES if role == "all" else (role,), lambda line: print(line, flush=True))
+    except StartFailed as error:
+        raise CommandFailed(str(error)) from error
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's tables to this version."""
+    from interop.supervisor import running_database
+
+    with running_database(read_settings()):
+        out.print("the database is at the newest version")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check every part that the server needs; each failing line says what to change."""
+    from interop.doctor import examine
+
+    checks = examine(read_settings())
+    if as_json:
+        print(json.dumps([vars(check) for check in checks]))
+    for check in [] if as_json else checks:
+        mark = "[green]ok[/green]  " if check.ok else "[red]fail[/red]"
+        out.print(f"{mark} {check.name}: {check.detail}", soft_wrap=True)
+    if not all(check.ok for check in checks if check.required):
+        raise typer.Exit(1)
+
+
+# -- tenants, clients, peers ------------------------------------------------------------------
+
+
+@tenant_app.command("create")
+def tenant_create(
+    slug: str,
+    name: Annotated[str | None, typer.Option(help="Name of the organization.")] = None,
+    ae_title: Annotated[str | None, typer.Option(help="Called AE title of its DICOM door.")] = None,
+    partition_strategy: Annotated[
+        str, typer.Option(help="ROW_LEVEL (SCHEMA and DATABASE come with a later release).")
+    ] = "ROW_LEVEL",
+    as_json: JsonOption = False,
+) -> None:
+    """Create a tenant."""
+    if partition_strategy != "ROW_LEVEL":
+        raise CommandFailed(
+            f"--partition-strategy {partition_strategy}: this release serves ROW_LEVEL only"
+        )
+    with opened() as (_, _, tenants):
+        tenant = tenants.create(
+            slug, name=name, ae_title=ae_title, partition_strategy=partition_strategy
+        )
+    show({"id": tenant.id, "slug": tenant.slug, "ae_title": tenant.ae_title}, as_json)
+
+
+@tenant_app.command("list")
+def tenant_list(as_json: JsonOption = False) -> None:
+    """List the active tenants."""
+    with opened() as (_, _, tenants):
+        rows = [
+            {"id": str(t.id), "slug": t.slug, "name": t.name, "ae_title": t.ae_title}
+            for t in tenants.all_active()
+        ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        out.print(f"{row['slug']}  {row['ae_title'] or '-'}  {row['name']}")
+
+
+@client_app.command("create")
+def client_create(
+    tenant: TenantOption,
+    name: Annotated[str, typer.Option(help="What the client is for.")],
+    scope: Annotated[str, typer.Option(help="SMART scopes, e.g. 'system/*.cruds'.")],
+) -> None:
+    """Register a client and print its id and secret as JSON; the secret is shown only here."""
+    from interop.smart.clients import create_client
+
+    scopes = parse_scopes(scope)
+    with opened() as (_, database, tenants):
+        client, secret = create_client(database, require(tenants, tenant), name, scopes)
+    print(json.dumps({"client_id": client.client_id, "client_secret": secret}))
+
+
+@app.command()
+def token(
+    tenant: TenantOption,
+    scope: Annotated[str, typer.Option(help="SMART scopes.")] = "system/*.cruds",
+) -> None:
+    """Print a bearer token for the operator of this machine."""
+    from interop.services import open_tokens
+
+    scopes = parse_scopes(scope)
+    with opened() as (settings, database, tenants):
+        issuer = open_tokens(settings, database)
+        print(issuer.issue(require(tenants, tenant), None, "operator", scopes))
+
+
+def parse_scopes(text: str) -> Scopes:
+    try:
+        return Scopes.parse(text)
+    except InvalidScope as error:
+        raise CommandFailed(str(error)) from error
+
+
+@ae_app.command("create")
+def ae_create(
+    tenant: TenantOption,
+    ae_title: Annotated[str, typer.Option(help="AE title of the peer.")],
+    host: Annotated[str | None, typer.Option(help="Where it listens, to be sent to.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a remote AE that may send, query, and be sent to."""
+    from storage.tenancy import AE_TITLE
+
+    if not AE_TITLE.fullmatch(ae_title):
+        raise CommandFailed(f"--ae-title {ae_title!r}: 1 to 16 printable characters, no backslash")
+    with opened() as (_, database, tenants):
+        owner = require(tenants, tenant)
+        with database.connection(owner.id) as connection:
+            connection.execute(
+                "INSERT INTO dicom_application_entities"
+                " (tenant_id, ae_title, host, port, may_send, may_query, may_be_sent_to, active)"
+                " VALUES (%s, %s, %s, %s, true, true, %s, true)"
+                " ON CONFLICT (tenant_id, ae_title) DO UPDATE SET host = excluded.host,"
+                " port = excluded.port, may_be_sent_to = excluded.may_be_sent_to, active = true",
+                (owner.id, ae_title, host, port, host is not None and port is not None),
+            )
+    show({"tenant": owner.slug, "ae_title": ae_title, "host": host, "port": port}, as_json)
+
+
+# -- objects ----------------------------------------------------------------------------------
+
+
+@app.command("import")
+def import_(
+    tenant: TenantOption,
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Take DICOM files in, with a progress bar; repeating skips what is stored."""
+    from interop.dicom.importer import import_paths
+    from interop.progress import progress_bar
+    from interop.services import open_services
+
+    with opened() as (settings, _, tenants):
+        services = open_services(settings)
+        try:
+            with progress_bar("importing", quiet=as_json) as advance:
+                report = import_paths(services, require(tenants, tenant), paths, advance)
+        finally:
+            services.close()
+    show(vars(report) if hasattr(report, "__dict__") else report._asdict(), as_json)
+
+
+@app.command()
+def send(
+    tenant: TenantOption,
+    ae_title: Annotated[str, typer.Option(help="Registered AE to send to.")],
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files.")],
+) -> None:
+    """Send files to a registered AE by C-STORE."""
+    from interop.dimse import scu
+    from interop.progress import progress_bar
+
+    with opened() as (_, database, tenants):
+        owner = require(tenants, tenant)
+        host, port = _peer(database, owner, ae_title)
+    files = [p for path in paths for p in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    files = [path for path in files if path.is_file()]
+    with progress_bar("sending", total=len(files)) as advance:
+        report = scu.send(files, host, port, ae_title, owner.ae_title or "INTEROP", advance)
+    out.print(report)
+
+
+@app.command()
+def echo(
+    tenant: TenantOption,
+    ae_title: Annotated[str, typer.Option(help="Registered AE to verify.")],
+) -> None:
+    """Verify the connection to a registered AE by C-ECHO."""
+    from interop.dimse import scu
+
+    with opened() as (_, database, tenants):
+        owner = require(tenants, tenant)
+        host, port = _peer(database, owner, ae_title)
+    scu.echo(host, port, ae_title, owner.ae_title or "INTEROP")
+    out.print(f"{ae_title} at {host}:{port} answers")
+
+
+def _peer(database: Database, tenant: Tenant, ae_title: str) -> tuple[str, int]:
+    with database.connection(tenant.id) as connection:
+        row = connection.execute(
+            "SELECT host, port FROM dicom_application_entities"
+            " WHERE tenant_id = %s AND ae_title = %s AND active",
+            (tenant.id, ae_title),
+        ).fetchone()
+    if row is None or row[0] is None or row[1] is None:
+        raise CommandFailed(
+            f"{ae_title!r} is not registered with an address; register it: interop ae create "
+            f"--tenant {tenant.slug} --ae-title {ae_title} --host HOST --port PORT"
+        )
+    return row[0], row[1]
+
+
+# -- operation --------------------------------------------------------------------------------
+
+
+@app.command()
+def sweep(
+    dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove stored objects that no row names, older than an hour (left by a crash)."""
+    from storage.objects import open_object_store
+    from storage.sweep import sweep as run
+
+    with opened() as (settings, database, _):
+        report = run(database, open_object_store(settings.effective_objects_url), dry_run=dry_run)
+    show(vars(report) if hasattr(report, "__dict__") else dict(report), as_json)
+
+
+@app.command()
+def jobs(tenant: TenantOption, as_json: JsonOption = False) -> None:
+    """Show the newest AI jobs of a tenant with state and reason."""
+    with opened() as (_, database, tenants):
+        owner = require(tenants, tenant)
+        with database.connection(owner.id) as connection:
+            rows = connection.execute(
+                "SELECT id, status, attempts, state_reason, error_details, created_at, completed_at"
+                " FROM ai_inference_jobs WHERE tenant_id = %s ORDER BY created_at DESC LIMIT 50",
+                (owner.id,),
+            ).fetchall()
+    names = ("id", "status", "attempts", "reason", "error", "created_at", "completed_at")
+    found = [dict(zip(names, row, strict=True)) for row in rows]
+    if as_json:
+        print(json.dumps(found, default=str))
+        return
+    for job in found:
+        out.print(f"{job['id']}  {job['status']:<10} {job['reason'] or job['error'] or ''}")
+
+
+@bundle_app.command("add")
+def bundle_add(path: Path, as_json: JsonOption = False) -> None:
+    """Verify a MONAI Bundle and register its version in the model registry."""
+    from ai.registry import register_bundle
+
+    with opened() as (_, database, _):
+        version = register_bundle(database, path)
+    show(
+        {"model_version_id": version.id, "name": version.name, "version": version.version}, as_json
+    )
+
+
+@bundle_app.command("deploy")
+def bundle_deploy(
+    name: str,
+    version: str,
+    tenant: Annotated[str | None, typer.Option(help="Only for this tenant.")] = None,
+) -> None:
+    """Roll a registered version out, to one tenant or to all."""
+    from ai.registry import deploy
+
+    with opened() as (_, database, tenants):
+        deploy(database, name, version, require(tenants, tenant).id if tenant else None)
+    out.print(f"{name} {version} is rolled out to {tenant or 'every tenant'}")
+
+
+if __name__ == "__main__":
+    main()

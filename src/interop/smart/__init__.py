@@ -1,0 +1,1 @@
+"""The SMART App Launch authorization server of each tenant: clients, tokens, endpoints."""
