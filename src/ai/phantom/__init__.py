@@ -1,0 +1,18 @@
+"""Synthetic dental pictures with exact truth: for training, tests and the demo. Not patients."""
+
+from __future__ import annotations
+
+from ai.phantom.dentition import FDI_NUMBERS, fdi_of_label, label_of_fdi
+from ai.phantom.panoramic import panoramic
+from ai.phantom.truth import Phantom, PhotoPhantom, ToothTruth, VolumePhantom
+
+__all__ = [
+    "FDI_NUMBERS",
+    "Phantom",
+    "PhotoPhantom",
+    "ToothTruth",
+    "VolumePhantom",
+    "fdi_of_label",
+    "label_of_fdi",
+    "panoramic",
+]
