@@ -1,0 +1,46 @@
+-- Functions that the schema itself needs. All run with the caller's rights, so that row-level
+-- security holds inside them; names are unqualified, so that a schema per tenant can have its own.
+
+-- Provenance (data-schema.md XI): who changed a row and when. A writer that names the person in
+-- updated_by is believed; else it is the actor of the transaction, else the database role.
+CREATE OR REPLACE FUNCTION touch_row() RETURNS trigger
+    LANGUAGE plpgsql SECURITY INVOKER AS $$
+BEGIN
+    NEW.updated_at := now();
+    IF NEW.updated_by IS NULL OR NEW.updated_by IS NOT DISTINCT FROM OLD.updated_by THEN
+        NEW.updated_by := coalesce(nullif(current_setting('app.actor', true), ''), current_user);
+    END IF;
+    RETURN NEW;
+END;
+$$;
+
+-- A column that may name a row of the platform or of the same tenant cannot have a composite
+-- foreign key, and a plain one accepts the rows of other tenants: foreign keys are checked without
+-- row-level security (reliability.md M12). Not-yours and not-there are answered alike.
+-- Arguments: the column, the table that it points into.
+CREATE OR REPLACE FUNCTION refuse_foreign_platform_row() RETURNS trigger
+    LANGUAGE plpgsql SECURITY INVOKER AS $$
+DECLARE
+    target uuid := (to_jsonb(NEW) ->> TG_ARGV[0])::uuid;
+    is_reachable boolean;
+BEGIN
+    IF target IS NULL THEN
+        RETURN NEW;
+    END IF;
+    EXECUTE format(
+        'SELECT EXISTS (SELECT FROM %I WHERE id = $1 AND (tenant_id IS NULL OR tenant_id = $2))',
+        TG_ARGV[1]
+    ) INTO is_reachable USING target, NEW.tenant_id;
+    IF NOT is_reachable THEN
+        RAISE foreign_key_violation USING
+            MESSAGE = format('%s.%s: no row %s in %s', TG_TABLE_NAME, TG_ARGV[0], target, TG_ARGV[1]),
+            HINT = 'It must be a row of the platform or of the same tenant.';
+    END IF;
+    RETURN NEW;
+END;
+$$;
+
+-- billing_plans is the name that data-schema.md VI gives to subscription_plans. A view, so that the
+-- name works in SQL tools and reports too, with the rights of whoever asks.
+CREATE OR REPLACE VIEW billing_plans WITH (security_invoker = true) AS
+    SELECT * FROM subscription_plans;

@@ -1,0 +1,104 @@
+"""Triggers, derived from the models: provenance, guarded references, and stale FHIR resources.
+
+A row that changes outside the lenses marks the FHIR resource of that row stale (design.md 1). The
+triggers are statement-level with transition tables, so a bulk change costs one statement more and
+not one per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from sqlalchemy import MetaData
+
+from storage.schema.presentation import ONLY_WHERE, PRESENTED, Presented
+
+
+def statements(metadata: MetaData) -> Iterator[str]:
+    """All triggers, with the functions that are generated for them."""
+    for table in metadata.sorted_tables:
+        if "updated_at" in table.c:
+            yield (
+                f"CREATE TRIGGER touch_row BEFORE UPDATE ON {table.name}"
+                " FOR EACH ROW EXECUTE FUNCTION touch_row()"
+            )
+        for column in table.c:
+            kind, target, _ = column.info.get("link", (None, None, None))
+            if kind == "platform":
+                yield (
+                    f"CREATE TRIGGER guard_{column.name}"
+                    f" BEFORE INSERT OR UPDATE OF {column.name}, tenant_id ON {table.name}"
+                    " FOR EACH ROW EXECUTE FUNCTION"
+                    f" refuse_foreign_platform_row('{column.name}', '{target}')"
+                )
+    yield from staleness(PRESENTED, ONLY_WHERE)
+
+
+def staleness(
+    presented: Mapping[str, Iterable[Presented]], only_where: Mapping[str, str]
+) -> Iterator[str]:
+    """The functions and triggers that mark resources stale."""
+    for table, resources in presented.items():
+        condition = only_where.get(table, "true")
+        rows = {
+            "changed": f"SELECT * FROM changed WHERE {condition}",
+            # An update may have moved a row from one resource to another: both are stale.
+            "moved": f"SELECT * FROM changed WHERE {condition}"
+            f" UNION ALL SELECT * FROM former WHERE {condition}",
+        }
+        for name, source in rows.items():
+            yield _function(f"stale_{table}_{name}", source, resources)
+        for event, transition, name in (
+            ("INSERT", "NEW TABLE AS changed", "changed"),
+            ("DELETE", "OLD TABLE AS changed", "changed"),
+            ("UPDATE", "OLD TABLE AS former NEW TABLE AS changed", "moved"),
+        ):
+            yield (
+                f"CREATE TRIGGER stale_on_{event.lower()} AFTER {event} ON {table}"
+                f" REFERENCING {transition} FOR EACH STATEMENT"
+                f" EXECUTE FUNCTION stale_{table}_{name}()"
+            )
+
+
+def _function(name: str, source: str, resources: Iterable[Presented]) -> str:
+    marks = "\n".join(_mark(source, resource) for resource in resources)
+    return f"""
+CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY INVOKER AS $$
+DECLARE
+    marked bigint;
+    total bigint := 0;
+BEGIN
+    -- A lens writes its rows and renders the resource itself.
+    IF current_setting('app.lens', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
+{marks}
+    IF total > 0 THEN
+        PERFORM pg_notify('fhir_stale', tenant_id::text)
+        FROM (SELECT DISTINCT tenant_id FROM changed) AS tenants;
+    END IF;
+    RETURN NULL;
+END;
+$$
+"""
+
+
+def _mark(source: str, resource: Presented) -> str:
+    """Mark the resource of each row, or make its stub; in one order, so that writers never deadlock.
+
+    ON CONFLICT locks the resource even where it is stale already: a reader that is rendering it
+    then waits for this transaction, or this transaction for the reader.
+    """
+    return f"""\
+    INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id, row_id, version,
+        last_updated, body, stale)
+    SELECT DISTINCT tenant_id, '{resource.resource_type}', {resource.column}::text,
+        {resource.column}, 0, now(), '', true
+    FROM ({source}) AS rows
+    WHERE {resource.column} IS NOT NULL
+    ORDER BY 1, 3
+    ON CONFLICT (tenant_id, resource_type, row_id) DO UPDATE SET stale = true
+        WHERE NOT known.stale;
+    GET DIAGNOSTICS marked = ROW_COUNT;
+    total := total + marked;
+"""

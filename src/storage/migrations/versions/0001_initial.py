@@ -1,0 +1,33 @@
+"""The whole model, from nothing.
+
+Revision ID: 0001
+Revises:
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import op
+from procrastinate.schema import SchemaManager
+
+from storage.migrations import row_security, triggers
+from storage.schema import metadata
+
+revision = "0001"
+down_revision = None
+
+FUNCTIONS = Path(__file__).parents[1] / "functions.sql"
+
+
+def upgrade() -> None:
+    connection = op.get_bind()
+    metadata.create_all(connection, checkfirst=False)
+    # The driver's own execute: it takes several statements at once and leaves '%' alone.
+    execute = connection.connection.driver_connection.execute
+    execute(FUNCTIONS.read_text(encoding="utf-8"))
+    execute(SchemaManager.get_schema())
+    for statement in triggers.statements(metadata):
+        execute(statement)
+    for statement in row_security.statements(metadata):
+        execute(statement)

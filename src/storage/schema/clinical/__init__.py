@@ -1,0 +1,1 @@
+"""Section III: patients, history, encounters, charting, treatment; one module per subsection."""
