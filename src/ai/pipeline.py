@@ -1,0 +1,327 @@
+"""From a quiet study to results: the two jobs `check_study` and `run_inference`.
+
+    check_study    complete? -> rules -> flag, consent, quota -> deployment -> decision and job rows
+    run_inference  pixels -> child process -> result JSON -> SR and SEG through the ingest -> rows
+
+Every step may be repeated: job rows carry an idempotency key, objects deterministic UIDs, rows
+derived ids (reliability.md R4).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+import numpy as np
+from pydicom import Dataset
+
+from ai import completeness, results
+from ai.completeness import Complete, Wait
+from ai.identifiers import derived_uuid, idempotency_key
+from ai.results import ImageResult
+from ai.rollout import Deployment, active_deployments, choose
+from ai.routing import Instance, Rule, enabled_rules, has_consent, refusals, study_instances
+from ai.runtime import InferenceFailed, InferenceResult
+from ai.runtime.bundle import Bundle
+from ai.writers.report import ReportContext
+from ai.writers.segmentation import segmentation
+from ai.writers.structured_report import structured_report
+from storage.database import Connection, Database
+from storage.jobs import defer
+
+logger = logging.getLogger(__name__)
+
+RUN_TASK = "run_inference"
+MAX_ATTEMPTS = 4
+MAX_IMAGES = 8  # of one study; more is a sender's mistake, not a panoramic study
+
+
+@dataclass(frozen=True, slots=True)
+class SourceImage:
+    """An image as the model sees it: displayed polarity, and the header for the report."""
+
+    header: Dataset
+    pixels: np.ndarray[Any, Any]
+    modality: str
+    pixel_spacing_mm: float | None
+
+
+class Runtime(Protocol):
+    """Inference in a child process (ai.runtime.InferenceRuntime)."""
+
+    def run(
+        self, bundle: Bundle, pixels: np.ndarray[Any, Any], context: Mapping[str, Any]
+    ) -> InferenceResult: ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What the composition root lends: reading pixels and storing objects are interop's."""
+
+    read_image: Callable[[UUID, UUID], SourceImage]
+    store_object: Callable[[UUID, bytes], None]
+    bundle: Callable[[UUID], Bundle]
+    runtime: Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An `ai_inference_jobs` row with what running it needs."""
+
+    id: UUID
+    status: str
+    key: str
+    study_id: UUID
+    patient_id: UUID
+    model_version_id: UUID
+    model_name: str
+    version_tag: str
+    attempts: int
+    inputs: list[UUID]
+    completed_at: datetime | None
+    result: dict[str, Any] | None
+
+
+class Pipeline:
+    """The AI's part of a worker process."""
+
+    def __init__(self, database: Database, ports: Ports, default_window: float | None) -> None:
+        self._database = database
+        self._ports = ports
+        self._default_window = default_window
+
+    # -- completeness and routing -----------------------------------------------------------
+
+    def check_study(self, tenant_id: UUID, study_id: UUID) -> None:
+        """Route the study if it is complete, else look again when it may be."""
+        with self._database.connection(tenant_id) as connection:
+            state = completeness.check(connection, tenant_id, study_id, self._default_window)
+            if isinstance(state, Wait):
+                defer(
+                    connection,
+                    completeness.TASK,
+                    {"tenant_id": str(tenant_id), "study_id": str(study_id)},
+                    queue=completeness.QUEUE,
+                    schedule_at=state.until,
+                )
+            elif isinstance(state, Complete):
+                self._route(connection, tenant_id, state)
+
+    def _route(self, connection: Connection, tenant_id: UUID, study: Complete) -> None:
+        instances = study_instances(connection, tenant_id, study.study_id)
+        for rule in enabled_rules(connection, tenant_id):
+            matching = [i for i in instances if rule.predicate.matches(i)]
+            if not matching:
+                continue
+            deployment = choose(
+                active_deployments(connection, tenant_id, rule.model_id),
+                tenant_id,
+                study.patient_id,
+            )
+            reasons = refusals(connection, tenant_id, study.patient_id)
+            if deployment is None:
+                reasons.append("no version of the rule's model is rolled out here")
+            if len(matching) > MAX_IMAGES:
+                reasons.append(f"{len(matching)} images match, {MAX_IMAGES} at most are analysed")
+            job_id = None
+            if deployment is not None and not reasons:
+                job_id = self._enqueue(connection, tenant_id, study, deployment, matching)
+                reasons = [f"rule '{rule.name}' matches {len(matching)} of {len(instances)} images"]
+            _record_decision(connection, tenant_id, study, rule, job_id, reasons)
+
+    def _enqueue(
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        study: Complete,
+        deployment: Deployment,
+        instances: list[Instance],
+    ) -> UUID:
+        """Insert the job unless these images were analysed by this version; return its id."""
+        bundle = self._ports.bundle(deployment.model_version_id)
+        key = idempotency_key(
+            tenant_id,
+            study.study_uid,
+            [i.sop_instance_uid for i in instances],
+            deployment.model_version_id,
+            bundle.digest,
+        )
+        job_id = derived_uuid(key, "job")
+        inserted = connection.execute(
+            "INSERT INTO ai_inference_jobs (tenant_id, id, model_version_id, deployment_id,"
+            " study_id, input_type, input_ref_id, idempotency_key, generation, compute_env)"
+            " VALUES (%s, %s, %s, %s, %s, 'IMAGING_STUDY', %s, %s, %s, %s)"
+            " ON CONFLICT DO NOTHING RETURNING id",
+            (
+                tenant_id,
+                job_id,
+                deployment.model_version_id,
+                deployment.id,
+                study.study_id,
+                study.study_id,
+                key,
+                study.generation,
+                json.dumps({"inputs": [str(i.imaging_object_id) for i in instances]}),
+            ),
+        ).fetchone()
+        if inserted is not None:
+            defer(
+                connection,
+                RUN_TASK,
+                {"tenant_id": str(tenant_id), "job_id": str(job_id)},
+                queue=completeness.QUEUE,
+            )
+        return job_id
+
+    # -- inference and results --------------------------------------------------------------
+
+    def run_inference(self, tenant_id: UUID, job_id: UUID) -> None:
+        """Bring one job to its end. Raises for a failure that another attempt may mend."""
+        job = self._begin(tenant_id, job_id)
+        if job is None:
+            return
+        try:
+            if job.result is None:
+                job = self._infer(tenant_id, job)
+            self._write(tenant_id, job)
+        except Exception as error:
+            retryable = error.retryable if isinstance(error, InferenceFailed) else True
+            again = retryable and job.attempts < MAX_ATTEMPTS
+            self._fail(tenant_id, job, error, again)
+            if again:
+                raise
+            logger.error("ai_job_failed", extra={"job_id": str(job_id)}, exc_info=error)
+
+    def _begin(self, tenant_id: UUID, job_id: UUID) -> Job | None:
+        """Count the attempt; None when the job has ended already."""
+        with self._database.connection(tenant_id) as connection:
+            row = connection.execute(
+                "UPDATE ai_inference_jobs j SET status = 'RUNNING', attempts = j.attempts + 1,"
+                " started_at = coalesce(j.started_at, now())"
+                " FROM imaging_studies s, ai_model_versions v, ai_models m"
+                " WHERE j.tenant_id = %s AND j.id = %s AND j.status IN ('QUEUED', 'RUNNING')"
+                " AND s.tenant_id = j.tenant_id AND s.id = j.study_id"
+                " AND v.id = j.model_version_id AND m.id = v.model_id"
+                " RETURNING j.id, j.status, j.idempotency_key, s.id, s.patient_id, v.id, m.name,"
+                " v.version_tag, j.attempts, j.compute_env->'inputs', j.completed_at, j.result",
+                (tenant_id, job_id),
+            ).fetchone()
+        if row is None:
+            return None
+        return Job(*row[:9], [UUID(x) for x in row[9]], *row[10:])
+
+    def _infer(self, tenant_id: UUID, job: Job) -> Job:
+        bundle = self._ports.bundle(job.model_version_id)
+        found = []
+        for imaging_object_id in job.inputs:
+            image = self._ports.read_image(tenant_id, imaging_object_id)
+            result = self._ports.runtime.run(
+                bundle,
+                image.pixels,
+                {"modality": image.modality, "pixel_spacing_mm": image.pixel_spacing_mm},
+            )
+            found.append(
+                ImageResult(imaging_object_id, result.teeth, result.findings, result.label_mask)
+            )
+        stored = {"images": [result.to_json() for result in found]}
+        with self._database.connection(tenant_id) as connection:
+            row = connection.execute(
+                "UPDATE ai_inference_jobs SET result = %s, state_reason = 'writing',"
+                " completed_at = greatest(now(), started_at)"
+                " WHERE tenant_id = %s AND id = %s RETURNING completed_at, result",
+                (json.dumps(stored), tenant_id, job.id),
+            ).fetchone()
+        assert row is not None  # _begin found it, and nothing deletes jobs
+        return Job(**{**_fields(job), "completed_at": row[0], "result": row[1]})
+
+    def _write(self, tenant_id: UUID, job: Job) -> None:
+        """DICOM objects first, each safe to repeat; then all rows in one transaction."""
+        assert job.result is not None and job.completed_at is not None
+        with self._database.connection(tenant_id) as connection:
+            if not has_consent(connection, tenant_id, job.patient_id):
+                raise InferenceFailed("the consent to AI analysis was revoked", retryable=False)
+        images = [ImageResult.from_json(data) for data in job.result["images"]]
+        written = [self._write_objects(tenant_id, job, image) for image in images]
+        with self._database.connection(tenant_id) as connection:
+            for image, (context, _, _) in zip(images, written, strict=True):
+                results.write_rows(connection, tenant_id, job.patient_id, context, image)
+            _, sr_uid, seg_uid = written[0]
+            results.finish_job(
+                connection,
+                tenant_id,
+                job.id,
+                sr_uid,
+                seg_uid,
+                sum(len(image.findings) for image in images),
+            )
+
+    def _write_objects(
+        self, tenant_id: UUID, job: Job, image: ImageResult
+    ) -> tuple[ReportContext, str, str | None]:
+        """Store the SR and the SEG of one image; return their UIDs."""
+        assert job.completed_at is not None
+        context = ReportContext(
+            key=job.key,
+            job_id=job.id,
+            model_name=job.model_name,
+            model_version=job.version_tag,
+            model_version_id=job.model_version_id,
+            bundle_digest=self._ports.bundle(job.model_version_id).digest,
+            completed_at=job.completed_at,
+            source=self._ports.read_image(tenant_id, image.imaging_object_id).header,
+        )
+        self._ports.store_object(tenant_id, structured_report(context, image.findings))
+        segments = segmentation(context, image.mask, [tooth.fdi for tooth in image.teeth])
+        if segments is not None:
+            self._ports.store_object(tenant_id, segments)
+        return context, context.sop_uid("SR"), context.sop_uid("SEG") if segments else None
+
+    def _fail(self, tenant_id: UUID, job: Job, error: Exception, again: bool) -> None:
+        reason = error.reason if isinstance(error, InferenceFailed) else type(error).__name__
+        with self._database.connection(tenant_id) as connection:
+            connection.execute(
+                "UPDATE ai_inference_jobs SET status = %s, state_reason = %s, error_details = %s,"
+                " completed_at = CASE WHEN %s THEN completed_at"
+                " ELSE greatest(now(), started_at) END"
+                " WHERE tenant_id = %s AND id = %s",
+                (
+                    "QUEUED" if again else "FAILED",
+                    reason,
+                    json.dumps({"reason": reason, "attempt": job.attempts}),
+                    again,
+                    tenant_id,
+                    job.id,
+                ),
+            )
+
+
+def _fields(job: Job) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in Job.__slots__}
+
+
+def _record_decision(
+    connection: Connection,
+    tenant_id: UUID,
+    study: Complete,
+    rule: Rule,
+    job_id: UUID | None,
+    reasons: list[str],
+) -> None:
+    connection.execute(
+        "INSERT INTO ai_routing_decisions (tenant_id, study_id, generation, rule_id, decision,"
+        " reasons, job_id) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        (
+            tenant_id,
+            study.study_id,
+            study.generation,
+            rule.id,
+            "RUN" if job_id else "SKIP",
+            json.dumps(reasons),
+            job_id,
+        ),
+    )

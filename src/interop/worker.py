@@ -1,0 +1,133 @@
+"""The worker role: runs jobs, renders stale FHIR resources, sweeps unreferenced objects.
+
+Composition root of the AI: reading pixels and storing objects are lent to `ai.pipeline` as
+functions, so that ai imports nothing of interop.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import psycopg
+
+from interop.dicom.ingest import Source
+from interop.fhir.rendering import render_stale
+from interop.services import Services, open_services
+from interop.settings import Settings
+from storage.jobs import JobRunner
+from storage.sweep import sweep
+
+if TYPE_CHECKING:
+    from ai.pipeline import Pipeline
+
+logger = logging.getLogger(__name__)
+
+RENDER_BATCH = 200
+SWEEP_SECONDS = 3600.0
+SWEEP_OLDER_THAN = timedelta(hours=1)
+
+
+def run(settings: Settings) -> None:
+    """Work until SIGTERM."""
+    services = open_services(settings)
+    services.spool.clean()
+    stop = threading.Event()
+    runner = JobRunner(services.database)
+    if ai_is_installed():
+        from interop.ai_ports import open_pipeline
+
+        with open_pipeline(services) as pipeline:
+            _register(runner, pipeline)
+            _work(services, runner, stop)
+    else:
+        logger.warning(
+            "ai_extra_missing",
+            extra={"detail": "studies are stored; AI jobs wait until dental-interop[ai] is there"},
+        )
+        _work(services, runner, stop)
+
+
+def ai_is_installed() -> bool:
+    """True when the `ai` extra is there; without it the server serves and jobs wait."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "monai", "highdicom", "scipy"))
+
+
+def _register(runner: JobRunner, pipeline: Pipeline) -> None:
+    @runner.task("check_study", queue="ai")
+    def check_study(tenant_id: str, study_id: str) -> None:
+        pipeline.check_study(UUID(tenant_id), UUID(study_id))
+
+    @runner.task("run_inference", queue="ai")
+    def run_inference(tenant_id: str, job_id: str) -> None:
+        pipeline.run_inference(UUID(tenant_id), UUID(job_id))
+
+
+def _work(services: Services, runner: JobRunner, stop: threading.Event) -> None:
+    background = [
+        threading.Thread(target=_repeat, args=(stop, name, step), name=name, daemon=True)
+        for name, step in (
+            ("render", lambda: _render_when_told(services, stop)),
+            ("sweep", lambda: _sweep_hourly(services, stop)),
+        )
+    ]
+    for thread in background:
+        thread.start()
+
+    def on_signal(*_: object) -> None:
+        stop.set()
+        runner.stop()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        runner.run()
+    finally:
+        stop.set()
+        for thread in background:
+            thread.join(timeout=5)
+        services.close()
+
+
+def _repeat(stop: threading.Event, name: str, step: Callable[[], None]) -> None:
+    """Run `step` again after a failure: a database restart must not end a background duty."""
+    while not stop.is_set():
+        try:
+            step()
+        except Exception:
+            logger.exception("background_failed", extra={"duty": name})
+            stop.wait(2.0)
+
+
+def _render_when_told(services: Services, stop: threading.Event) -> None:
+    """Render what rows outside the lenses made stale, within a second of the notification."""
+    with psycopg.connect(services.database.conninfo, autocommit=True) as listener:
+        listener.execute("LISTEN fhir_stale")
+        for tenant in services.tenants.all_active():
+            _render(services, tenant.id)
+        while not stop.is_set():
+            told = {UUID(n.payload) for n in listener.notifies(timeout=1.0, stop_after=64)}
+            for tenant_id in told:
+                _render(services, tenant_id)
+
+
+def _render(services: Services, tenant_id: UUID) -> None:
+    while render_stale(services.database, tenant_id, limit=RENDER_BATCH) == RENDER_BATCH:
+        pass
+
+
+def _sweep_hourly(services: Services, stop: threading.Event) -> None:
+    while not stop.wait(SWEEP_SECONDS):
+        report = sweep(services.database, services.objects, older_than=SWEEP_OLDER_THAN)
+        logger.info("swept", extra={"report": str(report)})
+
+
+def ai_source() -> Source:
+    """How the ingest and its audit name objects that the AI made."""
+    return Source(door="AI", actor="ai-worker")
