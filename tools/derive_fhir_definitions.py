@@ -33,6 +33,18 @@ def is_base_definition(definition: Json) -> bool:
     return definition.get("derivation") != "constraint" and definition["kind"] != "logical"
 
 
+def code_systems(value_sets: list[Json]) -> dict[str, str]:
+    """The one code system that a value set draws from, which is what a bare `code` means."""
+    systems = {}
+    for value_set in value_sets:
+        if value_set["resourceType"] != "ValueSet":
+            continue
+        included = {part.get("system") for part in value_set.get("compose", {}).get("include", [])}
+        if len(included) == 1 and None not in included:
+            systems[value_set["url"]] = included.pop()
+    return systems
+
+
 def element_row(element: Json) -> list[Json]:
     """[types, min, max, reference targets, required value set] of one element.
 
@@ -73,7 +85,7 @@ def elements_of(definition: Json) -> dict[str, dict[str, Json]]:
     return tables
 
 
-def derive_elements(definitions: list[Json]) -> Json:
+def derive_elements(definitions: list[Json], value_sets: list[Json]) -> Json:
     kinds: dict[str, str] = {}
     types: dict[str, Json] = {}
     for definition in definitions:
@@ -89,7 +101,13 @@ def derive_elements(definitions: list[Json]) -> Json:
         if definition["kind"] == "complex-type" and definition["id"] not in kinds:
             kinds[definition["id"]] = "complex-type"
             types[definition["id"]] = types[definition["type"]]
-    return {"kinds": dict(sorted(kinds.items())), "types": dict(sorted(types.items()))}
+    bound = {row[4].split("|")[0] for table in types.values() for row in table.values() if row[4:]}
+    systems = code_systems(value_sets)
+    return {
+        "kinds": dict(sorted(kinds.items())),
+        "types": dict(sorted(types.items())),
+        "systems": {url: systems[url] for url in sorted(bound) if url in systems},
+    }
 
 
 def derive_invariants(definitions: list[Json]) -> Json:
@@ -148,7 +166,9 @@ def derive(source: Path) -> dict[str, Json]:
     """File name -> content of everything under profiles/r4."""
     definitions = read_lines(source / "structure-definitions.ndjson.gz")
     return {
-        "elements.json.gz": derive_elements(definitions),
+        "elements.json.gz": derive_elements(
+            definitions, read_lines(source / "value-sets.ndjson.gz")
+        ),
         "invariants.json.gz": derive_invariants(definitions),
         "search-parameters.json.gz": derive_search_parameters(
             read(source / "search-parameters.json.gz")

@@ -1,0 +1,136 @@
+"""The R4 definition tables (profiles/r4, from tools/derive_fhir_definitions.py), in memory."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FHIR_VERSION = "4.0.1"
+ABSTRACT = ("Resource", "DomainResource")
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element of a resource or data type. `name` has no [x]."""
+
+    name: str
+    types: tuple[str, ...]
+    minimum: int
+    is_list: bool
+    is_choice: bool
+    targets: frozenset[str]  # resource types that a Reference may name; empty: any
+    value_set: str | None  # the required binding
+    code_system: str | None  # the system that a bare code of the binding means
+
+    def keys(self) -> list[tuple[str, str]]:
+        """(JSON property, type) of each form that the element may take."""
+        if not self.is_choice:
+            return [(self.name, self.types[0])]
+        return [(self.name + type_[0].upper() + type_[1:], type_) for type_ in self.types]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchParameter:
+    """An R4 search parameter as it applies to one resource type."""
+
+    url: str
+    code: str
+    type: str
+    expression: str
+    targets: tuple[str, ...]
+    components: tuple[tuple[str, str, str], ...]  # (code, type, expression) of a composite
+
+    def has_index(self) -> bool:
+        """False for _text, _content and _query, which no expression defines."""
+        return bool(self.expression)
+
+
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    """Everything that the engine knows about R4, read once."""
+
+    kinds: dict[str, str]
+    types: dict[str, dict[str, Element]]
+    resource_types: frozenset[str]
+    search_parameters: dict[str, dict[str, SearchParameter]]
+    patient_compartment: dict[str, tuple[str, ...]]
+
+    def is_primitive(self, type_: str) -> bool:
+        return self.kinds.get(type_) == "primitive-type"
+
+
+def profiles_directory() -> Path:
+    """The folder profiles/: beside the package when installed, else at the root of the checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "profiles"
+    return installed if installed.is_dir() else package.parent.parent / "profiles"
+
+
+def read_table(name: str) -> Any:
+    """One of the derived tables, by file name without `.json.gz`."""
+    packed = (profiles_directory() / "r4" / f"{name}.json.gz").read_bytes()
+    return json.loads(gzip.decompress(packed))
+
+
+@cache
+def definitions() -> Definitions:
+    """The R4 tables, loaded at the first use."""
+    table = read_table("elements")
+    kinds: dict[str, str] = table["kinds"]
+    resource_types = frozenset(name for name, kind in kinds.items() if kind == "resource")
+    return Definitions(
+        kinds=kinds,
+        types={
+            type_: {
+                name.removesuffix("[x]"): _element(name, row, table["systems"])
+                for name, row in rows.items()
+            }
+            for type_, rows in table["types"].items()
+        },
+        resource_types=resource_types,
+        search_parameters=_search_parameters(resource_types),
+        patient_compartment={
+            type_: tuple(codes) for type_, codes in read_table("compartment-patient").items()
+        },
+    )
+
+
+def _element(name: str, row: list[Any], systems: dict[str, str]) -> Element:
+    types, minimum, maximum, *rest = row
+    value_set = rest[1].split("|")[0] if len(rest) > 1 else None
+    return Element(
+        name=name.removesuffix("[x]"),
+        types=tuple(types),
+        minimum=minimum,
+        is_list=maximum not in ("0", "1"),
+        is_choice=name.endswith("[x]"),
+        targets=frozenset(rest[0]) if rest else frozenset(),
+        value_set=value_set,
+        code_system=systems.get(value_set) if value_set else None,
+    )
+
+
+def _search_parameters(resource_types: frozenset[str]) -> dict[str, dict[str, SearchParameter]]:
+    rows = read_table("search-parameters")
+    by_url = {row["url"]: row for row in rows}
+    found: dict[str, dict[str, SearchParameter]] = {type_: {} for type_ in sorted(resource_types)}
+    for row in rows:
+        parameter = SearchParameter(
+            url=row["url"],
+            code=row["code"],
+            type=row["type"],
+            expression=row.get("expression", ""),
+            targets=tuple(row.get("target", ())),
+            components=tuple(
+                (by_url[url]["code"], by_url[url]["type"], expression)
+                for url, expression in row.get("component", ())
+            ),
+        )
+        for base in row["base"]:
+            for type_ in resource_types if base in ABSTRACT else (base,):
+                found[type_][parameter.code] = parameter
+    return {type_: dict(sorted(codes.items())) for type_, codes in found.items()}
