@@ -1,0 +1,233 @@
+"""Media types: reading Accept and Content-Type, and choosing what to answer (PS3.18 8.7).
+
+A choice is made over (media type, transfer syntax) pairs. `transfer-syntax=*` is what viewers send
+for "as you have it" and is answered with the stored encoding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from interop.errors import BadRequest, NotAcceptable
+
+DICOM = "application/dicom"
+DICOM_JSON = "application/dicom+json"
+JSON = "application/json"
+OCTET_STREAM = "application/octet-stream"
+MULTIPART = "multipart/related"
+EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+ANY = "*"
+
+MAX_ACCEPT_LENGTH = 4096
+MAX_ENTRIES = 64
+_TOKEN = r"[^\s;,=\"]+"  # noqa: S105 a pattern, not a secret
+_PARAMETER = re.compile(rf"\s*;\s*({_TOKEN})\s*=\s*(\"(?:[^\"\\]|\\.)*\"|[^\s;,\"]*)")
+_TYPE = re.compile(r"\s*([^\s;,/]+/[^\s;,]+|\*)")
+
+
+@dataclass(frozen=True, slots=True)
+class MediaType:
+    """A media type with its parameters; for multipart/related, `part_type` is its root's type."""
+
+    name: str
+    parameters: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_multipart(self) -> bool:
+        return self.name == MULTIPART
+
+    @property
+    def part_type(self) -> str:
+        return self.parameters.get("type", "*/*").lower() if self.is_multipart else self.name
+
+    @property
+    def transfer_syntax(self) -> str | None:
+        return self.parameters.get("transfer-syntax") or None
+
+    @property
+    def quality(self) -> float:
+        try:
+            return min(max(float(self.parameters.get("q", "1")), 0.0), 1.0)
+        except ValueError:
+            return 0.0
+
+    def admits(self, name: str) -> bool:
+        """Whether `name` (a full media type) falls under this, wildcards included."""
+        own = self.part_type
+        return own in (name, "*/*", "*") or (own.endswith("/*") and name.startswith(own[:-1]))
+
+
+def parse_media_types(text: str) -> list[MediaType]:
+    """Read an Accept value, best first (by q, then by order). Raises BadRequest."""
+    if len(text) > MAX_ACCEPT_LENGTH:
+        raise BadRequest(f"the Accept value is longer than {MAX_ACCEPT_LENGTH} characters")
+    found: list[MediaType] = []
+    at = 0
+    while at < len(text):
+        match = _TYPE.match(text, at)
+        if match is None:
+            raise BadRequest(
+                f"cannot read the media type at character {at + 1} of {text!r}; "
+                f"expected e.g. {DICOM_JSON}"
+            )
+        at = match.end()
+        parameters: dict[str, str] = {}
+        while (parameter := _PARAMETER.match(text, at)) is not None:
+            parameters.setdefault(parameter[1].lower(), _unquoted(parameter[2]))
+            at = parameter.end()
+        found.append(MediaType(match[1].lower(), parameters))
+        rest = text[at:].lstrip()
+        if rest and not rest.startswith(","):
+            raise BadRequest(f"cannot read the media type parameters at {rest[:40]!r}")
+        at = len(text) - len(rest) + 1
+        if len(found) > MAX_ENTRIES:
+            raise BadRequest(f"more than {MAX_ENTRIES} media types in one Accept value")
+    return sorted((m for m in found if m.quality > 0), key=lambda m: -m.quality)
+
+
+def _unquoted(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
+
+
+def accepted(header: str | None, query: str | None) -> list[MediaType]:
+    """What the caller accepts: the `accept` query parameter before the header (PS3.18 8.3.3.1)."""
+    wanted = parse_media_types(query) if query else []
+    if not wanted:
+        wanted = parse_media_types(header) if header else []
+    return wanted or [MediaType("*/*")]
+
+
+def require_json(wanted: Iterable[MediaType]) -> str:
+    """Choose application/dicom+json, or application/json when only that is named."""
+    for media_type in wanted:
+        if media_type.is_multipart:
+            continue
+        for name in (DICOM_JSON, JSON):
+            if media_type.admits(name):
+                return name
+    raise NotAcceptable(f"this resource is served as {DICOM_JSON}; accept that, or {JSON}")
+
+
+@dataclass(frozen=True, slots=True)
+class DicomChoice:
+    """How application/dicom is sent: `transfer_syntaxes` in the caller's order; '*' as stored."""
+
+    multipart: bool
+    transfer_syntaxes: tuple[str, ...]
+
+
+def choose_dicom(wanted: Iterable[MediaType], *, single: bool) -> DicomChoice:
+    """Choose between multipart and, for one instance (`single`), a bare application/dicom body.
+
+    A media type without a transfer syntax means Explicit VR Little Endian (PS3.18 8.7.3), one
+    that names no media type at all takes what is stored.
+    """
+    multipart: bool | None = None
+    syntaxes: list[str] = []
+    for media_type in wanted:
+        is_open = media_type.name in ("*/*", ANY) or media_type.part_type in ("*/*", ANY)
+        if not media_type.admits(DICOM) or not (media_type.is_multipart or single or is_open):
+            continue
+        as_multipart = media_type.is_multipart or is_open
+        if multipart is None:
+            multipart = as_multipart
+        if as_multipart == multipart:
+            default = ANY if is_open else EXPLICIT_VR_LITTLE_ENDIAN
+            syntaxes.append(media_type.transfer_syntax or default)
+    if multipart is None:
+        bare = f", or {DICOM}" if single else ""
+        raise NotAcceptable(
+            f'this resource is served as {MULTIPART}; type="{DICOM}"{bare}, with '
+            "transfer-syntax=* for the stored encoding"
+        )
+    return DicomChoice(multipart, tuple(syntaxes))
+
+
+# PS3.18 Table 8.7.3-5: the media type of a compressed frame by its transfer syntax.
+FRAME_MEDIA_TYPES = {
+    "1.2.840.10008.1.2.5": "image/dicom-rle",
+    "1.2.840.10008.1.2.4.50": "image/jpeg",
+    "1.2.840.10008.1.2.4.51": "image/jpeg",
+    "1.2.840.10008.1.2.4.57": "image/jpeg",
+    "1.2.840.10008.1.2.4.70": "image/jpeg",
+    "1.2.840.10008.1.2.4.80": "image/jls",
+    "1.2.840.10008.1.2.4.81": "image/jls",
+    "1.2.840.10008.1.2.4.90": "image/jp2",
+    "1.2.840.10008.1.2.4.91": "image/jp2",
+    "1.2.840.10008.1.2.4.92": "image/jpx",
+    "1.2.840.10008.1.2.4.93": "image/jpx",
+    "1.2.840.10008.1.2.4.110": "image/jxl",
+    "1.2.840.10008.1.2.4.111": "image/jxl",
+    "1.2.840.10008.1.2.4.112": "image/jxl",
+    "1.2.840.10008.1.2.4.201": "image/jphc",
+    "1.2.840.10008.1.2.4.202": "image/jphc",
+    "1.2.840.10008.1.2.4.203": "image/jphc",
+    "1.2.840.10008.1.2.4.100": "video/mpeg",
+    "1.2.840.10008.1.2.4.101": "video/mpeg",
+    "1.2.840.10008.1.2.4.102": "video/mp4",
+    "1.2.840.10008.1.2.4.103": "video/mp4",
+    "1.2.840.10008.1.2.4.104": "video/mp4",
+    "1.2.840.10008.1.2.4.105": "video/mp4",
+    "1.2.840.10008.1.2.4.106": "video/mp4",
+    "1.2.840.10008.1.2.4.107": "video/mp4",
+    "1.2.840.10008.1.2.4.108": "video/mp4",
+}
+NATIVE = frozenset(
+    (
+        "1.2.840.10008.1.2",
+        "1.2.840.10008.1.2.1",
+        "1.2.840.10008.1.2.1.99",
+        "1.2.840.10008.1.2.2",
+        "1.2.840.10008.1.2.1.98",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameChoice:
+    """How pixel data is sent. `decode`: uncompressed little endian instead of as stored."""
+
+    multipart: bool
+    media_type: str
+    transfer_syntax: str
+    decode: bool
+
+    @property
+    def content_type(self) -> str:
+        return f"{self.media_type}; transfer-syntax={self.transfer_syntax}"
+
+
+def choose_frames(
+    wanted: Iterable[MediaType], stored: str, *, single: bool, can_decode: bool
+) -> FrameChoice:
+    """Choose the encoding of frames of an object stored in transfer syntax `stored`.
+
+    application/octet-stream without a transfer syntax is uncompressed (Table 8.7.3-5); with `*`,
+    and for a media type that fits the stored one, the stored bytes go out. Raises NotAcceptable.
+    """
+    native = stored in NATIVE
+    stored_type = OCTET_STREAM if native else FRAME_MEDIA_TYPES.get(stored, OCTET_STREAM)
+    served_syntax = EXPLICIT_VR_LITTLE_ENDIAN if native else stored
+    for media_type in wanted:
+        is_open = media_type.part_type in ("*/*", ANY)
+        multipart = media_type.is_multipart or is_open or not single
+        if not (media_type.is_multipart or single or is_open):
+            continue
+        syntax = media_type.transfer_syntax
+        as_stored = FrameChoice(multipart, stored_type, served_syntax, False)
+        if syntax in (ANY, served_syntax) and (
+            media_type.admits(stored_type) or media_type.admits(OCTET_STREAM)
+        ):
+            return as_stored
+        if syntax is None and media_type.admits(stored_type):
+            return as_stored
+        if syntax in (None, EXPLICIT_VR_LITTLE_ENDIAN) and media_type.admits(OCTET_STREAM):
+            if native or can_decode:
+                return FrameChoice(multipart, OCTET_STREAM, EXPLICIT_VR_LITTLE_ENDIAN, not native)
+    decoded = f', or {MULTIPART}; type="{OCTET_STREAM}" uncompressed' if can_decode else ""
+    raise NotAcceptable(
+        f'these frames are served as {MULTIPART}; type="{stored_type}"; '
+        f"transfer-syntax={served_syntax}{decoded}"
+    )

@@ -1,0 +1,120 @@
+"""QIDO-RS, the search transaction (PS3.18 10.6, 8.3.4), answered from columns and stored JSON.
+
+Newest study first, in the order of an index, so that a page needs no sort and nothing is ever
+counted: one row more than the page is read to know whether there are more. No match is 200 with an
+empty list, as PS3.18 says since 2024 (docs/decisions/0005-dicomweb.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from interop.dicomweb.attributes import BY_PATH, Level, tag_of
+from interop.dicomweb.matching import Parameters, predicates
+from interop.dicomweb.media_types import accepted, require_json
+from interop.dicomweb.paths import is_uid, root_of
+from interop.dicomweb.query import AnyOf, Condition, Query, parse_query
+from interop.dicomweb.reading import Read, Row, admitted, reading, services_of
+from interop.dicomweb.responses import json_response, warning_headers
+from interop.dicomweb.results import Shape, result, results
+
+EVENT = "IMAGING_SEARCHED"
+MORE_WARNING = "There are additional results that can be requested with offset={next}"
+
+_TABLES = {
+    Level.STUDY: "imaging_studies s",
+    Level.SERIES: (
+        "imaging_studies s JOIN imaging_series e ON e.tenant_id = %(tenant_id)s"
+        " AND e.study_id = s.id"
+    ),
+    Level.INSTANCE: (
+        "imaging_studies s JOIN imaging_series e ON e.tenant_id = %(tenant_id)s"
+        " AND e.study_id = s.id JOIN imaging_objects o ON o.tenant_id = %(tenant_id)s"
+        " AND o.series_id = e.id AND o.sop_instance_uid IS NOT NULL"
+    ),
+}
+# The order of the index (tenant_id, study_date, study_time, study_uid), read backwards.
+_NEWEST_FIRST = "s.study_date DESC, s.study_time DESC, s.study_uid DESC"
+_ORDER = {
+    Level.STUDY: _NEWEST_FIRST,
+    Level.SERIES: f"{_NEWEST_FIRST}, e.series_number, e.series_uid",
+    Level.INSTANCE: (
+        f"{_NEWEST_FIRST}, e.series_number, e.series_uid, o.instance_number, o.sop_instance_uid"
+    ),
+}
+_STUDY_UID = BY_PATH[(tag_of("StudyInstanceUID"),)]
+_SERIES_UID = BY_PATH[(tag_of("SeriesInstanceUID"),)]
+
+
+async def search_studies(request: Request) -> Response:
+    return await _search(request, Level.STUDY)
+
+
+async def search_series(request: Request) -> Response:
+    return await _search(request, Level.SERIES)
+
+
+async def search_instances(request: Request) -> Response:
+    return await _search(request, Level.INSTANCE)
+
+
+async def _search(request: Request, level: Level) -> Response:
+    caller = await admitted(request, "s")
+    media_type = require_json(
+        accepted(request.headers.get("accept"), request.query_params.get("accept"))
+    )
+    query = parse_query(level, request.query_params.multi_items())
+    top, scope = _scope(request)
+    shape = Shape(top, level)
+    async with reading(services_of(request), caller, EVENT) as read:
+        rows = await _rows(read, shape, replace(query, conditions=(*scope, *query.conditions)))
+        # Which keys were asked, never their values: those are names and birth dates.
+        read.details.update(
+            level=level.resource,
+            keys=[condition.attribute.keyword for condition in query.conditions],
+            results=min(len(rows), query.limit),
+        )
+    warnings = list(query.warnings)
+    if len(rows) > query.limit:
+        warnings.append(MORE_WARNING.format(next=query.offset + query.limit))
+        rows = rows[: query.limit]
+    base = root_of(request)
+    body = results(result(base, shape, row, query) for row in rows)
+    return json_response(body, media_type, warning_headers(warnings, "dicom-web"))
+
+
+def _scope(request: Request) -> tuple[Level, list[Condition]]:
+    """What the path fixes: the first level that is left open, and conditions for those above."""
+    fixed = [
+        (attribute, request.path_params[name])
+        for attribute, name in ((_STUDY_UID, "study"), (_SERIES_UID, "series"))
+        if name in request.path_params
+    ]
+    conditions = [
+        # What is no UID can be the UID of nothing.
+        Condition(attribute, AnyOf((uid,) if is_uid(uid) else ()))
+        for attribute, uid in fixed
+    ]
+    return Level(len(fixed)), conditions
+
+
+async def _rows(read: Read, shape: Shape, query: Query) -> list[Row]:
+    parameters = Parameters()
+    sql = statement(shape, query, parameters)
+    return await read.rows(sql, parameters.values)
+
+
+def statement(shape: Shape, query: Query, parameters: Parameters) -> str:
+    """The SELECT of a search; reads one row more than the page holds."""
+    tests = ["s.tenant_id = %(tenant_id)s", *predicates(query.conditions, parameters)]
+    limit = parameters.bind(query.limit + 1)
+    paging = f"LIMIT {limit}"
+    if query.offset:
+        paging += f" OFFSET {parameters.bind(query.offset)}"
+    return (
+        f"SELECT {shape.columns} FROM {_TABLES[shape.level]} WHERE {' AND '.join(tests)}"
+        f" ORDER BY {_ORDER[shape.level]} {paging}"
+    )

@@ -1,0 +1,128 @@
+"""The Store Instances Response Module (PS3.18 Annex I) and the status that goes with it.
+
+200 all stored without a warning, 202 some stored or stored with warnings, 409 none stored, 503 none
+stored for want of resources; an error of the request as a whole keeps its own status when nothing
+was stored (PS3.18 Table 10.5.3-1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from interop.dicom.failures import OUT_OF_RESOURCES, PROCESSING_FAILURE, Failure
+from interop.dicom.ingest import Outcome
+from interop.dicomweb.attributes import tag_of
+from interop.errors import ServerError
+
+Json = dict[str, Any]
+
+_RETRIEVE_URL = tag_of("RetrieveURL")
+_FAILED_SOP_SEQUENCE = tag_of("FailedSOPSequence")
+_OTHER_FAILURES_SEQUENCE = tag_of("OtherFailuresSequence")
+_REFERENCED_SOP_SEQUENCE = tag_of("ReferencedSOPSequence")
+_REFERENCED_SOP_CLASS_UID = tag_of("ReferencedSOPClassUID")
+_REFERENCED_SOP_INSTANCE_UID = tag_of("ReferencedSOPInstanceUID")
+_FAILURE_REASON = tag_of("FailureReason")
+_WARNING_REASON = tag_of("WarningReason")
+_ERROR_COMMENT = tag_of("ErrorComment")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReport:
+    """What became of the parts of one request, in order; `error` is what ended it early."""
+
+    outcomes: Sequence[Outcome]
+    error: ServerError | None = None
+
+    @property
+    def stored(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.is_success]
+
+    @property
+    def failed(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if not outcome.is_success]
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the answer."""
+        stored, failed = self.stored, self.failed
+        if stored:
+            warned = any(outcome.warning for outcome in stored)
+            return 202 if failed or warned or self.error else 200
+        if self.error is not None:
+            return self.error.http_status
+        if failed and all(outcome.kind == "failed" for outcome in failed):
+            return 503
+        return 409
+
+    def module(self, root: str) -> bytes:
+        """The response module as DICOM JSON; `root` is what retrieve URLs begin with."""
+        studies = {outcome.study_instance_uid for outcome in self.stored}
+        # Type 2: empty where the instances are of several studies or none was stored.
+        module: Json = {_RETRIEVE_URL: {"vr": "UR"}}
+        if len(studies) == 1:
+            module[_RETRIEVE_URL] = _value("UR", f"{root}/studies/{studies.pop()}")
+        known = [o for o in self.failed if o.sop_class_uid and o.sop_instance_uid]
+        unknown = [_failure(o) for o in self.failed if not (o.sop_class_uid and o.sop_instance_uid)]
+        if self.error is not None:
+            unknown.append(_reason(Failure.of(PROCESSING_FAILURE, self.error.diagnostics)))
+        if known:
+            module[_FAILED_SOP_SEQUENCE] = _sequence([_reference(o) | _failure(o) for o in known])
+        if unknown:
+            module[_OTHER_FAILURES_SEQUENCE] = _sequence(unknown)
+        if self.stored:
+            module[_REFERENCED_SOP_SEQUENCE] = _sequence(
+                [_success(outcome, root) for outcome in self.stored]
+            )
+        return orjson.dumps(module, option=orjson.OPT_SORT_KEYS)
+
+
+def could_not_spool(failure: Failure) -> Outcome:
+    """The outcome of a part that never became a whole object."""
+    kind = "failed" if failure.reason == OUT_OF_RESOURCES.reason else "refused"
+    return Outcome(kind, "", "", "", "", failure=failure)  # type: ignore[arg-type]
+
+
+def _success(outcome: Outcome, root: str) -> Json:
+    item = _reference(outcome)
+    item[_RETRIEVE_URL] = _value(
+        "UR",
+        f"{root}/studies/{outcome.study_instance_uid}/series/{outcome.series_instance_uid}"
+        f"/instances/{outcome.sop_instance_uid}",
+    )
+    if outcome.warning is not None:
+        item[_WARNING_REASON] = _value("US", outcome.warning.reason)
+        item[_ERROR_COMMENT] = _value("LO", outcome.warning.error_comment)
+    return item
+
+
+def _failure(outcome: Outcome) -> Json:
+    failure = outcome.failure or Failure.of(PROCESSING_FAILURE, "The object was not stored.")
+    return _reason(failure)
+
+
+def _reason(failure: Failure) -> Json:
+    # Error Comment is not in Annex I, and a number alone has never helped anybody.
+    return {
+        _FAILURE_REASON: _value("US", failure.reason),
+        _ERROR_COMMENT: _value("LO", failure.error_comment),
+    }
+
+
+def _reference(outcome: Outcome) -> Json:
+    return {
+        _REFERENCED_SOP_CLASS_UID: _value("UI", outcome.sop_class_uid),
+        _REFERENCED_SOP_INSTANCE_UID: _value("UI", outcome.sop_instance_uid),
+    }
+
+
+def _value(vr: str, value: object) -> Json:
+    return {"vr": vr, "Value": [value]}
+
+
+def _sequence(items: list[Json]) -> Json:
+    return {"vr": "SQ", "Value": items}
