@@ -223,7 +223,7 @@ class EmbeddedPostgres:
         """
         building = self.data_dir / "pgdata.new"
         if building.exists():
-            shutil.rmtree(building)
+            self._discard(building)
         building.mkdir(mode=0o700)
         if user is not None:
             os.chown(building, user.uid, user.gid)
@@ -245,6 +245,12 @@ class EmbeddedPostgres:
             os.fsync(configuration.fileno())
         building.rename(self._cluster)
         return descriptor
+
+    def _discard(self, building: Path) -> None:
+        """Remove what an interrupted initdb left, once its last process is gone."""
+        with _opened_folder(building) as descriptor:
+            _lock(descriptor, START_SECONDS, f"an earlier initdb still writes {building}")
+            shutil.rmtree(building)
 
     def _launch(self, descriptor: int) -> None:
         """Run the server as a child that inherits the lock, and wait until it accepts."""
@@ -459,17 +465,28 @@ def _ensure_roles(folder: Path) -> None:
 @contextlib.contextmanager
 def _exclusive(path: Path, seconds: float) -> Iterator[None]:
     """Hold an flock on path; released by the kernel when the process dies."""
-    deadline = time.monotonic() + seconds
     with path.open("a") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise EmbeddedPostgresError(
-                        f"another process has been starting PostgreSQL for {seconds:.0f} s and "
-                        f"holds {path}"
-                    ) from None
-                time.sleep(0.02)
+        _lock(handle.fileno(), seconds, f"another process is starting PostgreSQL and holds {path}")
         yield
+
+
+@contextlib.contextmanager
+def _opened_folder(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, seconds: float, obstacle: str) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise EmbeddedPostgresError(f"{obstacle}, for {seconds:.0f} s now") from None
+            time.sleep(0.02)
+        else:
+            return

