@@ -84,7 +84,7 @@ $$
 
 
 def _mark(source: str, resource: Presented) -> str:
-    """Mark the resource of each row, or make its stub; in one order, so that writers never deadlock.
+    """Mark the resource of each row, or make its stub; in one order, so that nobody deadlocks.
 
     ON CONFLICT locks the resource even where it is stale already: a reader that is rendering it
     then waits for this transaction, or this transaction for the reader.

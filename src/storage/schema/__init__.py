@@ -17,7 +17,10 @@ MODULES = (
     "imaging",
     "ai",
     "integrations",
+    "billing",
+    "knowledge",
     "governance",
+    "research",
     "read_model",
 )
 

@@ -98,9 +98,7 @@ class MaterialReference(GlobalTable, Base):
 
     __tablename__ = "material_reference"
     __section__ = SECTION
-    __table_args__ = (
-        UniqueConstraint("manufacturer", "code", postgresql_nulls_not_distinct=True),
-    )
+    __table_args__ = (UniqueConstraint("manufacturer", "code", postgresql_nulls_not_distinct=True),)
 
     code: Mapped[str]
     name: Mapped[str]

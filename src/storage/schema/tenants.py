@@ -234,5 +234,3 @@ class TeamMember(TenantTable, Base):
     role_in_team: Mapped[str | None]
     valid_from: Mapped[datetime | None]
     valid_until: Mapped[datetime | None]
-
-

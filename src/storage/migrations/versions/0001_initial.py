@@ -7,7 +7,9 @@ Revises:
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
+import psycopg
 from alembic import op
 from procrastinate.schema import SchemaManager
 
@@ -24,7 +26,8 @@ def upgrade() -> None:
     connection = op.get_bind()
     metadata.create_all(connection, checkfirst=False)
     # The driver's own execute: it takes several statements at once and leaves '%' alone.
-    execute = connection.connection.driver_connection.execute
+    driver_connection = cast(psycopg.Connection, connection.connection.driver_connection)
+    execute = driver_connection.execute
     execute(FUNCTIONS.read_text(encoding="utf-8"))
     execute(SchemaManager.get_schema())
     for statement in triggers.statements(metadata):
