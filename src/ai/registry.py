@@ -8,14 +8,19 @@ server), never through the application role.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psycopg
 
 from ai.identifiers import derived_uuid
 from ai.runtime.bundle import Bundle, load_bundle
+
+Owner = psycopg.Connection[tuple[Any, ...]]
 
 PLATFORM_BUNDLES = Path(__file__).parent / "bundles"
 
@@ -38,9 +43,17 @@ def platform_bundles() -> list[Path]:
     return sorted(path.parent.parent for path in PLATFORM_BUNDLES.glob("*/configs/metadata.json"))
 
 
+@contextmanager
+def owner_connection(owner_url: str, tenant_id: UUID | None = None) -> Iterator[Owner]:
+    """One transaction as the owner, bound to a tenant when the rows written are a tenant's."""
+    with psycopg.connect(owner_url) as connection:
+        connection.execute("SELECT set_config('app.tenant', %s, true)", (str(tenant_id or ""),))
+        yield connection
+
+
 def register_platform_bundles(owner_url: str) -> None:
     """Make the carried bundles known and roll them out; repeating changes nothing."""
-    with psycopg.connect(owner_url) as connection:
+    with owner_connection(owner_url) as connection:
         for path in platform_bundles():
             bundle = load_bundle(path)
             version = register_bundle(connection, bundle)
@@ -52,9 +65,7 @@ def register_platform_bundles(owner_url: str) -> None:
             _ensure_rule(connection, bundle)
 
 
-def register_bundle(
-    connection: psycopg.Connection[tuple[object, ...]], bundle: Bundle
-) -> RegisteredVersion:
+def register_bundle(connection: Owner, bundle: Bundle) -> RegisteredVersion:
     """Insert the model and this version; the same digest again changes nothing.
 
     Raises ValueError when the version exists with another digest: a version never changes.
@@ -72,9 +83,16 @@ def register_bundle(
         " input_types, output_types, thresholds, performance_metrics, model_card_uri)"
         " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
         (
-            version_id, model_id, bundle.version, f"bundle:{bundle.name}", bundle.digest,
-            ["PX"], ["CARIES", "PATHOLOGY", "BONE_LOSS"], json.dumps(dict(bundle.thresholds)),
-            json.dumps(metadata.get("metrics", {})), f"bundle:{bundle.name}/docs/README.md",
+            version_id,
+            model_id,
+            bundle.version,
+            f"bundle:{bundle.name}",
+            bundle.digest,
+            ["PX"],
+            ["CARIES", "PATHOLOGY", "BONE_LOSS"],
+            json.dumps(dict(bundle.thresholds)),
+            json.dumps(metadata.get("metrics", {})),
+            f"bundle:{bundle.name}/docs/README.md",
         ),
     )
     row = connection.execute(
@@ -90,7 +108,7 @@ def register_bundle(
 
 
 def deploy(
-    connection: psycopg.Connection[tuple[object, ...]],
+    connection: Owner,
     name: str,
     version: str,
     tenant_id: UUID | None,
@@ -119,16 +137,16 @@ def deploy(
     )
 
 
-def _ensure_rule(
-    connection: psycopg.Connection[tuple[object, ...]], bundle: Bundle
-) -> None:
+def _ensure_rule(connection: Owner, bundle: Bundle) -> None:
     """The platform's routing rule of a bundle, as its metadata states it."""
     predicate = bundle.metadata.get("routing", {"modalities": ["PX"]})
     connection.execute(
         "INSERT INTO ai_routing_rules (id, name, predicate, model_id)"
         " VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
         (
-            derived_uuid("platform-rule", bundle.name), f"platform: {bundle.name}",
-            json.dumps(predicate), derived_uuid("ai-model", bundle.name),
+            derived_uuid("platform-rule", bundle.name),
+            f"platform: {bundle.name}",
+            json.dumps(predicate),
+            derived_uuid("ai-model", bundle.name),
         ),
     )

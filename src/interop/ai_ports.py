@@ -9,15 +9,18 @@ from functools import lru_cache
 from uuid import UUID
 
 import numpy as np
+from ai.runtime.bundle import Bundle, load_bundle
 from pydicom import Dataset
 
 from ai.pipeline import Pipeline, Ports, SourceImage
 from ai.registry import platform_bundles
 from ai.runtime import InferenceFailed, InferenceRuntime
-from ai.runtime.bundle import Bundle, load_bundle
 from interop.dicom import frames, render
+from interop.dicom.ingest import Source
 from interop.services import Services
-from interop.worker import ai_source
+
+# How the ingest and its audit name objects that the AI made.
+AI_SOURCE = Source(door="AI", actor="ai-worker")
 
 
 class AiPorts:
@@ -61,7 +64,7 @@ class AiPorts:
         except BaseException:
             writer.abort()
             raise
-        outcome = services.ingest.store(tenant, spooled, ai_source())
+        outcome = services.ingest.store(tenant, spooled, AI_SOURCE)
         if not outcome.is_success:
             raise InferenceFailed(
                 f"a result object was not stored: {outcome.failure}",

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,18 +66,28 @@ def read_settings() -> Settings:
         raise CommandFailed(f"settings: {lines}") from error
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What most commands work on."""
+
+    settings: Settings
+    owner_url: str
+    database: Database
+    tenants: TenantDirectory
+
+
 @contextmanager
-def opened() -> Iterator[tuple[Settings, Database, TenantDirectory]]:
+def opened() -> Iterator[Opened]:
     """Settings, database and tenants, with the embedded database started when needed."""
     from interop.services import open_database
     from interop.supervisor import running_database
 
     settings = read_settings()
     configure_logging("ERROR")
-    with running_database(settings) as ready:
-        database = open_database(ready)
+    with running_database(settings) as running:
+        database = open_database(running.settings)
         try:
-            yield ready, database, TenantDirectory(database)
+            yield Opened(running.settings, running.owner_url, database, TenantDirectory(database))
         finally:
             database.close()
 
@@ -162,8 +173,8 @@ def tenant_create(
         raise CommandFailed(
             f"--partition-strategy {partition_strategy}: this release serves ROW_LEVEL only"
         )
-    with opened() as (_, _, tenants):
-        tenant = tenants.create(
+    with opened() as interop:
+        tenant = interop.tenants.create(
             slug, name=name, ae_title=ae_title, partition_strategy=partition_strategy
         )
     show({"id": tenant.id, "slug": tenant.slug, "ae_title": tenant.ae_title}, as_json)
@@ -172,16 +183,34 @@ def tenant_create(
 @tenant_app.command("list")
 def tenant_list(as_json: JsonOption = False) -> None:
     """List the active tenants."""
-    with opened() as (_, _, tenants):
+    with opened() as interop:
         rows = [
             {"id": str(t.id), "slug": t.slug, "name": t.name, "ae_title": t.ae_title}
-            for t in tenants.all_active()
+            for t in interop.tenants.all_active()
         ]
     if as_json:
         print(json.dumps(rows))
         return
     for row in rows:
         out.print(f"{row['slug']}  {row['ae_title'] or '-'}  {row['name']}")
+
+
+@tenant_app.command("enable")
+def tenant_enable(
+    slug: str,
+    feature: Annotated[str, typer.Argument(help="Feature flag, e.g. AI_DIAGNOSTICS.")],
+    off: Annotated[bool, typer.Option("--off", help="Switch it off instead.")] = False,
+) -> None:
+    """Switch a feature of a tenant on or off."""
+    with opened() as interop:
+        owner = require(interop.tenants, slug)
+        with interop.database.connection(owner.id) as connection:
+            connection.execute(
+                "INSERT INTO tenant_features (tenant_id, feature, is_enabled) VALUES (%s, %s, %s)"
+                " ON CONFLICT (tenant_id, feature) DO UPDATE SET is_enabled = excluded.is_enabled",
+                (owner.id, feature, not off),
+            )
+    out.print(f"{feature} is {'off' if off else 'on'} for {slug}")
 
 
 @client_app.command("create")
@@ -194,8 +223,10 @@ def client_create(
     from interop.smart.clients import create_client
 
     scopes = parse_scopes(scope)
-    with opened() as (_, database, tenants):
-        client, secret = create_client(database, require(tenants, tenant), name, scopes)
+    with opened() as interop:
+        client, secret = create_client(
+            interop.database, require(interop.tenants, tenant), name, scopes
+        )
     print(json.dumps({"client_id": client.client_id, "client_secret": secret}))
 
 
@@ -208,9 +239,9 @@ def token(
     from interop.services import open_tokens
 
     scopes = parse_scopes(scope)
-    with opened() as (settings, database, tenants):
-        issuer = open_tokens(settings, database)
-        print(issuer.issue(require(tenants, tenant), None, "operator", scopes))
+    with opened() as interop:
+        issuer = open_tokens(interop.settings, interop.database)
+        print(issuer.issue(require(interop.tenants, tenant), None, "operator", scopes))
 
 
 def parse_scopes(text: str) -> Scopes:
@@ -233,9 +264,9 @@ def ae_create(
 
     if not AE_TITLE.fullmatch(ae_title):
         raise CommandFailed(f"--ae-title {ae_title!r}: 1 to 16 printable characters, no backslash")
-    with opened() as (_, database, tenants):
-        owner = require(tenants, tenant)
-        with database.connection(owner.id) as connection:
+    with opened() as interop:
+        owner = require(interop.tenants, tenant)
+        with interop.database.connection(owner.id) as connection:
             connection.execute(
                 "INSERT INTO dicom_application_entities"
                 " (tenant_id, ae_title, host, port, may_send, may_query, may_be_sent_to, active)"
@@ -261,11 +292,11 @@ def import_(
     from interop.progress import progress_bar
     from interop.services import open_services
 
-    with opened() as (settings, _, tenants):
-        services = open_services(settings)
+    with opened() as interop:
+        services = open_services(interop.settings)
         try:
             with progress_bar("importing", quiet=as_json) as advance:
-                report = import_paths(services, require(tenants, tenant), paths, advance)
+                report = import_paths(services, require(interop.tenants, tenant), paths, advance)
         finally:
             services.close()
     show(vars(report) if hasattr(report, "__dict__") else report._asdict(), as_json)
@@ -281,9 +312,9 @@ def send(
     from interop.dimse import scu
     from interop.progress import progress_bar
 
-    with opened() as (_, database, tenants):
-        owner = require(tenants, tenant)
-        host, port = _peer(database, owner, ae_title)
+    with opened() as interop:
+        owner = require(interop.tenants, tenant)
+        host, port = _peer(interop.database, owner, ae_title)
     files = [p for path in paths for p in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     files = [path for path in files if path.is_file()]
     with progress_bar("sending", total=len(files)) as advance:
@@ -299,9 +330,9 @@ def echo(
     """Verify the connection to a registered AE by C-ECHO."""
     from interop.dimse import scu
 
-    with opened() as (_, database, tenants):
-        owner = require(tenants, tenant)
-        host, port = _peer(database, owner, ae_title)
+    with opened() as interop:
+        owner = require(interop.tenants, tenant)
+        host, port = _peer(interop.database, owner, ae_title)
     scu.echo(host, port, ae_title, owner.ae_title or "INTEROP")
     out.print(f"{ae_title} at {host}:{port} answers")
 
@@ -330,20 +361,25 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Remove stored objects that no row names, older than an hour (left by a crash)."""
-    from storage.objects import open_object_store
     from storage.sweep import sweep as run
 
-    with opened() as (settings, database, _):
-        report = run(database, open_object_store(settings.effective_objects_url), dry_run=dry_run)
+    from storage.objects import open_object_store
+
+    with opened() as interop:
+        report = run(
+            interop.database,
+            open_object_store(interop.settings.effective_objects_url),
+            dry_run=dry_run,
+        )
     show(vars(report) if hasattr(report, "__dict__") else dict(report), as_json)
 
 
 @app.command()
 def jobs(tenant: TenantOption, as_json: JsonOption = False) -> None:
     """Show the newest AI jobs of a tenant with state and reason."""
-    with opened() as (_, database, tenants):
-        owner = require(tenants, tenant)
-        with database.connection(owner.id) as connection:
+    with opened() as interop:
+        owner = require(interop.tenants, tenant)
+        with interop.database.connection(owner.id) as connection:
             rows = connection.execute(
                 "SELECT id, status, attempts, state_reason, error_details, created_at, completed_at"
                 " FROM ai_inference_jobs WHERE tenant_id = %s ORDER BY created_at DESC LIMIT 50",
@@ -361,10 +397,13 @@ def jobs(tenant: TenantOption, as_json: JsonOption = False) -> None:
 @bundle_app.command("add")
 def bundle_add(path: Path, as_json: JsonOption = False) -> None:
     """Verify a MONAI Bundle and register its version in the model registry."""
-    from ai.registry import register_bundle
+    from ai.runtime.bundle import load_bundle
 
-    with opened() as (_, database, _):
-        version = register_bundle(database, path)
+    from ai.registry import owner_connection, register_bundle
+
+    bundle = load_bundle(path)
+    with opened() as interop, owner_connection(interop.owner_url) as connection:
+        version = register_bundle(connection, bundle)
     show(
         {"model_version_id": version.id, "name": version.name, "version": version.version}, as_json
     )
@@ -377,10 +416,15 @@ def bundle_deploy(
     tenant: Annotated[str | None, typer.Option(help="Only for this tenant.")] = None,
 ) -> None:
     """Roll a registered version out, to one tenant or to all."""
-    from ai.registry import deploy
+    from ai.registry import UnknownModelVersion, deploy, owner_connection
 
-    with opened() as (_, database, tenants):
-        deploy(database, name, version, require(tenants, tenant).id if tenant else None)
+    with opened() as interop:
+        tenant_id = require(interop.tenants, tenant).id if tenant else None
+        with owner_connection(interop.owner_url, tenant_id) as connection:
+            try:
+                deploy(connection, name, version, tenant_id)
+            except UnknownModelVersion as error:
+                raise CommandFailed(str(error)) from error
     out.print(f"{name} {version} is rolled out to {tenant or 'every tenant'}")
 
 

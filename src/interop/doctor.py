@@ -9,12 +9,11 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from storage.objects import open_object_store
-from storage.objects.keys import new_key
-
 from interop.services import open_database
 from interop.settings import Settings, is_loopback
 from interop.supervisor import running_database
+from storage.objects import open_object_store
+from storage.objects.keys import new_key
 from storage.tenancy import TenantDirectory
 
 MIN_FREE_BYTES = 2 << 30
@@ -60,8 +59,8 @@ def _disk(settings: Settings) -> Check:
 
 
 def _database(settings: Settings) -> Check:
-    with running_database(settings) as ready:
-        database = open_database(ready)
+    with running_database(settings) as running:
+        database = open_database(running.settings)
         try:
             with database.platform_connection() as connection:
                 row = connection.execute(

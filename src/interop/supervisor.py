@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from storage.objects import open_object_store
-
+from ai.registry import register_platform_bundles
 from interop.settings import Settings
 from storage import migrations
 from storage.embedded import EmbeddedPostgres
+from storage.objects import open_object_store
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,17 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+@dataclass(frozen=True)
+class RunningDatabase:
+    """A migrated database: the settings that reach it as application, the URL of its owner."""
+
+    settings: Settings
+    owner_url: str
+
+
 @contextmanager
-def running_database(settings: Settings) -> Iterator[Settings]:
-    """Settings whose database runs and is migrated: the one named, or the embedded one."""
+def running_database(settings: Settings) -> Iterator[RunningDatabase]:
+    """The database of `settings`, migrated: the one named, or the embedded one, started."""
     with ExitStack() as stack:
         if settings.database_url is None:
             cluster = stack.enter_context(EmbeddedPostgres(settings.data_dir))
@@ -88,7 +96,7 @@ def running_database(settings: Settings) -> Iterator[Settings]:
             app_url = settings.database_url
             owner_url = settings.database_owner_url or app_url
         migrations.upgrade(owner_url)
-        yield settings.model_copy(update={"database_url": app_url})
+        yield RunningDatabase(settings.model_copy(update={"database_url": app_url}), owner_url)
 
 
 def serve(settings: Settings, roles: tuple[str, ...], announce: Callable[[str], None]) -> None:
@@ -98,9 +106,10 @@ def serve(settings: Settings, roles: tuple[str, ...], announce: Callable[[str], 
         signal.signal(number, lambda *_: stop.set())
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     _require_free_ports(settings, roles)
-    with running_database(settings) as ready:
-        open_object_store(ready.effective_objects_url)  # refuses a bad URL before any client comes
-        children = [Child(role, ready.environment()) for role in roles]
+    with running_database(settings) as running:
+        register_platform_bundles(running.owner_url)
+        open_object_store(settings.effective_objects_url)  # refuses a bad URL before any client
+        children = [Child(role, running.settings.environment()) for role in roles]
         try:
             for child in children:
                 child.start()

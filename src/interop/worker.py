@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import psycopg
+from storage.jobs import JobRunner
+from storage.sweep import sweep
 
-from interop.dicom.ingest import Source
 from interop.fhir.rendering import render_stale
 from interop.services import Services, open_services
 from interop.settings import Settings
-from storage.jobs import JobRunner
-from storage.sweep import sweep
 
 if TYPE_CHECKING:
     from ai.pipeline import Pipeline
@@ -126,8 +125,3 @@ def _sweep_hourly(services: Services, stop: threading.Event) -> None:
     while not stop.wait(SWEEP_SECONDS):
         report = sweep(services.database, services.objects, older_than=SWEEP_OLDER_THAN)
         logger.info("swept", extra={"report": str(report)})
-
-
-def ai_source() -> Source:
-    """How the ingest and its audit name objects that the AI made."""
-    return Source(door="AI", actor="ai-worker")
