@@ -1,0 +1,257 @@
+"""One accepted association, from its A-ASSOCIATE-RQ to its end (PS3.8 9.2, acceptor's side).
+
+Runs on a thread of its own: negotiate, then message after message until the peer releases or
+aborts, breaks the protocol, or is silent for too long.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from interop.dimse.c_store import StorageBackend, StoreService
+from interop.dimse.command_set import (
+    C_CANCEL_RQ,
+    C_ECHO_RQ,
+    C_STORE_RQ,
+    RESPONSE_BIT,
+    parse_command,
+)
+from interop.dimse.messages import MessageStream, MessageTooLarge, PeerAborted
+from interop.dimse.policy import Admission, AssociationPolicy, Rejected, Rejection
+from interop.dimse.presentation import (
+    APPLICATION_CONTEXT_NAME,
+    Negotiated,
+    decode_request,
+    negotiate,
+)
+from interop.dimse.pynetdicom_services import MAX_DATA_SET_BYTES, PynetdicomServices
+from interop.dimse.transactions import Transaction
+from interop.dimse.transport_guard import (
+    ConnectionLost,
+    DeadlineExceeded,
+    Link,
+    LinkError,
+    ProtocolViolation,
+    TransportLimits,
+)
+from interop.dimse.upper_layer import (
+    A_ABORT,
+    A_ASSOCIATE_RQ,
+    A_RELEASE_RP,
+    INVALID_PARAMETER,
+    NOT_SPECIFIED,
+    UNEXPECTED_PARAMETER,
+    UNEXPECTED_PDU,
+    UNRECOGNIZED_PDU,
+    AssociateRequest,
+    abort_pdu,
+    reject_pdu,
+    scan_associate_request,
+)
+
+logger = logging.getLogger(__name__)
+
+_PROTOCOL_VERSION_1: Final = 0x0001
+_OPERATIONS: Final = {C_ECHO_RQ: "C-ECHO"}
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationContext:
+    """What all associations of a process share."""
+
+    policy: AssociationPolicy
+    backend: StorageBackend
+    limits: TransportLimits
+
+
+class Association:
+    """The acceptor of one connection."""
+
+    def __init__(
+        self, connection: socket.socket, remote_address: str, context: AssociationContext
+    ) -> None:
+        self._context = context
+        self._remote_address = remote_address
+        self._accepted_at = time.monotonic()
+        self._link = Link(connection, context.limits)
+        self._admission: Admission | None = None
+        self._calling_ae_title = ""
+        # Guards `_is_busy` and `_is_interrupted` between this thread and the one that drains.
+        self._state = threading.Lock()
+        self._is_busy = True
+        self._is_interrupted = False
+        self.is_established = False
+        self.idle_since = self._accepted_at
+
+    def run(self) -> None:
+        """Serve the connection to its end; never raises."""
+        farewell = b""
+        linger = True
+        try:
+            self._link.handshake()
+            farewell = self._converse()
+        except Rejected as rejected:
+            farewell = self._on_rejected(rejected)
+        except (PeerAborted, ConnectionLost):
+            linger = False
+        except DeadlineExceeded as error:
+            self._log("association_timed_out", error)
+            farewell = abort_pdu(NOT_SPECIFIED)
+        except ProtocolViolation as error:
+            self._log("association_aborted", error)
+            farewell = abort_pdu(error.reason)
+        except Exception:
+            logger.exception("association_failed", extra={"peer": self._remote_address})
+            farewell = abort_pdu(NOT_SPECIFIED)
+        finally:
+            self._end(farewell, linger=linger)
+
+    def _end(self, farewell: bytes, *, linger: bool) -> None:
+        # The place is free before the peer hears of the end, so its next request finds it free.
+        if self._admission is not None:
+            self._context.policy.release(self._admission)
+        try:
+            if farewell:
+                self._link.send(farewell)
+        except LinkError:
+            linger = False
+        self._link.close(linger=linger)
+
+    # -- ending from outside ----------------------------------------------------------------
+
+    def interrupt(self, *, only_when_idle_for: float | None = None) -> bool:
+        """A-ABORT from another thread; between messages only, when a time is given."""
+        with self._state:
+            if only_when_idle_for is not None and (
+                self._is_busy or time.monotonic() - self.idle_since < only_when_idle_for
+            ):
+                return False
+            self._is_interrupted = True
+        self._link.interrupt(abort_pdu(NOT_SPECIFIED) if self.is_established else b"")
+        return True
+
+    def _set_busy(self, is_busy: bool) -> None:
+        with self._state:
+            self._is_busy = is_busy
+            self.idle_since = time.monotonic()
+            if is_busy and self._is_interrupted:
+                raise ConnectionLost("the server is stopping")
+
+    # -- the conversation -------------------------------------------------------------------
+
+    def _converse(self) -> bytes:
+        """Negotiate and serve. Returns the last PDU to send."""
+        scanned = self._receive_request()
+        self._calling_ae_title = scanned.calling_ae_title
+        request = decode_request(scanned)
+        if request.application_context_name != APPLICATION_CONTEXT_NAME:
+            raise Rejected(Rejection(1, 1, 2, "the application context is not DICOM's"))
+        self._admission = self._context.policy.admit(
+            scanned.called_ae_title, scanned.calling_ae_title, self._remote_address
+        )
+        negotiated = negotiate(request, self._context.limits.advertised_pdu_bytes)
+        self._link.send(negotiated.accept_pdu)
+        self.is_established = True
+        self._serve(negotiated, self._admission)
+        return A_RELEASE_RP
+
+    def _receive_request(self) -> AssociateRequest:
+        deadline = self._accepted_at + self._context.limits.associate_seconds
+        kind, length = self._link.next_pdu(deadline, deadline)
+        if kind == A_ABORT:
+            raise PeerAborted("the peer sent A-ABORT")
+        if kind != A_ASSOCIATE_RQ:
+            known = 1 <= kind <= 7
+            raise ProtocolViolation(
+                f"PDU of type 0x{kind:02X} before an association",
+                UNEXPECTED_PDU if known else UNRECOGNIZED_PDU,
+            )
+        scanned = scan_associate_request(bytes(self._link.read(length)))
+        if not scanned.protocol_version & _PROTOCOL_VERSION_1:
+            raise Rejected(Rejection(1, 2, 2, "DICOM upper layer protocol version 1 is required"))
+        return scanned
+
+    def _serve(self, negotiated: Negotiated, admission: Admission) -> None:
+        stream = MessageStream(self._link, negotiated.contexts)
+        store = StoreService(self._context.backend, admission, self._link, stream)
+        services = PynetdicomServices(admission.called_ae_title, self._link, negotiated)
+        while True:
+            self._set_busy(False)
+            received = stream.next_command()
+            if received is None:
+                return
+            self._set_busy(True)
+            context_id, raw = received
+            request = parse_command(raw)
+            if request.command_field == C_STORE_RQ:
+                store.handle_c_store(negotiated.contexts[context_id], request)
+            elif request.command_field == C_CANCEL_RQ:
+                continue  # PS3.7 9.3.2.3: it came after the final response, nothing is left to do
+            elif request.command_field & RESPONSE_BIT:
+                raise ProtocolViolation("a response that nobody asked for", UNEXPECTED_PARAMETER)
+            else:
+                data_set = _collect(stream, context_id) if request.has_data_set else None
+                services.serve(context_id, raw, data_set)
+                self._record(_OPERATIONS.get(request.command_field, "DIMSE"), admission)
+
+    # -- what is written down ---------------------------------------------------------------
+
+    def _on_rejected(self, rejected: Rejected) -> bytes:
+        rejection = rejected.rejection
+        if not rejected.is_repeated:
+            logger.warning(
+                "association_rejected",
+                extra={"peer": self._remote_address, "reason": rejection.message},
+            )
+        if rejected.tenant is not None and not rejected.is_repeated:
+            self._context.backend.recorder.record(
+                Transaction(
+                    tenant_id=rejected.tenant.id,
+                    operation="A-ASSOCIATE",
+                    calling_ae_title=self._calling_ae_title,
+                    called_ae_title=rejected.tenant.ae_title or "",
+                    remote_address=self._remote_address,
+                    status_code=rejection.reason,
+                    status="FAILURE",
+                    message=rejection.message,
+                )
+            )
+        return reject_pdu(rejection.result, rejection.source, rejection.reason)
+
+    def _record(self, operation: str, admission: Admission) -> None:
+        self._context.backend.recorder.record(
+            Transaction(
+                tenant_id=admission.tenant.id,
+                operation=operation,
+                calling_ae_title=admission.calling_ae_title,
+                called_ae_title=admission.called_ae_title,
+                remote_address=self._remote_address,
+                status_code=0x0000,
+                status="SUCCESS",
+                started_at=datetime.now(UTC),
+            )
+        )
+
+    def _log(self, event: str, error: Exception) -> None:
+        logger.warning(event, extra={"peer": self._remote_address, "reason": str(error)})
+
+
+def _collect(stream: MessageStream, context_id: int) -> bytes:
+    collected = bytearray()
+
+    def add(piece: memoryview) -> None:
+        if len(collected) + len(piece) > MAX_DATA_SET_BYTES:
+            raise MessageTooLarge(
+                f"a data set of more than {MAX_DATA_SET_BYTES} bytes for this service",
+                INVALID_PARAMETER,
+            )
+        collected.extend(piece)
+
+    stream.receive_data_set(context_id, add)
+    return bytes(collected)

@@ -1,0 +1,139 @@
+"""DIMSE messages out of P-DATA-TF PDUs, validated as they stream by (PS3.8 9.3.5 and Annex E).
+
+Commands are collected, data sets are handed on piece by piece as they lie in the receive buffer.
+Asynchronous operations are never negotiated, so messages follow one another whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from struct import Struct
+
+from interop.dimse.command_set import MAX_COMMAND_BYTES
+from interop.dimse.transport_guard import ConnectionLost, Link, ProtocolViolation
+from interop.dimse.upper_layer import (
+    A_ABORT,
+    A_RELEASE_RQ,
+    INVALID_PARAMETER,
+    NOT_SPECIFIED,
+    P_DATA_TF,
+    UNEXPECTED_PARAMETER,
+    UNEXPECTED_PDU,
+    UNRECOGNIZED_PDU,
+)
+
+_PDV_HEADER = Struct(">IBB")
+_COMMAND_BIT = 0x01
+_LAST_BIT = 0x02
+# Two PDUs of the advertised size: what the peer sends next arrives while this one is written.
+RECEIVE_BUFFER_BYTES = 256 << 10
+
+Sink = Callable[[memoryview], object]
+
+
+class PeerAborted(ConnectionLost):
+    """The peer sent A-ABORT."""
+
+
+class MessageTooLarge(ProtocolViolation):
+    """A message is larger than the server accepts."""
+
+
+class MessageStream:
+    """The messages of one association."""
+
+    def __init__(self, link: Link, context_ids: Collection[int]) -> None:
+        self._link = link
+        self._limits = link.limits
+        self._context_ids = context_ids
+        # What is left of the current PDU, and of the fragment (PDV) that has begun in it.
+        self._pdu_left = 0
+        self._message_bytes = 0
+        self._message_began = 0.0
+        link.reserve(RECEIVE_BUFFER_BYTES)
+
+    def next_command(self) -> tuple[int, bytes] | None:
+        """Wait for a message; return its context id and command set, None for A-RELEASE-RQ."""
+        self._message_bytes = 0
+        if self._pdu_left == 0 and not self._begin_pdu(in_message=False):
+            return None
+        # The clock of a message starts with its first PDU: waiting for it was legitimate idling.
+        self._message_began = time.monotonic()
+        collected = bytearray()
+        context_id, is_last = 0, False
+        while not is_last:
+            length, context, is_command, is_last = self._next_fragment()
+            if not is_command or context != (context_id or context):
+                raise ProtocolViolation(
+                    "a fragment of another message inside a command set", UNEXPECTED_PARAMETER
+                )
+            context_id = context
+            if len(collected) + length > MAX_COMMAND_BYTES:
+                raise MessageTooLarge("the command set is too long", INVALID_PARAMETER)
+            collected += self._link.read(length)
+        return context_id, bytes(collected)
+
+    def receive_data_set(self, context_id: int, sink: Sink) -> None:
+        """Hand the data set of the current message to `sink`; whatever that raises ends it."""
+        read = self._link.read
+        is_last = False
+        while not is_last:
+            length, context, is_command, is_last = self._next_fragment()
+            if is_command or context != context_id:
+                raise ProtocolViolation(
+                    "a fragment of another message inside a data set", UNEXPECTED_PARAMETER
+                )
+            while length:
+                piece = read(min(length, RECEIVE_BUFFER_BYTES))
+                length -= len(piece)
+                sink(piece)
+
+    def _next_fragment(self) -> tuple[int, int, bool, bool]:
+        """Read a PDV's header: length of its fragment, context id, is command, is last."""
+        if self._pdu_left == 0:
+            self._begin_pdu(in_message=True)
+        if self._pdu_left < 6:
+            raise ProtocolViolation("a P-DATA-TF has no room for a PDV", INVALID_PARAMETER)
+        length, context_id, control = _PDV_HEADER.unpack(self._link.read(6))
+        if not 2 <= length <= self._pdu_left - 4:
+            raise ProtocolViolation(
+                f"PDV of {length} bytes in {self._pdu_left} bytes of PDU", INVALID_PARAMETER
+            )
+        if context_id not in self._context_ids:
+            raise ProtocolViolation(
+                f"presentation context {context_id} was not accepted", UNEXPECTED_PARAMETER
+            )
+        self._pdu_left -= length + 4
+        self._message_bytes += length + 4
+        if self._message_bytes > self._limits.max_message_bytes:
+            raise MessageTooLarge(
+                f"the message is larger than {self._limits.max_message_bytes} bytes", NOT_SPECIFIED
+            )
+        return length - 2, context_id, bool(control & _COMMAND_BIT), bool(control & _LAST_BIT)
+
+    def _begin_pdu(self, *, in_message: bool) -> bool:
+        """Read a P-DATA-TF header. False for A-RELEASE-RQ, which may come between messages."""
+        finish_by = self._message_deadline() if in_message else None
+        wait_until = time.monotonic() + self._limits.idle_seconds
+        if finish_by is not None:
+            wait_until = min(wait_until, finish_by)
+        kind, length = self._link.next_pdu(wait_until, finish_by)
+        if kind == P_DATA_TF:
+            self._pdu_left = length
+            return True
+        if kind == A_ABORT:
+            raise PeerAborted("the peer sent A-ABORT")
+        if kind == A_RELEASE_RQ and length == 4 and not in_message:
+            self._link.read(4)
+            return False
+        known = 1 <= kind <= 7
+        raise ProtocolViolation(
+            f"PDU of type 0x{kind:02X} in an association",
+            UNEXPECTED_PDU if known else UNRECOGNIZED_PDU,
+        )
+
+    def _message_deadline(self) -> float:
+        limits = self._limits
+        earned = self._message_bytes / limits.message_bytes_per_second
+        return self._message_began + limits.message_grace_seconds + earned

@@ -1,0 +1,224 @@
+"""The DIMSE listener: accepts connections, gives each its thread, drains on SIGTERM.
+
+One process listens with SO_REUSEPORT, so that several share a port and the kernel spreads the
+connections. Nothing that a peer can delay happens in the accept thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+from interop.dicom.ingest import Ingest
+from interop.dicom.spool import Spool
+from interop.dimse.association import Association, AssociationContext
+from interop.dimse.c_store import StorageBackend
+from interop.dimse.policy import AssociationLimits, AssociationPolicy
+from interop.dimse.transactions import TransactionRecorder
+from interop.dimse.transport_guard import LISTEN_BACKLOG, TransportLimits
+from interop.settings import Settings
+from storage.database import Database
+from storage.tenancy import TenantDirectory
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS: Final = 10.0
+# An association without a message for this long while the server stops is not waited for.
+DRAIN_IDLE_SECONDS: Final = 1.0
+# Connections that have not associated yet. When more come, the oldest makes room: a good sender
+# needs milliseconds for its request, a hostile one waits for its deadline (security.md A3).
+MAX_PENDING: Final = 1000
+_POLL_SECONDS = 0.25
+
+
+class DimseServices(Protocol):
+    """What the listener needs of `interop.services.Services`."""
+
+    @property
+    def database(self) -> Database: ...
+    @property
+    def tenants(self) -> TenantDirectory: ...
+    @property
+    def spool(self) -> Spool: ...
+    @property
+    def ingest(self) -> Ingest: ...
+
+
+class ProductServices(DimseServices, Protocol):
+    """The same with the settings, for `run`."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+
+class Listener:
+    """A bound port and the associations that came through it."""
+
+    def __init__(
+        self,
+        services: DimseServices,
+        host: str,
+        port: int,
+        *,
+        reuse_port: bool = True,
+        ssl_context: ssl.SSLContext | None = None,
+        transport_limits: TransportLimits | None = None,
+        association_limits: AssociationLimits | None = None,
+    ) -> None:
+        self._limits = transport_limits or TransportLimits()
+        self._ssl_context = ssl_context
+        self._recorder = TransactionRecorder(services.database)
+        self._context = AssociationContext(
+            AssociationPolicy(
+                services.database, services.tenants, association_limits or AssociationLimits()
+            ),
+            StorageBackend(services.spool, services.ingest, self._recorder),
+            self._limits,
+        )
+        self._lock = threading.Lock()
+        self._connections: OrderedDict[Association, None] = OrderedDict()
+        self._socket = _bound_socket(host, port, reuse_port=reuse_port)
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._connections)
+
+    def serve_until(self, stop_event: threading.Event) -> None:
+        """Accept until `stop_event` is set, then drain. Blocks."""
+        try:
+            while not stop_event.is_set():
+                self._accept_one()
+        finally:
+            self._socket.close()
+            self._drain()
+            self._recorder.close()
+
+    def _accept_one(self) -> None:
+        try:
+            connection, address = self._socket.accept()
+        except TimeoutError:
+            return
+        except OSError as error:
+            # Out of descriptors, or the peer is gone already: neither ends the listener.
+            logger.warning("accept_failed", extra={"errno": error.errno})
+            time.sleep(0.05)
+            return
+        try:
+            if self._ssl_context is not None:
+                connection = self._ssl_context.wrap_socket(
+                    connection, server_side=True, do_handshake_on_connect=False
+                )
+            association = Association(connection, str(address[0]), self._context)
+            self._admit(association)
+            threading.Thread(
+                target=self._run, args=(association,), name="dimse-association", daemon=True
+            ).start()
+        except (OSError, RuntimeError) as error:
+            # RuntimeError: no thread can be started. The connection is the one that pays.
+            logger.error("connection_dropped", extra={"error": type(error).__name__})
+            connection.close()
+
+    def _admit(self, association: Association) -> None:
+        with self._lock:
+            self._connections[association] = None
+            if len(self._connections) <= MAX_PENDING:
+                return
+            oldest = next((c for c in self._connections if not c.is_established), None)
+        if oldest is not None:
+            oldest.interrupt()
+
+    def _run(self, association: Association) -> None:
+        try:
+            association.run()
+        finally:
+            with self._lock:
+                self._connections.pop(association, None)
+
+    def _drain(self) -> None:
+        """Let what is in flight finish; A-ABORT what is left after DRAIN_SECONDS."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while (waiting := self._open_connections()) and time.monotonic() < deadline:
+            for association in waiting:
+                is_pending = not association.is_established
+                association.interrupt(only_when_idle_for=None if is_pending else DRAIN_IDLE_SECONDS)
+            time.sleep(0.05)
+        for association in self._open_connections():
+            logger.warning("association_cut_by_stop")
+            association.interrupt()
+
+    def _open_connections(self) -> list[Association]:
+        with self._lock:
+            return list(self._connections)
+
+
+def _bound_socket(host: str, port: int, *, reuse_port: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind((host, port))
+        listening.listen(LISTEN_BACKLOG)
+        listening.settimeout(_POLL_SECONDS)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def serve(
+    services: DimseServices,
+    host: str,
+    port: int,
+    *,
+    reuse_port: bool = True,
+    stop_event: threading.Event,
+    ssl_context: ssl.SSLContext | None = None,
+    transport_limits: TransportLimits | None = None,
+    association_limits: AssociationLimits | None = None,
+    on_listening: Callable[[int], None] | None = None,
+) -> None:
+    """Serve C-ECHO and C-STORE until `stop_event`, then drain. Raises OSError from bind."""
+    listener = Listener(
+        services,
+        host,
+        port,
+        reuse_port=reuse_port,
+        ssl_context=ssl_context,
+        transport_limits=transport_limits,
+        association_limits=association_limits,
+    )
+    logger.info("dimse_listening", extra={"host": host, "port": listener.port})
+    if on_listening is not None:
+        on_listening(listener.port)
+    listener.serve_until(stop_event)
+
+
+def run(services: ProductServices) -> None:
+    """The DIMSE worker's main: serve until SIGTERM or SIGINT. Call it in the main thread."""
+    stop_event = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop_event.set())
+    settings = services.settings
+    limits = TransportLimits(max_message_bytes=settings.max_object_bytes + (64 << 20))
+    with suppress(KeyboardInterrupt):
+        serve(
+            services,
+            settings.dicom_host,
+            settings.dicom_port,
+            stop_event=stop_event,
+            transport_limits=limits,
+        )

@@ -1,0 +1,189 @@
+"""Sending and echoing with pynetdicom behind the transport guard (PS3.4 Annexes A and B).
+
+Files go out as they are: the data set's bytes are never decoded, and the transfer syntax is the
+file's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pynetdicom import _config
+from pynetdicom.presentation import build_context
+
+from interop.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from interop.dimse.presentation import VERIFICATION_SOP_CLASS
+from interop.dimse.transport_guard import GuardedApplicationEntity
+
+# PS3.8 9.3.2.2: ids are odd numbers in one byte.
+MAX_CONTEXTS: Final = 128
+CONNECT_SECONDS: Final = 10.0
+RESPONSE_SECONDS: Final = 120.0
+_PDU_BYTES = 128 << 10
+
+_config.STORE_SEND_CHUNKED_DATASET = True
+
+
+class SendFailed(Exception):
+    """The association with the peer was not established or broke."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of one file. `status` is the peer's; None when it was not sent."""
+
+    path: Path
+    status: int | None
+    message: str = ""
+
+    @property
+    def is_success(self) -> bool:
+        """PS3.7 C: 0000 is success, Bxxx a warning with which the object was stored."""
+        return self.status is not None and (self.status == 0 or self.status >> 12 == 0xB)
+
+
+@dataclass(slots=True)
+class SendReport:
+    """The outcome of one `send`."""
+
+    sent: list[Sent] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Sent]:
+        return [entry for entry in self.sent if not entry.is_success]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    path: Path
+    sop_class_uid: str
+    transfer_syntax_uid: str
+
+
+Progress = Callable[[Sent], None]
+
+
+def echo(host: str, port: int, called_ae_title: str, calling_ae_title: str) -> int:
+    """Send C-ECHO; return its status. Raises SendFailed."""
+    contexts = [build_context(VERIFICATION_SOP_CLASS)]
+    with _association(host, port, called_ae_title, calling_ae_title, contexts) as association:
+        response = association.send_c_echo()
+        if "Status" not in response:
+            raise SendFailed(f"{called_ae_title} at {host}:{port} did not answer the C-ECHO")
+        return int(response.Status)
+
+
+def send(
+    paths: Iterable[Path | str],
+    host: str,
+    port: int,
+    called_ae_title: str,
+    calling_ae_title: str,
+    progress: Progress | None = None,
+) -> SendReport:
+    """Send files by C-STORE; folders are walked. Raises SendFailed when there is no association.
+
+    A file that is no DICOM object or that the peer refuses is in the report, and the rest goes on.
+    """
+    report = SendReport()
+
+    def note(entry: Sent) -> None:
+        report.sent.append(entry)
+        if progress is not None:
+            progress(entry)
+
+    peer = (host, port, called_ae_title, calling_ae_title)
+    for group in _grouped(_files(paths), note):
+        _send_group(group, peer, note)
+    return report
+
+
+def _files(paths: Iterable[Path | str]) -> Iterator[Path]:
+    for entry in paths:
+        path = Path(entry)
+        if path.is_dir():
+            yield from sorted(p for p in path.rglob("*") if p.is_file())
+        else:
+            yield path
+
+
+def _grouped(paths: Iterable[Path], note: Progress) -> Iterator[list[_Candidate]]:
+    """Files in groups that fit into one association's presentation contexts."""
+    group: list[_Candidate] = []
+    contexts: set[tuple[str, str]] = set()
+    for path in paths:
+        try:
+            meta = read_file_meta_info(path)
+            candidate = _Candidate(path, meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+        except (OSError, InvalidDicomError, AttributeError) as error:
+            note(Sent(path, None, f"not a DICOM file with file meta information: {error}"))
+            continue
+        wanted = (candidate.sop_class_uid, candidate.transfer_syntax_uid)
+        if wanted not in contexts and len(contexts) == MAX_CONTEXTS:
+            yield group
+            group, contexts = [], set()
+        contexts.add(wanted)
+        group.append(candidate)
+    if group:
+        yield group
+
+
+def _send_group(group: list[_Candidate], peer: tuple[str, int, str, str], note: Progress) -> None:
+    wanted = sorted({(c.sop_class_uid, c.transfer_syntax_uid) for c in group})
+    contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
+    with _association(*peer, contexts) as association:
+        for number, candidate in enumerate(group):
+            if not association.is_established:
+                raise SendFailed(f"{peer[2]} at {peer[0]}:{peer[1]} ended the association")
+            note(_send_one(association, candidate, number % 0xFFFF + 1))
+
+
+def _send_one(association: Any, candidate: _Candidate, message_id: int) -> Sent:
+    try:
+        response = association.send_c_store(candidate.path, msg_id=message_id)
+    except ValueError as error:
+        return Sent(candidate.path, None, f"no presentation context was accepted: {error}")
+    if "Status" not in response:
+        return Sent(candidate.path, None, "the peer did not answer")
+    return Sent(candidate.path, int(response.Status), str(response.get("ErrorComment", "")))
+
+
+@contextmanager
+def _association(
+    host: str, port: int, called_ae_title: str, calling_ae_title: str, contexts: list[Any]
+) -> Iterator[Any]:
+    entity = GuardedApplicationEntity(calling_ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = CONNECT_SECONDS
+    entity.dimse_timeout = RESPONSE_SECONDS
+    entity.network_timeout = RESPONSE_SECONDS
+    association = entity.associate(
+        host, port, contexts=contexts, ae_title=called_ae_title, max_pdu=_PDU_BYTES
+    )
+    if not association.is_established:
+        raise SendFailed(_why(association, host, port, called_ae_title))
+    try:
+        yield association
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def _why(association: Any, host: str, port: int, called_ae_title: str) -> str:
+    where = f"{called_ae_title} at {host}:{port}"
+    if association.is_rejected:
+        answer = association.acceptor.primitive
+        return (
+            f"{where} rejected the association: {answer.result_str}, {answer.reason_str}; "
+            "check both AE titles"
+        )
+    if association.is_aborted:
+        return f"{where} aborted the association"
+    return f"no connection to {where}"
