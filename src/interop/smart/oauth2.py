@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
 from anyio import to_thread
@@ -18,9 +19,11 @@ from starlette.routing import Route
 from interop.access.audit import INSERT_AUDIT, system_audit
 from interop.access.http import request_id
 from interop.access.scopes import InvalidScope, Scopes
-from interop.services import Services
 from interop.smart.clients import ApiClient, authenticate
 from storage.tenancy import Tenant
+
+if TYPE_CHECKING:
+    from interop.services import Services
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 MAX_BODY = 64 * 1024
