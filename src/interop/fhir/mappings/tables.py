@@ -1,0 +1,311 @@
+"""The half of a lens that speaks SQL: a mapping over one main table and its children.
+
+Every statement carries the tenant, besides the row-level security of the connection. Columns that
+the mapping does not name are never written. A foreign key is written when its reference resolves:
+one that the table needs and that does not resolve keeps the whole resource waiting, another leaves
+its column empty and the reference in the resource (see `waits_for`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.types.json import Jsonb
+
+from interop.errors import Conflict, Unprocessable
+from interop.fhir.lens import Connection, JsonObject
+from interop.fhir.mappings import references
+from interop.fhir.mappings.converters import Reference
+from interop.fhir.mappings.lens import Children, Entry, ResourceMapping, Row, Rows
+
+
+class TableLens:
+    """A lens over one main table, its rows found by (tenant_id, id)."""
+
+    def __init__(
+        self,
+        mapping: ResourceMapping,
+        *,
+        needs: tuple[str, ...] = (),
+        parent: str = "",
+        where: Row | None = None,
+        normalize: Callable[[Row], Row] = lambda row: row,
+    ) -> None:
+        self.mapping = mapping
+        # Columns without which there is no row; for links, the row waits until they resolve.
+        self.needs = needs
+        # The column of the children that points at the main row.
+        self.parent = parent
+        # Constant columns: what the rows of this resource type have in common.
+        self.where = where or {}
+        # What a row written in SQL may leave out and means all the same.
+        self.normalize = normalize
+        self.links = {entry.columns[0]: types for entry, types in _links(mapping)}
+
+    @property
+    def resource_type(self) -> str:
+        return self.mapping.resource_type
+
+    def get(self, resource: JsonObject) -> Rows:
+        return self.mapping.get(resource)
+
+    def put(self, rows: Rows, resource: JsonObject | None) -> JsonObject:
+        return self.mapping.put(rows, resource)
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def write(
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        row_id: UUID,
+        resource: JsonObject,
+        actor: str,
+    ) -> list[str]:
+        rows = self.get(resource)
+        missing = [column for column in self.needs if rows.row[column] is None]
+        if missing:
+            if self.exists(connection, tenant_id, row_id):
+                raise Unprocessable(
+                    f"{self.resource_type}: {', '.join(missing)} of the record cannot be empty;"
+                    " send the element with a value that the server can hold, or delete the"
+                    " resource"
+                )
+            return []
+        resolved = self._resolve(connection, tenant_id, rows.row)
+        waiting = [rows.row[c] for c in self.needs if c in self.links and resolved[c] is None]
+        if waiting:
+            return waiting
+        with refusing_bad_rows(connection, self.resource_type):
+            self._upsert(connection, tenant_id, row_id, {**rows.row, **resolved}, actor)
+            for children in self.mapping.children:
+                wanted = rows.children[children.table]
+                self._synchronize(connection, tenant_id, row_id, children, wanted, actor)
+        return []
+
+    def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:
+        """References whose columns are empty until their resources exist."""
+        row = self.get(resource).row
+        resolved = self._resolve(connection, tenant_id, row)
+        return [row[column] for column, found in resolved.items() if row[column] and not found]
+
+    def exists(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> bool:
+        return self._select(connection, tenant_id, row_id) is not None
+
+    def _resolve(self, connection: Connection, tenant_id: UUID, row: Row) -> dict[str, UUID | None]:
+        return {
+            column: references.resolve(connection, tenant_id, row[column]) if row[column] else None
+            for column in self.links
+        }
+
+    def _upsert(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, row: Row, actor: str
+    ) -> None:
+        fixed = {entry.columns[0] for entry in self.mapping.entries if entry.insert_only}
+        values = {**row, **self.where, "updated_by": actor}
+        changes = {column: value for column, value in values.items() if column not in fixed}
+        if update(connection, self.mapping.table, changes, {"tenant_id": tenant_id, "id": row_id}):
+            return
+        identity = {"tenant_id": tenant_id, "id": row_id, "created_by": actor}
+        # A NULL is left to the default of the column, where it has one.
+        given = {column: value for column, value in values.items() if value is not None}
+        insert(connection, self.mapping.table, {**identity, **given})
+
+    def _synchronize(
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        row_id: UUID,
+        children: Children,
+        wanted: tuple[Row, ...],
+        actor: str,
+    ) -> None:
+        """Bring the child rows to what is wanted, changing as few of them as will do."""
+        present = dict(self._children(connection, tenant_id, row_id, children))
+        left = list(wanted)
+        for same in (_is_equal, children.is_successor):
+            for child_id, row in list(present.items()):
+                found = next((item for item in left if same(item, row)), None)
+                if found is None:
+                    continue
+                del present[child_id]
+                left = [item for item in left if item is not found]
+                if found != row:
+                    key = {"tenant_id": tenant_id, "id": child_id}
+                    update(connection, children.table, {**found, "updated_by": actor}, key)
+        for child_id in present:
+            delete(connection, children.table, {"tenant_id": tenant_id, "id": child_id})
+        for row in left:
+            identity = {"tenant_id": tenant_id, self.parent: row_id, "created_by": actor}
+            insert(connection, children.table, {**identity, **row})
+
+    # -- presenting -----------------------------------------------------------------------------
+
+    def present(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, stored: JsonObject | None
+    ) -> JsonObject | None:
+        row = self._select(connection, tenant_id, row_id)
+        if row is None:
+            return None
+        row = self.normalize(row)
+        if stored and self._is_waiting(connection, tenant_id, stored):
+            return stored
+        said = self.get(stored).row if stored else {}
+        for column, types in self.links.items():
+            spelled = said.get(column)
+            row[column] = spell(connection, tenant_id, types, row[column], spelled)
+        children = {
+            item.table: item.sorted(
+                child for _, child in self._children(connection, tenant_id, row_id, item)
+            )
+            for item in self.mapping.children
+        }
+        return with_id(self.put(Rows(row, children), stored), row_id)
+
+    def _is_waiting(self, connection: Connection, tenant_id: UUID, stored: JsonObject) -> bool:
+        """Whether the stored resource is newer than its row, which it cannot have yet."""
+        row = self.get(stored).row
+        needed = [row[column] for column in self.needs if column in self.links and row[column]]
+        return any(references.resolve(connection, tenant_id, item) is None for item in needed)
+
+    def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
+        with refusing_bad_rows(connection, self.resource_type):
+            key = {"tenant_id": tenant_id, "id": row_id, **self.where}
+            delete(connection, self.mapping.table, key)
+
+    def _select(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> Row | None:
+        key = {"tenant_id": tenant_id, "id": row_id, **self.where}
+        found = select(connection, self.mapping.table, self.mapping.columns, key)
+        return found[0] if found else None
+
+    def _children(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, children: Children
+    ) -> Iterator[tuple[UUID, Row]]:
+        key = {"tenant_id": tenant_id, self.parent: row_id}
+        for row in select(connection, children.table, ("id", *children.columns), key):
+            yield row.pop("id"), row
+
+
+def _is_equal(row: Row, other: Row) -> bool:
+    return row == other
+
+
+def _links(mapping: ResourceMapping) -> Iterator[tuple[Entry, tuple[str, ...]]]:
+    for entry in mapping.entries:
+        reference = _reference(entry.converter)
+        if reference is not None:
+            yield entry, reference.types
+
+
+def _reference(converter: object) -> Reference | None:
+    """The Reference that a converter wraps, if any."""
+    while converter is not None and not isinstance(converter, Reference):
+        converter = getattr(converter, "converter", None) or getattr(converter, "item", None)
+    return converter
+
+
+def spell(
+    connection: Connection,
+    tenant_id: UUID,
+    types: tuple[str, ...],
+    target: UUID | None,
+    spelled: str | None,
+) -> str | None:
+    """The reference to a row, as the client spelled it where it means the same row.
+
+    Where the column is empty, a reference stays that still waits for its resource.
+    """
+    meant = references.resolve(connection, tenant_id, spelled) if spelled else None
+    if target is None:
+        return spelled if meant is None else None
+    return (
+        spelled if meant == target else references.literal(connection, tenant_id, types[0], target)
+    )
+
+
+def with_id(resource: JsonObject, row_id: UUID) -> JsonObject:
+    """The resource with an id; a row's own UUID unless the client chose one."""
+    if "id" in resource:
+        return resource
+    return {"resourceType": resource["resourceType"], "id": str(row_id), **resource}
+
+
+@contextmanager
+def refusing_bad_rows(connection: Connection, resource_type: str) -> Iterator[None]:
+    """Turn what the tables refuse into an answer, keeping the caller's transaction usable."""
+    try:
+        with connection.transaction():
+            yield
+    except errors.ForeignKeyViolation as error:
+        raise Conflict(
+            f"{resource_type} is still referred to ({error.diag.table_name}); delete or change"
+            " what refers to it first"
+        ) from error
+    except errors.UniqueViolation as error:
+        raise Conflict(
+            f"{resource_type}: another record has the same {error.diag.constraint_name}"
+        ) from error
+    except (errors.IntegrityError, psycopg.DataError) as error:
+        rule = error.diag.constraint_name or error.diag.message_primary
+        raise Unprocessable(f"{resource_type}: the record would break the rule {rule}") from error
+
+
+# -- statements ---------------------------------------------------------------------------------
+
+
+def select(
+    connection: Connection, table: str, columns: tuple[str, ...], key: Mapping[str, Any]
+) -> list[Row]:
+    """The rows of a key, in a stable order."""
+    statement = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY id").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(table), _matching(key)
+    )
+    found = connection.execute(statement, dict(key)).fetchall()
+    return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+def insert(connection: Connection, table: str, row: Row) -> None:
+    """Add a row."""
+    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, row)),
+        sql.SQL(", ").join(map(sql.Placeholder, row)),
+    )
+    connection.execute(statement, _bound(row))
+
+
+def update(connection: Connection, table: str, row: Row, key: Mapping[str, Any]) -> bool:
+    """Change the row of a key; whether there was one."""
+    statement = sql.SQL("UPDATE {} SET {} WHERE {}").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(column), sql.Placeholder(f"new_{column}"))
+            for column in row
+        ),
+        _matching(key),
+    )
+    values = {f"new_{column}": value for column, value in _bound(row).items()}
+    return connection.execute(statement, {**values, **key}).rowcount > 0
+
+
+def delete(connection: Connection, table: str, key: Mapping[str, Any]) -> None:
+    """Remove the rows of a key."""
+    statement = sql.SQL("DELETE FROM {} WHERE {}").format(sql.Identifier(table), _matching(key))
+    connection.execute(statement, dict(key))
+
+
+def _matching(key: Mapping[str, Any]) -> sql.Composable:
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(column), sql.Placeholder(column)) for column in key
+    )
+
+
+def _bound(row: Row) -> Row:
+    return {
+        column: Jsonb(value) if isinstance(value, dict) else value for column, value in row.items()
+    }
