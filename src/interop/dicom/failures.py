@@ -22,8 +22,8 @@ class Code:
 
 # PS3.4 B.2.3 "Refused: Out of Resources" A7xx; PS3.18 Table I.2-2 A7xx.
 OUT_OF_RESOURCES = Code("out of resources", 0xA700, 0xA700)
-# PS3.4 B.2.3 A7xx as above; our sub-code for an object larger than the server takes.
-OBJECT_TOO_LARGE = Code("object too large", 0xA710, 0xA710)
+# PS3.4 B.2.3 A7xx as above: the object is larger than the server takes (HTTP 413).
+OBJECT_TOO_LARGE = Code("object too large", 0xA700, 0xA700)
 # PS3.4 B.2.3 "Error: Data Set does not match SOP Class" A9xx; PS3.18 Table I.2-2 A9xx.
 DATA_SET_MISMATCH = Code("data set does not match", 0xA900, 0xA900)
 # PS3.4 B.2.3 "Error: Cannot understand" Cxxx; PS3.18 Table I.2-2 Cxxx. The sub-codes are ours.
@@ -48,9 +48,10 @@ NOT_AUTHORIZED = Code("not authorized", 0x0124, 0x0124)
 COERCION = Code("coercion of data elements", 0xB000, 0xB000)
 # PS3.4 B.2.3 and PS3.18 Table I.2-1 "Data Set does not match SOP Class" B007H (a warning).
 DATA_SET_MISMATCH_WARNING = Code("data set does not match", 0xB007, 0xB007)
-# Ours, in the B0xx warning class that PS3.18 I.2.1.2 leaves to implementations: the object is
-# stored and served, but its study UID or PatientID is known with other demographics (B10).
-PATIENT_CONFLICT = Code("patient conflict", 0xB010, 0xB010)
+# Ours, in the A9xx class "Data Set does not match": the study UID is known with another patient.
+# The object is kept in quarantine, because storing it would show one person's image in another
+# person's study, and answered as a failure, because it is not visible (security.md B10).
+PATIENT_CONFLICT = Code("study belongs to another patient", 0xA910, 0xA910)
 
 SUCCESS = 0x0000
 

@@ -1,51 +1,289 @@
-"""The one way in for DICOM objects, and the only writer of imaging rows (design.md 2)."""
+"""The one way in for DICOM objects, and the only writer of imaging rows (design.md 2).
+
+spool -> parse -> object store -> one transaction of all rows -> answer. The blob is durable
+before the row, the row before the answer: a crash leaves at most an object that no row points to,
+which the sweep removes.
+"""
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from datetime import UTC, datetime
 
-from interop.dicom.failures import Failure
+import psycopg
 
-Door = Literal["C-STORE", "STOW-RS", "IMPORT", "AI", "UPLOAD"]
-Kind = Literal["stored", "duplicate", "refused", "failed"]
+from interop.dicom import imaging_rows as rows
+from interop.dicom.batch import Result
+from interop.dicom.failures import (
+    DATA_SET_MISMATCH,
+    DATA_SET_MISMATCH_WARNING,
+    OUT_OF_RESOURCES,
+    PROCESSING_FAILURE,
+    Failure,
+)
+from interop.dicom.filemeta import PREAMBLE_LENGTH, PREFIX, write_file_meta
+from interop.dicom.group_commit import GroupCommitter
+from interop.dicom.ingest_types import Door, Kind, Outcome, Source
+from interop.dicom.limits import DEFAULT_LIMITS, Limits
+from interop.dicom.part10 import Instance, parse
+from interop.dicom.received import Received, transaction_columns
+from interop.dicom.spool import Spool, Spooled
+from interop.dicom.uids import has_leading_zero, is_uid, require_uid
+from storage.audit import INSERT_AUDIT, system_audit
+from storage.database import Database
+from storage.objects import ObjectStore
+from storage.objects.files import LocalObjectStore
+from storage.objects.keys import new_key
+from storage.objects.store import ObjectStoreError, ObjectStoreFull, ObjectStoreUnavailable
+from storage.tenancy import Tenant
+
+__all__ = ["Door", "Ingest", "Kind", "Outcome", "Source"]
+
+logger = logging.getLogger(__name__)
+
+_COPY_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where an object came from, for the transaction log and the audit trail."""
-
-    door: Door
-    actor: str
-    calling_ae_title: str | None = None
-    called_ae_title: str | None = None
-    remote_address: str | None = None
-    request_id: str | None = None
+class _Checked:
+    instance: Instance
+    spooled: Spooled
+    warning: Failure | None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one object.
+class Ingest:
+    """Stores spooled objects. Thread-safe; call from as many threads as there are senders."""
 
-    ``stored`` and ``duplicate`` are successes and durable. ``refused`` means that sending the same
-    bytes again will be refused again; ``failed`` means that a repeat may succeed.
-    """
+    def __init__(
+        self,
+        database: Database,
+        objects: ObjectStore,
+        spool: Spool,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._database = database
+        self._objects = objects
+        self._spool = spool
+        self._limits = limits
+        self._committer = GroupCommitter(database)
+        # The local store would read the file again only to compare it with the digest that was
+        # made while the same bytes were written; a store across a network needs the digest.
+        self._sends_checksum = not isinstance(objects, LocalObjectStore)
 
-    kind: Kind
-    sop_class_uid: str
-    sop_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    failure: Failure | None = None
-    warning: Failure | None = None
+    def store(
+        self,
+        tenant: Tenant,
+        spooled: Spooled,
+        source: Source,
+        expected_study_uid: str | None = None,
+    ) -> Outcome:
+        """Store one object durably and return what became of it. Never raises for bad input.
 
-    @property
-    def is_success(self) -> bool:
-        return self.kind in ("stored", "duplicate")
+        On return the object is visible to every reader, or nothing of it is. The spooled file is
+        consumed in every case.
+        """
+        started_at = datetime.now(UTC)
+        instance: Instance | None = None
+        try:
+            try:
+                instance = parse(spooled.path, self._limits)
+                checked = self._check(instance, spooled, source, expected_study_uid)
+            except Failure as failure:
+                self._log_refusal(tenant, source, instance, spooled, failure, started_at)
+                return _outcome("refused", instance, failure)
+            return self._commit(tenant, checked, source, started_at)
+        except OSError as error:
+            logger.warning("ingest.spool.failed", extra={"errno": error.errno})
+            full = Failure.of(OUT_OF_RESOURCES, "The spool failed; send again later.")
+            return _outcome("failed", instance, full)
+        finally:
+            spooled.discard()
 
-    @property
-    def dicom_status(self) -> int:
-        """The Status (0000,0900) of a C-STORE response (PS3.4 B.2.3)."""
-        if self.failure is not None:
-            return self.failure.dicom_status
-        return self.warning.dicom_status if self.warning is not None else 0x0000
+    def close(self) -> None:
+        """Finish what is queued."""
+        self._committer.close()
+
+    def _check(
+        self, instance: Instance, spooled: Spooled, source: Source, expected_study_uid: str | None
+    ) -> _Checked:
+        """Check the identity of the object, and give it a Part 10 header if it has none."""
+        for uid, attribute in (
+            (instance.sop_class_uid, "SOP Class UID (0008,0016)"),
+            (instance.sop_instance_uid, "SOP Instance UID (0008,0018)"),
+            (instance.study_instance_uid, "Study Instance UID (0020,000D)"),
+            (instance.series_instance_uid, "Series Instance UID (0020,000E)"),
+            (instance.transfer_syntax_uid, "Transfer Syntax UID (0002,0010)"),
+        ):
+            require_uid(uid, attribute)
+        if expected_study_uid and instance.study_instance_uid != expected_study_uid:
+            raise Failure.of(
+                DATA_SET_MISMATCH,
+                f"Study Instance UID is {instance.study_instance_uid}; the request stores into"
+                f" {expected_study_uid}.",
+            )
+        warning = _meta_mismatch(instance, source)
+        uids = (instance.sop_instance_uid, instance.study_instance_uid)
+        if warning is None and any(has_leading_zero(uid) for uid in uids):
+            instance.warnings.append("a UID component begins with 0 (PS3.5 9.1)")
+        if instance.meta.has_preamble:
+            return _Checked(instance, spooled, warning)
+        spooled = self._with_header(instance, spooled, source)
+        # All offsets have moved.
+        try:
+            return _Checked(parse(spooled.path, self._limits), spooled, warning)
+        except BaseException:
+            spooled.discard()
+            raise
+
+    def _with_header(self, instance: Instance, spooled: Spooled, source: Source) -> Spooled:
+        """Copy a bare data set behind a preamble and meta information (PS3.10 7.1)."""
+        writer = self._spool.writer()
+        try:
+            with spooled.path.open("rb") as file:
+                if instance.meta.elements:
+                    writer.write(bytes(PREAMBLE_LENGTH) + PREFIX)
+                    if instance.meta.has_prefix:
+                        file.seek(len(PREFIX))
+                else:
+                    writer.write(
+                        write_file_meta(
+                            instance.sop_class_uid,
+                            instance.sop_instance_uid,
+                            instance.transfer_syntax_uid,
+                            source.calling_ae_title or "",
+                        )
+                    )
+                    file.seek(instance.meta.dataset_offset)
+                while chunk := file.read(_COPY_CHUNK):
+                    writer.write(chunk)
+            return writer.finish()
+        except BaseException:
+            writer.abort()
+            raise
+
+    def _commit(
+        self, tenant: Tenant, checked: _Checked, source: Source, started_at: datetime
+    ) -> Outcome:
+        instance, spooled = checked.instance, checked.spooled
+        key = new_key(tenant.id)
+        try:
+            checksum = spooled.sha256 if self._sends_checksum else None
+            self._objects.put_file(key, spooled.path, checksum)
+        except ObjectStoreError as error:
+            failure = _store_failure(error)
+            self._log_refusal(tenant, source, instance, spooled, failure, started_at)
+            return _outcome("failed", instance, failure)
+        finally:
+            spooled.discard()
+        received = Received(
+            instance=instance,
+            spooled=spooled,
+            source=source,
+            storage_uri=key,
+            started_at=started_at,
+            sop_class_uid=instance.sop_class_uid,
+            sop_instance_uid=instance.sop_instance_uid,
+            study_instance_uid=instance.study_instance_uid,
+            series_instance_uid=instance.series_instance_uid,
+        )
+        result = self._committer.commit(tenant.id, received)
+        if not result.keeps_blob:
+            # Best effort: what stays behind has no row, and the sweep removes it.
+            with suppress(ObjectStoreError):
+                self._objects.delete(key)
+        return _outcome(result.kind, instance, result.failure, _warning(result, checked))
+
+    def _log_refusal(
+        self,
+        tenant: Tenant,
+        source: Source,
+        instance: Instance | None,
+        spooled: Spooled,
+        failure: Failure,
+        started_at: datetime,
+    ) -> None:
+        """Write the transaction log and the audit trail of an object that has no rows."""
+        study_uid = instance.study_instance_uid if instance is not None else ""
+        transaction = {
+            "tenant_id": tenant.id,
+            "status_code": failure.dicom_status,
+            "status": "FAILURE",
+            "message": failure.message,
+            "started_at": started_at,
+            **transaction_columns(source, instance, spooled),
+        }
+        audit = system_audit(
+            tenant.id,
+            "DICOM_INSTANCE_REFUSED",
+            "ImagingStudy",
+            study_uid if is_uid(study_uid) else None,
+            outcome="FAILURE",
+            metadata={
+                "door": source.door,
+                "actor": source.actor,
+                "calling_ae_title": source.calling_ae_title,
+                "reason": f"{failure.reason:04X}",
+            },
+            actor_type=source.actor_type,
+            user_id=source.actor_id if source.actor_type == "USER" else None,
+            api_client_id=source.actor_id if source.actor_type == "API_CLIENT" else None,
+            request_id=source.request_id,
+            ip_address=source.remote_address,
+        )
+        try:
+            with self._database.connection(tenant.id) as connection:
+                connection.execute(rows.INSERT_TRANSACTION, transaction)
+                connection.execute(INSERT_AUDIT, audit)
+        except psycopg.Error as error:
+            # The sender gets its refusal all the same; nothing was stored.
+            logger.error("ingest.refusal.not_logged", extra={"sqlstate": error.sqlstate})
+
+
+def _meta_mismatch(instance: Instance, source: Source) -> Failure | None:
+    """Compare the command set, which the C-STORE door wrote into the meta group, with the data."""
+    meta = instance.meta
+    pairs = (
+        (meta.media_storage_sop_class_uid, instance.sop_class_uid, "SOP Class UID"),
+        (meta.media_storage_sop_instance_uid, instance.sop_instance_uid, "SOP Instance UID"),
+    )
+    for announced, found, attribute in pairs:
+        if announced and announced != found:
+            message = f"{attribute} of the data set is not the one that was announced."
+            if source.door == "C-STORE":
+                raise Failure.of(DATA_SET_MISMATCH, message)
+            return Failure.of(DATA_SET_MISMATCH_WARNING, message)
+    return None
+
+
+def _store_failure(error: ObjectStoreError) -> Failure:
+    logger.warning("ingest.objects.failed", extra={"error": type(error).__name__})
+    if isinstance(error, ObjectStoreFull):
+        return Failure.of(OUT_OF_RESOURCES, "The object store is full.")
+    if isinstance(error, ObjectStoreUnavailable):
+        return Failure.of(OUT_OF_RESOURCES, "The object store is not available; send again later.")
+    return Failure.of(PROCESSING_FAILURE, "The object store did not take the object.")
+
+
+def _warning(result: Result, checked: _Checked) -> Failure | None:
+    return checked.warning if result.failure is None else None
+
+
+def _outcome(
+    kind: Kind,
+    instance: Instance | None,
+    failure: Failure | None,
+    warning: Failure | None = None,
+) -> Outcome:
+    if instance is None:
+        return Outcome(kind, "", "", "", "", failure, warning)
+    return Outcome(
+        kind,
+        instance.sop_class_uid,
+        instance.sop_instance_uid,
+        instance.study_instance_uid,
+        instance.series_instance_uid,
+        failure,
+        warning,
+    )

@@ -1,0 +1,536 @@
+"""One transaction that stores what several senders have ready for one tenant.
+
+Everything a reader will ask for is written here or not at all: object, series, study and patient
+rows, counts and ready JSON, the mark that makes FHIR render ImagingStudy anew, the completeness
+check, the transaction log and the audit trail. Demographics are compared and flagged, never
+merged; a study UID that comes back with another PatientID is kept out (security.md B10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import orjson
+
+from ai import completeness
+from interop.dicom import imaging_rows as rows
+from interop.dicom.failures import DUPLICATE_SOP_INSTANCE, PATIENT_CONFLICT, Code, Failure
+from interop.dicom.imaging_rows import StudyRow
+from interop.dicom.ingest_types import Kind
+from interop.dicom.modality import OTHER
+from interop.dicom.names import person_name
+from interop.dicom.received import (
+    SERIES_TAGS,
+    STUDY_TAGS,
+    Demographics,
+    Received,
+    birth_date,
+    column,
+    demographics,
+    members,
+    object_columns,
+    series_columns,
+    study_columns,
+    transaction_columns,
+)
+from storage import jobs
+from storage.audit import INSERT_AUDIT, system_audit
+from storage.database import Connection
+
+_SEX = {"M": "MALE", "F": "FEMALE", "O": "OTHER"}
+_SEX_BACK = {value: key for key, value in _SEX.items()}
+_LONGEST_CONFLICT_LIST = 20
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one object, and whether its blob is still wanted."""
+
+    kind: Kind
+    failure: Failure | None = None
+    keeps_blob: bool = True
+
+
+@dataclass(slots=True)
+class Batch:
+    """The objects of one transaction and what is learned while it runs."""
+
+    tenant_id: UUID
+    objects: Sequence[Received]
+    results: dict[int, Result] = field(default_factory=dict)
+    studies: dict[str, StudyRow] = field(default_factory=dict)
+    stale: set[tuple[str, UUID]] = field(default_factory=set)
+    issuer: str = ""
+    quiet_window_seconds: int | None = None
+
+    def pending(self) -> list[tuple[int, Received]]:
+        return [(n, r) for n, r in enumerate(self.objects) if n not in self.results]
+
+
+def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) -> list[Result]:
+    """Write the rows of all objects; nothing is visible until the caller commits."""
+    # The rows are presented by marking once below, not by a trigger per statement.
+    connection.execute("SELECT set_config('app.lens', 'on', true)")
+    batch = Batch(tenant_id, objects)
+    _recognise_repeats(connection, batch)
+    if batch.pending():
+        _read_settings(connection, batch)
+        _lock_or_create_studies(connection, batch)
+        _keep_patients_apart(batch)
+        added = _insert_series_and_objects(connection, batch)
+        _update_studies(connection, batch, added)
+    _quarantine(connection, batch)
+    _log(connection, batch)
+    rows.mark_stale(connection, tenant_id, batch.stale)
+    return [batch.results[n] for n in range(len(objects))]
+
+
+def _recognise_repeats(connection: Connection, batch: Batch) -> None:
+    """Answer objects whose SOP Instance UID is in the index. Within a batch they are unique."""
+    uids = [received.sop_instance_uid for received in batch.objects]
+    found = connection.execute(
+        rows.EXISTING_OBJECTS, {"tenant_id": batch.tenant_id, "uids": uids}
+    ).fetchall()
+    known = {uid: (dataset_hash, syntax) for uid, dataset_hash, syntax in found}
+    for n, received in enumerate(batch.objects):
+        before = known.get(received.sop_instance_uid)
+        if before is None:
+            continue
+        if before == (received.spooled.dataset_sha256, received.instance.transfer_syntax_uid):
+            batch.results[n] = Result("duplicate", keeps_blob=False)
+        else:
+            batch.results[n] = _refusal(
+                DUPLICATE_SOP_INSTANCE,
+                f"SOP Instance UID {received.sop_instance_uid} is stored with other bytes. They"
+                " stay; these are kept in quarantine.",
+            )
+
+
+def _refusal(code: Code, message: str) -> Result:
+    return Result("refused", Failure.of(code, message))
+
+
+def _read_settings(connection: Connection, batch: Batch) -> None:
+    row = connection.execute(rows.SETTINGS, {"tenant_id": batch.tenant_id}).fetchone()
+    if row is not None:
+        batch.issuer, batch.quiet_window_seconds = row[0] or "", row[1]
+
+
+def _lock_or_create_studies(connection: Connection, batch: Batch) -> None:
+    wanted = {received.study_instance_uid: received for _, received in reversed(batch.pending())}
+    for study in rows.lock_studies(connection, batch.tenant_id, wanted):
+        batch.studies[study.study_uid] = study
+    new = {uid: received for uid, received in wanted.items() if uid not in batch.studies}
+    if not new:
+        return
+    keys = [f"study {batch.tenant_id} {uid}" for uid in new]
+    keys += [f"patient {batch.tenant_id} {_patient_key(batch, r)}" for r in new.values()]
+    connection.execute(rows.ADVISORY_LOCKS, {"keys": sorted(set(keys))})
+    # Somebody else may have made them while we waited.
+    for study in rows.lock_studies(connection, batch.tenant_id, new):
+        batch.studies[study.study_uid] = study
+        del new[study.study_uid]
+    patients = _find_patients(connection, batch, list(new.values()))
+    for uid in sorted(new):
+        _create_study(connection, batch, new[uid], patients)
+
+
+def _patient_key(batch: Batch, received: Received) -> tuple[str, str]:
+    return received.patient_id, received.issuer or batch.issuer
+
+
+Patients = dict[tuple[str, str], tuple[UUID, Demographics]]
+
+
+def _find_patients(connection: Connection, batch: Batch, objects: list[Received]) -> Patients:
+    values = list({received.patient_id for received in objects if received.patient_id})
+    if not values:
+        return {}
+    found = connection.execute(
+        rows.FIND_PATIENTS, {"tenant_id": batch.tenant_id, "values": values}
+    ).fetchall()
+    patients: Patients = {}
+    for value, assigner, patient_id, family, given, middle, born, sex in found:
+        known = Demographics(
+            "^".join((family or "", given or "", middle or "")).rstrip("^"),
+            born.strftime("%Y%m%d") if born else "",
+            _SEX_BACK.get(sex, ""),
+        )
+        patients[value, assigner] = (patient_id, known)
+    return patients
+
+
+def _create_study(
+    connection: Connection, batch: Batch, received: Received, patients: Patients
+) -> None:
+    key = _patient_key(batch, received)
+    said = demographics(received.instance)
+    conflict = None
+    # Without a PatientID nothing says whose study this is: a patient of its own (B10).
+    found = patients.get(key) if key[0] else None
+    if found is None:
+        patient_id = _create_patient(connection, batch, key, said)
+        if key[0]:
+            patients[key] = (patient_id, said)
+    else:
+        patient_id, known = found
+        differing = _comparable(known, said)
+        if differing:
+            conflict = _conflict(None, "PATIENT_RECORD", differing, received)
+    columns = study_columns(received)
+    study = StudyRow(
+        study_uid=received.study_instance_uid,
+        id=uuid4(),
+        patient_id=patient_id,
+        dicom_patient_id=received.patient_id,
+        issuer_of_patient_id=received.issuer,
+        patient_name=said.name,
+        patient_birth_date=said.birth_date,
+        patient_sex=said.sex,
+        modality=str(columns["modality"]),
+        modalities=[],
+        sop_classes=[],
+        number_of_series=0,
+        number_of_instances=0,
+        demographics_conflict=conflict,
+        check_scheduled=False,
+        is_new=True,
+    )
+    connection.execute(
+        rows.INSERT_STUDY,
+        {"tenant_id": batch.tenant_id, "id": study.id, "patient_id": patient_id, **columns},
+    )
+    batch.studies[study.study_uid] = study
+
+
+def _comparable(known: Demographics, said: Demographics) -> list[str]:
+    """Compare with a record that may lack prefix and suffix: three name components count."""
+    name = person_name(said.name)
+    short = "^".join((name.family, name.given, name.middle)).rstrip("^")
+    born = birth_date(said.birth_date)
+    return known.differences(
+        Demographics(
+            short, born.strftime("%Y%m%d") if born else "", said.sex if said.sex in _SEX else ""
+        )
+    )
+
+
+def _create_patient(
+    connection: Connection, batch: Batch, key: tuple[str, str], said: Demographics
+) -> UUID:
+    patient_id = uuid4()
+    name = person_name(said.name)
+    connection.execute(
+        rows.INSERT_PATIENT,
+        {
+            "tenant_id": batch.tenant_id,
+            "id": patient_id,
+            "last_name": name.family or None,
+            "first_name": name.given or None,
+            "middle_name": name.middle or None,
+            "name_prefix": name.prefix or None,
+            "name_suffix": name.suffix or None,
+            "dob": birth_date(said.birth_date),
+            "sex_at_birth": _SEX.get(said.sex),
+        },
+    )
+    if key[0]:
+        connection.execute(
+            rows.INSERT_PATIENT_IDENTIFIER,
+            {
+                "tenant_id": batch.tenant_id,
+                "patient_id": patient_id,
+                "assigner": key[1] or None,
+                "value": key[0],
+            },
+        )
+    batch.stale.add(("Patient", patient_id))
+    return patient_id
+
+
+def _keep_patients_apart(batch: Batch) -> None:
+    """Refuse objects of another patient; flag what else differs within a study."""
+    for n, received in batch.pending():
+        study = batch.studies[received.study_instance_uid]
+        if _is_other_patient(batch, study, received):
+            study.demographics_conflict = _conflict(
+                study.demographics_conflict, "OTHER_PATIENT", ["PatientID"], received
+            )
+            batch.results[n] = _refusal(
+                PATIENT_CONFLICT,
+                f"Study {study.study_uid} belongs to another PatientID or issuer. The object is"
+                " kept in quarantine.",
+            )
+            continue
+        known = Demographics(study.patient_name, study.patient_birth_date, study.patient_sex)
+        differing = known.differences(demographics(received.instance))
+        if differing:
+            study.demographics_conflict = _conflict(
+                study.demographics_conflict, "WITHIN_STUDY", differing, received
+            )
+
+
+def _is_other_patient(batch: Batch, study: StudyRow, received: Received) -> bool:
+    patient_id, issuer = received.patient_id, received.issuer or batch.issuer
+    known_issuer = study.issuer_of_patient_id or batch.issuer
+    if not patient_id or not study.dicom_patient_id:
+        return False
+    if patient_id != study.dicom_patient_id:
+        return True
+    return bool(issuer and known_issuer and issuer != known_issuer)
+
+
+def _conflict(
+    before: object, kind: str, attributes: list[str], received: Received
+) -> list[dict[str, object]]:
+    """Append to the study's list of conflicts; the same disagreement is listed once."""
+    known = list(before) if isinstance(before, list) else []
+    said = demographics(received.instance)
+    entry: dict[str, object] = {
+        "kind": kind,
+        "attributes": attributes,
+        "received": {
+            "PatientID": received.patient_id,
+            "IssuerOfPatientID": received.issuer,
+            "PatientName": said.name,
+            "PatientBirthDate": said.birth_date,
+            "PatientSex": said.sex,
+        },
+    }
+    if entry not in known and len(known) < _LONGEST_CONFLICT_LIST:
+        known.append(entry)
+    return known
+
+
+def _insert_series_and_objects(connection: Connection, batch: Batch) -> dict[UUID, int]:
+    """Insert the objects and their series; return how many objects each study got."""
+    pending = batch.pending()
+    groups: dict[tuple[UUID, str], list[Received]] = {}
+    for _, received in pending:
+        study = batch.studies[received.study_instance_uid]
+        groups.setdefault((study.id, received.series_instance_uid), []).append(received)
+    if not groups:
+        return {}
+    found = connection.execute(
+        rows.FIND_SERIES,
+        {
+            "tenant_id": batch.tenant_id,
+            "study_ids": list({study_id for study_id, _ in groups}),
+            "uids": list({uid for _, uid in groups}),
+        },
+    ).fetchall()
+    known = {(row[0], row[1]): (row[2], row[3]) for row in found}
+    inserts, updates, objects = [], [], []
+    added: dict[UUID, int] = {}
+    for key, group in sorted(groups.items(), key=lambda entry: (entry[0][0], entry[0][1])):
+        series_id, count = known.get(key, (uuid4(), 0))
+        count += len(group)
+        values = {"tenant_id": batch.tenant_id, "id": series_id, "number_of_instances": count}
+        if key in known:
+            updates.append(values)
+        else:
+            inserts.append(
+                values
+                | series_columns(group[0])
+                | {"study_id": key[0], "dicom_json": _series_json(group[0], count)}
+            )
+            _study_of(batch, group[0]).number_of_series += 1
+        for received in group:
+            objects.append(
+                {
+                    "tenant_id": batch.tenant_id,
+                    "id": uuid4(),
+                    "study_id": key[0],
+                    "series_id": series_id,
+                    **object_columns(received),
+                }
+            )
+        added[key[0]] = added.get(key[0], 0) + len(group)
+    with connection.pipeline():
+        rows.execute_many(connection, rows.INSERT_SERIES, inserts)
+        rows.execute_many(connection, rows.UPDATE_SERIES, updates)
+        rows.execute_many(connection, rows.INSERT_OBJECT, objects)
+    for n, received in pending:
+        batch.results[n] = Result("stored")
+        study = _study_of(batch, received)
+        study.starts_analysis = study.starts_analysis or received.starts_analysis
+        _extend(study.modalities, received.modality)
+        _extend(study.sop_classes, received.sop_class_uid)
+        if study.modality == OTHER:
+            study.modality = received.kind
+        if study.is_new and study.dicom_json is None:
+            study.dicom_json = _json_object(members(received.instance, STUDY_TAGS))
+    return added
+
+
+def _study_of(batch: Batch, received: Received) -> StudyRow:
+    return batch.studies[received.study_instance_uid]
+
+
+def _extend(values: list[str], value: str) -> None:
+    if value and value not in values:
+        values.append(value)
+        values.sort()
+
+
+def _series_json(received: Received, count: int) -> str:
+    parts = members(received.instance, SERIES_TAGS)
+    parts[0x00201209] = f'"00201209":{{"vr":"IS","Value":[{count}]}}'
+    return _json_object(parts)
+
+
+def _json_object(parts: dict[int, str]) -> str:
+    text = ",".join(parts[tag] for tag in sorted(parts))
+    # PostgreSQL's text takes every character but NUL, which JSON escapes anyway.
+    return f"{{{column(text)}}}"
+
+
+def _update_studies(connection: Connection, batch: Batch, added: dict[UUID, int]) -> None:
+    changed = [study for study in batch.studies.values() if study.id in added]
+    changed.sort(key=lambda study: study.study_uid)
+    updates, activity, outbox = [], [], []
+    for study in changed:
+        count = added[study.id]
+        study.added = count
+        study.number_of_instances += count
+        updates.append(
+            {
+                "tenant_id": batch.tenant_id,
+                "id": study.id,
+                "modality": study.modality,
+                "modalities_in_study": study.modalities,
+                "sop_classes_in_study": study.sop_classes,
+                "number_of_series": study.number_of_series,
+                "number_of_instances": study.number_of_instances,
+                "demographics_conflict": _jsonb(study.demographics_conflict),
+                "dicom_json": _counted(study),
+            }
+        )
+        if study.starts_analysis:
+            activity.append({"tenant_id": batch.tenant_id, "study_id": study.id, "added": count})
+        payload = {"study_id": str(study.id), "study_instance_uid": study.study_uid, "added": count}
+        outbox.append(
+            {
+                "tenant_id": batch.tenant_id,
+                "topic": "imaging.study.received",
+                "payload": rows.json_text(payload),
+            }
+        )
+        batch.stale.add(("ImagingStudy", study.id))
+    with connection.pipeline():
+        rows.execute_many(connection, rows.UPDATE_STUDY, updates)
+        rows.execute_many(connection, rows.UPSERT_ACTIVITY, activity)
+        rows.execute_many(connection, rows.INSERT_OUTBOX, outbox)
+    for study in changed:
+        if study.starts_analysis and not study.check_scheduled:
+            _defer_check(connection, batch, study)
+
+
+def _counted(study: StudyRow) -> str:
+    """Return the study's JSON with the counts and modalities as they are now."""
+    found: dict[str, object] = orjson.loads(study.dicom_json or "{}")
+    found["00080061"] = {"vr": "CS", **({"Value": study.modalities} if study.modalities else {})}
+    found["00201206"] = {"vr": "IS", "Value": [study.number_of_series]}
+    found["00201208"] = {"vr": "IS", "Value": [study.number_of_instances]}
+    return orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode("utf-8")
+
+
+def _jsonb(value: object) -> str | None:
+    return None if value is None else rows.json_text(value)
+
+
+def _defer_check(connection: Connection, batch: Batch, study: StudyRow) -> None:
+    seconds = completeness.window_seconds(study.modality, batch.quiet_window_seconds, None)
+    jobs.defer(
+        connection,
+        completeness.TASK,
+        {"tenant_id": str(batch.tenant_id), "study_id": str(study.id)},
+        queue=completeness.QUEUE,
+        schedule_at=datetime.now(UTC) + timedelta(seconds=seconds),
+    )
+
+
+def _quarantine(connection: Connection, batch: Batch) -> None:
+    """Keep refused objects for an operator; the same bytes are kept once."""
+    for n, received in enumerate(batch.objects):
+        result = batch.results[n]
+        if result.kind != "refused" or result.failure is None:
+            continue
+        values = {
+            "tenant_id": batch.tenant_id,
+            "sop_instance_uid": received.sop_instance_uid,
+            "study_instance_uid": received.study_instance_uid,
+            "storage_uri": received.storage_uri,
+            "hash": received.spooled.sha256,
+            "reason_code": f"{result.failure.reason:04X}",
+            "reason": result.failure.message,
+            "source": f"{received.source.door} {received.source.calling_ae_title or ''}".strip(),
+        }
+        if connection.execute(rows.IS_QUARANTINED, values).fetchone():
+            result.keeps_blob = False
+        else:
+            connection.execute(rows.INSERT_QUARANTINED, values)
+    for study in batch.studies.values():
+        if study.demographics_conflict and study.added == 0 and not study.is_new:
+            connection.execute(
+                rows.FLAG_CONFLICT,
+                {
+                    "tenant_id": batch.tenant_id,
+                    "id": study.id,
+                    "demographics_conflict": _jsonb(study.demographics_conflict),
+                },
+            )
+
+
+def _log(connection: Connection, batch: Batch) -> None:
+    transactions, audits = [], []
+    for n, received in enumerate(batch.objects):
+        result = batch.results[n]
+        transactions.append(
+            transaction_row(batch.tenant_id, received, result.failure, received.started_at)
+        )
+        audits.append(audit_row(batch.tenant_id, received, result))
+    with connection.pipeline():
+        rows.execute_many(connection, rows.INSERT_TRANSACTION, transactions)
+        rows.execute_many(connection, INSERT_AUDIT, audits)
+
+
+def transaction_row(
+    tenant_id: UUID, received: Received, failure: Failure | None, started_at: datetime
+) -> dict[str, object]:
+    """Return the row of the transaction log for one object."""
+    return {
+        "tenant_id": tenant_id,
+        "status_code": failure.dicom_status if failure else 0,
+        "status": "FAILURE" if failure else "SUCCESS",
+        "message": failure.message if failure else None,
+        "started_at": started_at,
+        **transaction_columns(received.source, received.instance, received.spooled),
+    }
+
+
+def audit_row(tenant_id: UUID, received: Received, result: Result) -> dict[str, object]:
+    """Return the row of the audit trail for one object (DICOM PS3.15 A.5.3.7 in spirit)."""
+    source = received.source
+    return system_audit(
+        tenant_id,
+        "DICOM_INSTANCE_STORED" if result.failure is None else "DICOM_INSTANCE_REFUSED",
+        "ImagingStudy",
+        received.study_instance_uid,
+        outcome="FAILURE" if result.failure else "SUCCESS",
+        metadata={
+            "door": source.door,
+            "actor": source.actor,
+            "calling_ae_title": source.calling_ae_title,
+            "sop_instance_uid": received.sop_instance_uid,
+            "result": result.kind,
+        },
+        actor_type=source.actor_type,
+        user_id=source.actor_id if source.actor_type == "USER" else None,
+        api_client_id=source.actor_id if source.actor_type == "API_CLIENT" else None,
+        request_id=source.request_id,
+        ip_address=source.remote_address,
+    )

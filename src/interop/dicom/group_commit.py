@@ -1,0 +1,181 @@
+"""One thread per process that commits what all senders have ready (dicom.md, "Commit").
+
+A sender waits for the disk anyway; while one transaction syncs, the objects of all the others
+gather and go into the next one. So the cost of a commit is shared without any timer, and a single
+sender waits for nothing but its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from interop.dicom import batch
+from interop.dicom.batch import Result
+from interop.dicom.failures import OUT_OF_RESOURCES, PROCESSING_FAILURE, Failure
+from interop.dicom.received import Received
+from storage.database import Database
+
+logger = logging.getLogger(__name__)
+
+_MOST_PER_TRANSACTION = 64
+_ATTEMPTS = 4
+# Lost races and the like: the same transaction succeeds when it runs again.
+_RETRYABLE = (
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.ForeignKeyViolation,
+)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One object that waits, and where its sender waits for the answer."""
+
+    tenant_id: UUID
+    received: Received
+    answer: Future[Result] = field(default_factory=Future)
+
+
+class GroupCommitter:
+    """The queue and its thread. The thread starts at the first object, after any fork."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._queue: deque[Entry] = deque()
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._is_closed = False
+
+    def commit(self, tenant_id: UUID, received: Received) -> Result:
+        """Return when the object's rows are durable, or it is certain that they are not."""
+        entry = Entry(tenant_id, received)
+        with self._wake:
+            if self._is_closed:
+                return _shutting_down()
+            if self._thread is None or self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._thread = threading.Thread(target=self._run, name="ingest-commit", daemon=True)
+                self._thread.start()
+            self._queue.append(entry)
+            self._wake.notify()
+        return entry.answer.result()
+
+    def close(self) -> None:
+        """Commit what is queued and stop."""
+        with self._wake:
+            self._is_closed = True
+            self._wake.notify()
+        if self._thread is not None and self._pid == os.getpid():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._queue and not self._is_closed:
+                    self._wake.wait()
+                if not self._queue:
+                    return
+                entries = self._take()
+            try:
+                self._store(entries)
+            except Exception:
+                # The thread must outlive anything; each sender learns that it has to repeat.
+                logger.exception("ingest.commit.failed", extra={"objects": len(entries)})
+                for entry in entries:
+                    if not entry.answer.done():
+                        entry.answer.set_result(_failed("The object could not be indexed."))
+
+    def _take(self) -> list[Entry]:
+        """Take what belongs to the first entry's tenant, each SOP Instance UID once."""
+        tenant_id = self._queue[0].tenant_id
+        taken: list[Entry] = []
+        left: list[Entry] = []
+        uids: set[str] = set()
+        while self._queue:
+            entry = self._queue.popleft()
+            uid = entry.received.sop_instance_uid
+            if (
+                entry.tenant_id == tenant_id
+                and uid not in uids
+                and len(taken) < _MOST_PER_TRANSACTION
+            ):
+                uids.add(uid)
+                taken.append(entry)
+            else:
+                left.append(entry)
+        self._queue.extend(left)
+        return taken
+
+    def _store(self, entries: list[Entry]) -> None:
+        try:
+            results = self._attempt(entries)
+        except psycopg.Error as error:
+            if len(entries) > 1 and not isinstance(error, psycopg.OperationalError):
+                # One bad row must not take the others with it.
+                for entry in entries:
+                    self._store([entry])
+                return
+            results = [self._failure(error) for _ in entries]
+        for entry, result in zip(entries, results, strict=True):
+            entry.answer.set_result(result)
+
+    def _attempt(self, entries: list[Entry]) -> list[Result]:
+        tenant_id = entries[0].tenant_id
+        objects = [entry.received for entry in entries]
+        for attempt in range(_ATTEMPTS):
+            is_committing = False
+            try:
+                with self._database.connection(tenant_id) as connection:
+                    results = batch.store(connection, tenant_id, objects)
+                    is_committing = True
+                return results
+            except _RETRYABLE:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(0.005 * 2**attempt)
+            except psycopg.OperationalError as error:
+                if is_committing:
+                    # Nobody knows whether the commit arrived, so the blobs must stay; the sweep
+                    # removes them if no row points to them, and a repeat is safe either way.
+                    logger.warning("ingest.commit.unknown", extra={"objects": len(objects)})
+                    failure = self._failure(error)
+                    return [Result("failed", failure.failure, keeps_blob=True) for _ in objects]
+                raise
+        raise AssertionError("unreachable")
+
+    def _failure(self, error: psycopg.Error) -> Result:
+        logger.warning(
+            "ingest.transaction.failed",
+            extra={"sqlstate": error.sqlstate, "error": type(error).__name__},
+        )
+        if isinstance(error, psycopg.OperationalError | PoolTimeout):
+            return Result(
+                "failed",
+                Failure.of(OUT_OF_RESOURCES, "The database is not available; send again later."),
+                keeps_blob=False,
+            )
+        return _failed("The object could not be indexed.")
+
+
+def _failed(message: str) -> Result:
+    return Result("failed", Failure.of(PROCESSING_FAILURE, message), keeps_blob=False)
+
+
+def _shutting_down() -> Result:
+    return Result(
+        "failed",
+        Failure.of(OUT_OF_RESOURCES, "The server is shutting down; send again later."),
+        keeps_blob=False,
+    )

@@ -1,0 +1,245 @@
+"""The SQL of one ingest transaction; every statement names the tenant.
+
+Order of locks, the same in every process: advisory locks of new studies and patients (sorted),
+studies (sorted by UID), then everything below them. So two processes that receive one study at
+the same time wait for each other and never deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString
+from uuid import UUID
+
+import orjson
+
+from storage.database import Connection
+
+EXISTING_OBJECTS: LiteralString = (
+    "SELECT sop_instance_uid, dataset_hash, transfer_syntax_uid FROM imaging_objects"
+    " WHERE tenant_id = %(tenant_id)s AND sop_instance_uid = ANY(%(uids)s)"
+)
+
+# What a batch must know of the studies that it adds to, and the lock on them.
+LOCK_STUDIES: LiteralString = (
+    "SELECT s.study_uid, s.id, s.patient_id, s.dicom_patient_id, s.issuer_of_patient_id,"
+    " s.patient_name, s.patient_birth_date, s.patient_sex, s.modality, s.modalities_in_study,"
+    " s.sop_classes_in_study, s.number_of_series, s.number_of_instances, s.demographics_conflict,"
+    " coalesce(a.check_scheduled, false), s.dicom_json"
+    " FROM imaging_studies s LEFT JOIN study_activity a"
+    " ON a.tenant_id = s.tenant_id AND a.study_id = s.id"
+    " WHERE s.tenant_id = %(tenant_id)s AND s.study_uid = ANY(%(uids)s)"
+    " ORDER BY s.study_uid FOR UPDATE OF s"
+)
+
+ADVISORY_LOCKS: LiteralString = (
+    "SELECT pg_advisory_xact_lock(hashtextextended(k, 0))"
+    " FROM (SELECT k FROM unnest(%(keys)s::text[]) AS t(k) ORDER BY hashtextextended(k, 0)) AS s"
+)
+
+FIND_PATIENTS: LiteralString = (
+    "SELECT DISTINCT ON (i.value, i.assigner) i.value, coalesce(i.assigner, ''), p.id,"
+    " p.last_name, p.first_name, p.middle_name, p.dob, p.sex_at_birth"
+    " FROM patient_identifiers i JOIN patients p"
+    " ON p.tenant_id = i.tenant_id AND p.id = i.patient_id"
+    " WHERE i.tenant_id = %(tenant_id)s AND i.system = 'MRN' AND i.value = ANY(%(values)s)"
+    " ORDER BY i.value, i.assigner, p.created_at, p.id"
+)
+
+INSERT_PATIENT: LiteralString = (
+    "INSERT INTO patients (tenant_id, id, last_name, first_name, middle_name, name_prefix,"
+    " name_suffix, dob, sex_at_birth) VALUES (%(tenant_id)s, %(id)s, %(last_name)s,"
+    " %(first_name)s, %(middle_name)s, %(name_prefix)s, %(name_suffix)s, %(dob)s,"
+    " %(sex_at_birth)s)"
+)
+
+INSERT_PATIENT_IDENTIFIER: LiteralString = (
+    "INSERT INTO patient_identifiers (tenant_id, patient_id, system, assigner, value, is_primary)"
+    " VALUES (%(tenant_id)s, %(patient_id)s, 'MRN', %(assigner)s, %(value)s, true)"
+)
+
+INSERT_STUDY: LiteralString = (
+    "INSERT INTO imaging_studies (tenant_id, id, patient_id, study_uid, modality, body_part,"
+    " acquisition_datetime, source_system, study_date, study_time, accession_number,"
+    " dicom_study_id, study_description, referring_physician_name, referring_physician_key,"
+    " patient_name, patient_name_key, dicom_patient_id, issuer_of_patient_id, patient_birth_date,"
+    " patient_sex) VALUES (%(tenant_id)s, %(id)s, %(patient_id)s, %(study_uid)s, %(modality)s,"
+    " %(body_part)s, %(acquisition_datetime)s, %(source_system)s, %(study_date)s, %(study_time)s,"
+    " %(accession_number)s, %(dicom_study_id)s, %(study_description)s,"
+    " %(referring_physician_name)s, %(referring_physician_key)s, %(patient_name)s,"
+    " %(patient_name_key)s, %(dicom_patient_id)s, %(issuer_of_patient_id)s,"
+    " %(patient_birth_date)s, %(patient_sex)s)"
+)
+
+FIND_SERIES: LiteralString = (
+    "SELECT study_id, series_uid, id, number_of_instances FROM imaging_series"
+    " WHERE tenant_id = %(tenant_id)s AND study_id = ANY(%(study_ids)s)"
+    " AND series_uid = ANY(%(uids)s)"
+)
+
+INSERT_SERIES: LiteralString = (
+    "INSERT INTO imaging_series (tenant_id, id, study_id, series_uid, modality, series_number,"
+    " series_description, body_part_examined, laterality, performed_station_ae_title,"
+    " performed_procedure_step_start_date, performed_procedure_step_start_time,"
+    " performed_procedure_step_id, frame_of_reference_uid, station_name, manufacturer,"
+    " protocol_name, series_date, series_time, number_of_instances, dicom_json)"
+    " VALUES (%(tenant_id)s, %(id)s, %(study_id)s, %(series_uid)s, %(modality)s,"
+    " %(series_number)s, %(series_description)s, %(body_part_examined)s, %(laterality)s,"
+    " %(performed_station_ae_title)s, %(performed_procedure_step_start_date)s,"
+    " %(performed_procedure_step_start_time)s, %(performed_procedure_step_id)s,"
+    " %(frame_of_reference_uid)s, %(station_name)s, %(manufacturer)s, %(protocol_name)s,"
+    " %(series_date)s, %(series_time)s, %(number_of_instances)s, %(dicom_json)s)"
+)
+
+# The count lies in the ready JSON as well. Its pattern cannot occur inside a JSON string, where a
+# quotation mark would be escaped.
+UPDATE_SERIES: LiteralString = (
+    "UPDATE imaging_series SET number_of_instances = %(number_of_instances)s, metadata_gzip = NULL,"
+    """ dicom_json = regexp_replace(dicom_json, '("00201209":\\{"vr":"IS","Value":\\[)[0-9]+',"""
+    r" '\1' || %(number_of_instances)s::text)"
+    " WHERE tenant_id = %(tenant_id)s AND id = %(id)s"
+)
+
+INSERT_OBJECT: LiteralString = (
+    "INSERT INTO imaging_objects (tenant_id, id, study_id, series_id, sop_instance_uid,"
+    " sop_class_uid, transfer_syntax_uid, object_type, storage_uri, hash, dataset_hash, byte_size,"
+    " dataset_offset, width, height, depth_slices, is_original, instance_number, number_of_frames,"
+    " pixel_data_offset, frame_length, frame_table, dicom_json, source_ae_title, document_title,"
+    " content_date, content_time) VALUES (%(tenant_id)s, %(id)s, %(study_id)s, %(series_id)s,"
+    " %(sop_instance_uid)s, %(sop_class_uid)s, %(transfer_syntax_uid)s, 'DICOM', %(storage_uri)s,"
+    " %(hash)s, %(dataset_hash)s, %(byte_size)s, %(dataset_offset)s, %(width)s, %(height)s,"
+    " %(depth_slices)s, %(is_original)s, %(instance_number)s, %(number_of_frames)s,"
+    " %(pixel_data_offset)s, %(frame_length)s, %(frame_table)s, %(dicom_json)s,"
+    " %(source_ae_title)s, %(document_title)s, %(content_date)s, %(content_time)s)"
+)
+
+UPDATE_STUDY: LiteralString = (
+    "UPDATE imaging_studies SET modality = %(modality)s,"
+    " modalities_in_study = %(modalities_in_study)s,"
+    " sop_classes_in_study = %(sop_classes_in_study)s, number_of_series = %(number_of_series)s,"
+    " number_of_instances = %(number_of_instances)s,"
+    " demographics_conflict = %(demographics_conflict)s, last_received_at = now(),"
+    " dicom_json = %(dicom_json)s WHERE tenant_id = %(tenant_id)s AND id = %(id)s"
+)
+
+FLAG_CONFLICT: LiteralString = (
+    "UPDATE imaging_studies SET demographics_conflict = %(demographics_conflict)s"
+    " WHERE tenant_id = %(tenant_id)s AND id = %(id)s"
+)
+
+UPSERT_ACTIVITY: LiteralString = (
+    "INSERT INTO study_activity AS known (tenant_id, study_id, last_received_at, instance_count,"
+    " check_scheduled) VALUES (%(tenant_id)s, %(study_id)s, now(), %(added)s, true)"
+    " ON CONFLICT (tenant_id, study_id) DO UPDATE SET last_received_at = now(),"
+    " instance_count = known.instance_count + excluded.instance_count, check_scheduled = true"
+)
+
+INSERT_TRANSACTION: LiteralString = (
+    "INSERT INTO dicom_transactions (tenant_id, direction, operation, calling_ae_title,"
+    " called_ae_title, remote_address, sop_class_uid, sop_instance_uid, study_instance_uid,"
+    " transfer_syntax_uid, status_code, status, message, byte_size, started_at, completed_at)"
+    " VALUES (%(tenant_id)s, 'INBOUND', %(operation)s, %(calling_ae_title)s,"
+    " %(called_ae_title)s, %(remote_address)s, %(sop_class_uid)s, %(sop_instance_uid)s,"
+    " %(study_instance_uid)s, %(transfer_syntax_uid)s, %(status_code)s, %(status)s, %(message)s,"
+    " %(byte_size)s, %(started_at)s, now())"
+)
+
+INSERT_OUTBOX: LiteralString = (
+    "INSERT INTO outbox (tenant_id, topic, payload) VALUES (%(tenant_id)s, %(topic)s, %(payload)s)"
+)
+
+IS_QUARANTINED: LiteralString = (
+    "SELECT 1 FROM quarantined_objects WHERE tenant_id = %(tenant_id)s"
+    " AND sop_instance_uid = %(sop_instance_uid)s AND hash = %(hash)s AND state = 'PENDING' LIMIT 1"
+)
+
+INSERT_QUARANTINED: LiteralString = (
+    "INSERT INTO quarantined_objects (tenant_id, sop_instance_uid, study_instance_uid,"
+    " storage_uri, hash, reason_code, reason, source) VALUES (%(tenant_id)s,"
+    " %(sop_instance_uid)s, %(study_instance_uid)s, %(storage_uri)s, %(hash)s, %(reason_code)s,"
+    " %(reason)s, %(source)s)"
+)
+
+SETTINGS: LiteralString = (
+    "SELECT default_issuer_of_patient_id, quiet_window_seconds FROM tenant_settings"
+    " WHERE tenant_id = %(tenant_id)s"
+)
+
+# As the triggers of storage/migrations/triggers.py do per statement, but once per transaction.
+MARK_STALE: LiteralString = (
+    "INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id, row_id, version,"
+    " last_updated, body, stale)"
+    " SELECT %(tenant_id)s, t.resource_type, t.row_id::text, t.row_id, 0, now(), '', true"
+    " FROM unnest(%(types)s::text[], %(row_ids)s::uuid[]) AS t(resource_type, row_id)"
+    " ORDER BY 2, 3"
+    " ON CONFLICT (tenant_id, resource_type, row_id) DO UPDATE SET stale = true"
+    " WHERE NOT known.stale"
+)
+
+
+@dataclass(slots=True)
+class StudyRow:
+    """A locked study as it stands before this batch, or a new one."""
+
+    study_uid: str
+    id: UUID
+    patient_id: UUID
+    dicom_patient_id: str
+    issuer_of_patient_id: str
+    patient_name: str
+    patient_birth_date: str
+    patient_sex: str
+    modality: str
+    modalities: list[str]
+    sop_classes: list[str]
+    number_of_series: int
+    number_of_instances: int
+    demographics_conflict: Any
+    check_scheduled: bool
+    dicom_json: str | None = None
+    is_new: bool = False
+    added: int = 0
+    starts_analysis: bool = False
+
+
+def lock_studies(connection: Connection, tenant_id: UUID, uids: Iterable[str]) -> list[StudyRow]:
+    """Lock the studies that exist, in the order of their UIDs."""
+    rows = connection.execute(
+        LOCK_STUDIES, {"tenant_id": tenant_id, "uids": sorted(uids)}
+    ).fetchall()
+    return [
+        # The text columns may be NULL in rows that were not written by ingest.
+        StudyRow(*(row[:3] + tuple(value or "" for value in row[3:8]) + row[8:]))
+        for row in rows
+    ]
+
+
+def execute_many(
+    connection: Connection, statement: LiteralString, rows: Sequence[dict[str, Any]]
+) -> None:
+    """Run one statement for each row; a round trip for all of them."""
+    if len(rows) == 1:
+        connection.execute(statement, rows[0])
+    elif rows:
+        with connection.cursor() as cursor:
+            cursor.executemany(statement, rows)
+
+
+def mark_stale(connection: Connection, tenant_id: UUID, marks: set[tuple[str, UUID]]) -> None:
+    """Mark FHIR resources stale and tell the renderers."""
+    if not marks:
+        return
+    connection.execute(
+        MARK_STALE,
+        {
+            "tenant_id": tenant_id,
+            "types": [resource_type for resource_type, _ in marks],
+            "row_ids": [row_id for _, row_id in marks],
+        },
+    )
+    connection.execute("SELECT pg_notify('fhir_stale', %s)", (str(tenant_id),))
+
+
+def json_text(value: object) -> str:
+    return orjson.dumps(value).decode("utf-8")

@@ -1,0 +1,55 @@
+"""The words between the doors and the ingest: where an object came from, what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+from interop.dicom.failures import Failure
+
+Door = Literal["C-STORE", "STOW-RS", "IMPORT", "AI", "UPLOAD"]
+Kind = Literal["stored", "duplicate", "refused", "failed"]
+ActorType = Literal["USER", "SYSTEM", "API_CLIENT"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an object came from, for the transaction log and the audit trail."""
+
+    door: Door
+    actor: str
+    calling_ae_title: str | None = None
+    called_ae_title: str | None = None
+    remote_address: str | None = None
+    request_id: str | None = None
+    actor_type: ActorType = "SYSTEM"
+    actor_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one object.
+
+    ``stored`` and ``duplicate`` are successes and durable. ``refused`` means that sending the same
+    bytes again will be refused again; ``failed`` means that a repeat may succeed.
+    """
+
+    kind: Kind
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    failure: Failure | None = None
+    warning: Failure | None = None
+
+    @property
+    def is_success(self) -> bool:
+        return self.kind in ("stored", "duplicate")
+
+    @property
+    def dicom_status(self) -> int:
+        """The Status (0000,0900) of a C-STORE response (PS3.4 B.2.3)."""
+        if self.failure is not None:
+            return self.failure.dicom_status
+        return self.warning.dicom_status if self.warning is not None else 0x0000
