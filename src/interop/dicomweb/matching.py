@@ -79,11 +79,11 @@ def _pattern(column: str, pattern: str, parameters: Parameters) -> str:
 
 def _in_sequence(condition: Condition, parameters: Parameters) -> str:
     """A match on the stored JSON: `$."00400275".Value[*]."00400009".Value[*]`."""
-    path = "$" + "".join(f'."{tag}".Value[*]' for tag in condition.attribute.path)
+    path = parameters.bind("$" + "".join(f'."{t}".Value[*]' for t in condition.attribute.path))
     inner = _comparison("(found.value #>> '{}')", condition.matcher, parameters)
     return (
-        f"EXISTS (SELECT FROM jsonb_path_query({condition.attribute.column}::jsonb, "
-        f"{parameters.bind(path)}::jsonpath) AS found(value) WHERE {inner})"
+        f"EXISTS (SELECT FROM jsonb_path_query({condition.attribute.column}::jsonb,"
+        f" {path}::jsonpath) AS found(value) WHERE {inner})"
     )
 
 

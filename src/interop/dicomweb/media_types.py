@@ -112,30 +112,34 @@ def require_json(wanted: Iterable[MediaType]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DicomChoice:
-    """How application/dicom is sent: `transfer_syntaxes` in the caller's order; '*' as stored."""
+    """How application/dicom is sent: `transfer_syntaxes` in the caller's order.
+
+    ANY is the stored encoding, DEFAULT what PS3.18 8.7.3 gives a caller who names none.
+    """
 
     multipart: bool
     transfer_syntaxes: tuple[str, ...]
 
 
+DEFAULT = ""
+
+
 def choose_dicom(wanted: Iterable[MediaType], *, single: bool) -> DicomChoice:
     """Choose between multipart and, for one instance (`single`), a bare application/dicom body.
 
-    A media type without a transfer syntax means Explicit VR Little Endian (PS3.18 8.7.3), one
-    that names no media type at all takes what is stored.
+    A caller that names no media type at all takes what is stored.
     """
     multipart: bool | None = None
     syntaxes: list[str] = []
     for media_type in wanted:
-        is_open = media_type.name in ("*/*", ANY) or media_type.part_type in ("*/*", ANY)
+        is_open = media_type.part_type in ("*/*", ANY)
         if not media_type.admits(DICOM) or not (media_type.is_multipart or single or is_open):
             continue
         as_multipart = media_type.is_multipart or is_open
         if multipart is None:
             multipart = as_multipart
         if as_multipart == multipart:
-            default = ANY if is_open else EXPLICIT_VR_LITTLE_ENDIAN
-            syntaxes.append(media_type.transfer_syntax or default)
+            syntaxes.append(media_type.transfer_syntax or (ANY if is_open else DEFAULT))
     if multipart is None:
         bare = f", or {DICOM}" if single else ""
         raise NotAcceptable(
@@ -231,3 +235,23 @@ def choose_frames(
         f'these frames are served as {MULTIPART}; type="{stored_type}"; '
         f"transfer-syntax={served_syntax}{decoded}"
     )
+
+
+# PS3.5 A.4: compressed with loss, whatever the object says of itself.
+_LOSSY = frozenset(
+    (
+        "1.2.840.10008.1.2.4.50",
+        "1.2.840.10008.1.2.4.51",
+        "1.2.840.10008.1.2.4.81",
+        "1.2.840.10008.1.2.4.91",
+        "1.2.840.10008.1.2.4.93",
+        "1.2.840.10008.1.2.4.112",
+        "1.2.840.10008.1.2.4.203",
+    )
+)
+
+
+def is_lossy(transfer_syntax_uid: str) -> bool:
+    """Whether decompressing gains nothing that was there: lossy images and all video."""
+    media_type = FRAME_MEDIA_TYPES.get(transfer_syntax_uid, "")
+    return transfer_syntax_uid in _LOSSY or media_type.startswith("video/")

@@ -167,8 +167,8 @@ class MultipartWriter:
     """Heads and tail of a multipart/related response around contents that are streamed."""
 
     def __init__(self, part_type: str) -> None:
-        self._boundary = uuid4().hex
-        self.content_type = f'multipart/related; type="{part_type}"; boundary={self._boundary}'
+        self.boundary = uuid4().hex
+        self.content_type = f'multipart/related; type="{part_type}"; boundary={self.boundary}'
         self._first = True
 
     def head(self, content_type: str, location: str | None = None) -> bytes:
@@ -176,8 +176,8 @@ class MultipartWriter:
         start = "" if self._first else "\r\n"
         self._first = False
         at = f"\r\nContent-Location: {location}" if location else ""
-        return f"{start}--{self._boundary}\r\nContent-Type: {content_type}{at}\r\n\r\n".encode()
+        return f"{start}--{self.boundary}\r\nContent-Type: {content_type}{at}\r\n\r\n".encode()
 
     def tail(self) -> bytes:
         """What stands after the content of the last part."""
-        return f"\r\n--{self._boundary}--\r\n".encode()
+        return f"\r\n--{self.boundary}--\r\n".encode()

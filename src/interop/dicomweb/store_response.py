@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from interop.dicom.failures import OUT_OF_RESOURCES, PROCESSING_FAILURE, Failure
-from interop.dicom.ingest import Outcome
+from interop.dicom.ingest_types import Outcome
 from interop.dicomweb.attributes import tag_of
 from interop.errors import ServerError
 

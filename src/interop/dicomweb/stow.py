@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from interop.access import Caller
 from interop.dicom.failures import CANNOT_UNDERSTAND, Failure
-from interop.dicom.ingest import Outcome, Source
+from interop.dicom.ingest_types import Outcome, Source
 from interop.dicom.spool import SpoolWriter
 from interop.dicomweb.errors import RETRY_AFTER_SECONDS, error_response
 from interop.dicomweb.media_types import (
@@ -126,6 +126,8 @@ class Batch:
             actor=caller.actor_name,
             remote_address=caller.remote_address,
             request_id=caller.request_id,
+            actor_type=caller.actor_type,
+            actor_id=caller.actor_id,
         )
         self._slots = Semaphore(CONCURRENT_STORES)
         self._outcomes: dict[int, Outcome] = {}

@@ -1,0 +1,163 @@
+"""WADO-RS instances (PS3.18 10.4.1.1.1): a study, a series or an instance as PS3.10 files.
+
+As stored wherever the caller's Accept allows, by ranges of the object store in bounded memory; a
+bare application/dicom body of one instance in a local store is handed to the server as a file.
+Otherwise it is transcoded to Explicit VR Little Endian, one instance at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+
+from interop.dicom import transcode
+from interop.dicomweb.bulkdata import local_file
+from interop.dicomweb.media_types import (
+    ANY,
+    DEFAULT,
+    DICOM,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    DicomChoice,
+    accepted,
+    choose_dicom,
+    is_lossy,
+)
+from interop.dicomweb.multipart import MultipartWriter
+from interop.dicomweb.reading import admitted, reading, services_of
+from interop.dicomweb.responses import CHUNK_BYTES, FileResponse, in_thread, streamed
+from interop.dicomweb.segments import ObjectRange, Segment, chunks_of, segments_response
+from interop.dicomweb.targets import StoredInstance, Target, audited, stored_instances
+from interop.errors import NotAcceptable
+from interop.services import Services
+
+EVENT = "IMAGING_RETRIEVED"
+PARTIAL_WARNING = "Instances that cannot be sent in an accepted transfer syntax were left out"
+
+
+async def retrieve_instances(request: Request) -> Response:
+    """All instances at or below the path's target."""
+    caller = await admitted(request, "r")
+    target = Target.of(request)
+    choice = choose_dicom(
+        accepted(request.headers.get("accept"), request.query_params.get("accept")),
+        single=target.instance is not None,
+    )
+    services = services_of(request)
+    async with reading(services, caller, EVENT) as read:
+        instances = await stored_instances(read, target)
+        plans = [plan_of(instance, choice) for instance in instances]
+        planned = [(i, p) for i, p in zip(instances, plans, strict=True) if p is not None]
+        audited(read, target, len(planned))
+        if not planned:
+            raise not_acceptable(instances)
+    status = 200 if len(planned) == len(instances) else 206
+    if not choice.multipart:
+        return await _single(services, *planned[0])
+    writer = MultipartWriter(DICOM)
+    heads = [
+        writer.head(
+            f"{DICOM}; transfer-syntax={syntax}",
+            target.instance_url(instance.series_uid, instance.sop_instance_uid),
+        )
+        for instance, syntax in planned
+    ]
+    headers = {"Warning": f'299 dicom-web: "{PARTIAL_WARNING}"'} if status == 206 else {}
+    if all(instance.transfer_syntax_uid == syntax for instance, syntax in planned):
+        segments: list[Segment] = []
+        for head, (instance, _) in zip(heads, planned, strict=True):
+            segments += [head, whole(instance)]
+        segments.append(writer.tail())
+        return await segments_response(
+            services.objects, segments, writer.content_type, headers, status=status
+        )
+    body = _transcoded_parts(services, heads, planned, writer.tail())
+    return streamed(body, writer.content_type, headers, status=status)
+
+
+def whole(instance: StoredInstance) -> ObjectRange:
+    """All bytes of an instance."""
+    return ObjectRange(instance.storage_uri, 0, instance.byte_size)
+
+
+def plan_of(instance: StoredInstance, choice: DicomChoice) -> str | None:
+    """The transfer syntax in which an instance is sent; None when the caller accepts no such.
+
+    Without a named one PS3.18 8.7.3 wants Explicit VR Little Endian, and the stored encoding of
+    what is only there in lossy compression.
+    """
+    stored = instance.transfer_syntax_uid
+    for wanted in choice.transfer_syntaxes:
+        if wanted in (ANY, stored):
+            return stored
+        if wanted == DEFAULT and (stored == EXPLICIT_VR_LITTLE_ENDIAN or is_lossy(stored)):
+            return stored
+        if wanted in (DEFAULT, EXPLICIT_VR_LITTLE_ENDIAN) and transcode.can_transcode(stored):
+            return EXPLICIT_VR_LITTLE_ENDIAN
+    return None
+
+
+def not_acceptable(instances: list[StoredInstance]) -> NotAcceptable:
+    """Name what could be had instead."""
+    stored = sorted({instance.transfer_syntax_uid for instance in instances})
+    possible = [EXPLICIT_VR_LITTLE_ENDIAN] if any(map(transcode.can_transcode, stored)) else []
+    listed = ", ".join(dict.fromkeys([*stored, *possible]))
+    return NotAcceptable(f"available transfer syntaxes: {listed}; or * for each as it is stored")
+
+
+async def _single(services: Services, instance: StoredInstance, syntax: str) -> Response:
+    """One instance as a bare body."""
+    content_type = f"{DICOM}; transfer-syntax={syntax}"
+    name = f"{instance.sop_instance_uid}.dcm"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    if syntax != instance.transfer_syntax_uid:
+        body = _transcoded_parts(services, [b""], [(instance, syntax)], b"")
+        return streamed(await _primed(body), content_type, headers)
+    path = await to_thread.run_sync(services.objects.local_path, instance.storage_uri)
+    if path is not None:
+        return FileResponse(path, instance.byte_size, content_type, headers)
+    return await segments_response(services.objects, [whole(instance)], content_type, headers)
+
+
+async def _primed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Take the first chunk now, so that what fails at once is an error answer."""
+    first = await anext(chunks, b"")
+
+    async def all_chunks() -> AsyncIterator[bytes]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return all_chunks()
+
+
+async def _transcoded_parts(
+    services: Services,
+    heads: list[bytes],
+    planned: list[tuple[StoredInstance, str]],
+    tail: bytes,
+) -> AsyncIterator[bytes]:
+    """The parts one after the other; a transcoded file lives as long as it is being sent."""
+    for head, (instance, syntax) in zip(heads, planned, strict=True):
+        if syntax == instance.transfer_syntax_uid:
+            async for chunk in in_thread(chunks_of(services.objects, [head, whole(instance)])):
+                yield chunk
+            continue
+        with TemporaryDirectory(dir=services.settings.spool_dir, prefix="transcoded-") as folder:
+            made = Path(folder) / "object"
+            await to_thread.run_sync(_transcode, services, instance, made)
+            yield head
+            with made.open("rb", buffering=0) as file:
+                async for chunk in in_thread(iter(lambda: file.read(CHUNK_BYTES), b"")):
+                    yield chunk
+    if tail:
+        yield tail
+
+
+def _transcode(services: Services, instance: StoredInstance, made: Path) -> None:
+    with local_file(services.objects, instance.storage_uri, services.settings.spool_dir) as file:
+        transcode.to_explicit_vr_little_endian(file, made)
