@@ -36,16 +36,14 @@ CARIES = FindingKind("caries", "CARIES", Concept("80967001", "SCT", "Dental cari
 PERIAPICAL_LESION = FindingKind(
     "periapical_lesion", "PATHOLOGY", Concept("39273001", "SCT", "Apical periodontitis")
 )
-BONE_LOSS = FindingKind(
-    "bone_loss", "BONE_LOSS", Concept("109706009", "SCT", "Alveolar bone loss")
-)
+BONE_LOSS = FindingKind("bone_loss", "BONE_LOSS", Concept("109706009", "SCT", "Alveolar bone loss"))
 KINDS: Final = {kind.name: kind for kind in (CARIES, PERIAPICAL_LESION, BONE_LOSS)}
 
 CERTAINTY = Concept("111012", "DCM", "Certainty of Finding")
 BONE_LOSS_PERCENT = Concept(
     "RBLPCT", PRIVATE_SCHEME, "Radiographic bone loss, percent of root length"
 )
-TOOTH_PRESENT = Concept("TOOTH", PRIVATE_SCHEME, "Tooth present")
+NO_FINDING = Concept("NOFINDING", PRIVATE_SCHEME, "No finding above the threshold")
 # Published guides contradict each other on SNOMED CT surface codes, so ours are private.
 SURFACES: Final = {
     "M": Concept("SURF-M", PRIVATE_SCHEME, "Mesial surface of tooth"),

@@ -12,6 +12,7 @@ import numpy as np
 from highdicom import seg
 from pydicom.sr.coding import Code
 
+from ai.phantom.dentition import label_of_fdi
 from ai.writers.report import DEVICE_MODEL_PREFIX, MANUFACTURER, ReportContext, stamp
 from ai.writers.structured_report import ARTIFICIAL_INTELLIGENCE
 from storage.dental import TOOTH_BY_FDI
@@ -22,11 +23,6 @@ ANATOMICAL_STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
 JAW_REGION = Code("661005", "SCT", "Jaw region")
 
 
-def tooth_label(fdi: int) -> int:
-    """The label of a tooth in the model's mask: 1 to 32, quadrant by quadrant."""
-    return (fdi // 10 - 1) * 8 + fdi % 10
-
-
 def segmentation(
     context: ReportContext, label_mask: np.ndarray[Any, np.dtype[np.uint8]], teeth: list[int]
 ) -> bytes | None:
@@ -34,10 +30,10 @@ def segmentation(
 
     `label_mask` is (rows, columns) in the geometry of the source image.
     """
-    present = [fdi for fdi in sorted(teeth) if np.any(label_mask == tooth_label(fdi))]
+    present = [fdi for fdi in sorted(teeth) if np.any(label_mask == label_of_fdi(fdi))]
     if not present:
         return None
-    pixels = np.stack([label_mask == tooth_label(fdi) for fdi in present], axis=-1)
+    pixels = np.stack([label_mask == label_of_fdi(fdi) for fdi in present], axis=-1)
     document = seg.Segmentation(
         source_images=[context.source],
         pixel_array=pixels[np.newaxis].astype(np.uint8),
@@ -56,11 +52,18 @@ def segmentation(
         series_description=f"AI teeth: {context.model_name}"[:64],
         content_label="AI_TEETH",
     )
+    _name_dimensions(document, context.sop_uid("SEG dimensions"))
     if "PatientOrientation" not in document:
         document.PatientOrientation = ""  # type 2C that highdicom omits for a planar image
     if "IssuerOfPatientID" in context.source:
         document.IssuerOfPatientID = context.source.IssuerOfPatientID
     return stamp(document, context)
+
+
+def _name_dimensions(document: Any, uid: str) -> None:
+    """highdicom draws this UID at random; a retry must make the same object."""
+    for item in (*document.DimensionOrganizationSequence, *document.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uid
 
 
 def _description(context: ReportContext, number: int, fdi: int) -> Any:

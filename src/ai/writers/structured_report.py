@@ -2,8 +2,8 @@
 
 One measurement group per finding (TID 1410 planar ROI): finding, tooth as finding site (SNOMED CT
 of CID 4018/4019), surface as topographical modifier, certainty, region as closed polyline.
-No finding is a report too: no group, the algorithm recorded, so that "ran and found nothing"
-differs from "did not run" (ai.md 2.2).
+No finding is a report too: one TID 1501 group that says so with the algorithm, so that "ran and
+found nothing" differs from "did not run" (TID 1500 asks for at least one group).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import highdicom as hd
 import numpy as np
 from highdicom import sr
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -22,6 +22,7 @@ from ai.findings import (
     BONE_LOSS_PERCENT,
     CERTAINTY,
     KINDS,
+    NO_FINDING,
     PRIVATE_SCHEME,
     PRIVATE_SCHEME_UID,
     SURFACES,
@@ -50,7 +51,8 @@ def structured_report(context: ReportContext, findings: Sequence[Finding]) -> by
         procedure_reported=PROCEDURE,
         imaging_measurements=[
             _group(context, index, finding) for index, finding in enumerate(findings)
-        ],
+        ]
+        or [_no_finding(context)],
         title=codes.DCM.ImagingMeasurementReport,
         referenced_images=[source],
     )
@@ -76,7 +78,7 @@ def structured_report(context: ReportContext, findings: Sequence[Finding]) -> by
 
 
 def _private_scheme() -> Any:
-    return hd.sr.CodingSchemeIdentificationItem(
+    return CodingSchemeIdentificationItem(
         designator=PRIVATE_SCHEME,
         name="dental-interop result codes",
         version="1",
@@ -124,13 +126,29 @@ def _group(context: ReportContext, index: int, finding: Finding) -> Any:
             source_image=sr.SourceImageForRegion.from_source_image(context.source),
         ),
         finding_type=code(kind.concept),
-        algorithm_id=sr.AlgorithmIdentification(
-            name=context.model_name,
-            version=context.model_version,
-            parameters=[f"job {context.job_id}", f"bundle sha256 {context.bundle_digest}"],
-        ),
+        algorithm_id=_algorithm(context),
         finding_sites=[_site(finding)],
         measurements=measurements,
+    )
+
+
+def _no_finding(context: ReportContext) -> Any:
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(
+            uid=context.finding_uid("none"), identifier="no finding"
+        ),
+        finding_type=code(NO_FINDING),
+        algorithm_id=_algorithm(context),
+        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(context.source)],
+    )
+
+
+def _algorithm(context: ReportContext) -> Any:
+    """TID 4019."""
+    return sr.AlgorithmIdentification(
+        name=context.model_name,
+        version=context.model_version,
+        parameters=[f"job {context.job_id}", f"bundle sha256 {context.bundle_digest}"],
     )
 
 

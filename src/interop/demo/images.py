@@ -126,9 +126,6 @@ def _projection(dataset: Dataset, spacing_mm: float, bits_stored: int) -> None:
     dataset.WindowCenter, dataset.WindowWidth = 1 << (bits_stored - 1), 1 << bits_stored
     dataset.DetectorType = "DIRECT"
     dataset.PositionerType = "NONE"
-    dataset.FieldOfViewOrigin = [0, 0]
-    dataset.FieldOfViewRotation = 0
-    dataset.FieldOfViewHorizontalFlip = "NO"
     dataset.AcquisitionContextSequence = []
 
 
