@@ -1,0 +1,472 @@
+"""The ingest against the real database: what is stored, what is refused, and who is kept apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from interop.dicom.ingest import Ingest, Outcome, Source
+from interop.dicom.spool import Spool
+from storage.database import Database
+from storage.objects import ObjectStore
+from storage.tenancy import Tenant
+
+from .factories import encoded, instance, spooled
+
+SOURCE = Source("C-STORE", "MODALITY", calling_ae_title="MODALITY", called_ae_title="INTEROP")
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    made = Spool(tmp_path / "spool")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ingest(database: Database, object_store: ObjectStore, spool: Spool) -> Iterator[Ingest]:
+    made = Ingest(database, object_store, spool)
+    yield made
+    made.close()
+
+
+class World:
+    """One tenant seen through the ingest and through SQL."""
+
+    def __init__(
+        self, ingest: Ingest, spool: Spool, tenant: Tenant, database: Database, objects: ObjectStore
+    ) -> None:
+        self.ingest, self.spool, self.tenant = ingest, spool, tenant
+        self.database, self.objects = database, objects
+
+    def store(self, content: bytes | Dataset, source: Source = SOURCE, **options: Any) -> Outcome:
+        return self.ingest.store(self.tenant, spooled(self.spool, content), source, **options)
+
+    def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        with self.database.connection(self.tenant.id) as connection:
+            return connection.execute(query, parameters).fetchall()  # type: ignore[arg-type]
+
+    def study(self, uid: str) -> dict[str, Any]:
+        with self.database.connection(self.tenant.id) as connection:
+            cursor = connection.cursor(row_factory=psycopg.rows.dict_row)
+            found = cursor.execute(
+                "SELECT * FROM imaging_studies WHERE study_uid = %s", (uid,)
+            ).fetchone()
+        assert found is not None
+        return found
+
+    def blobs(self) -> set[str]:
+        return {stat.key for stat in self.objects.list(f"{self.tenant.id}/")}
+
+
+@pytest.fixture
+def world(
+    ingest: Ingest, spool: Spool, tenant: Tenant, database: Database, object_store: ObjectStore
+) -> World:
+    return World(ingest, spool, tenant, database, object_store)
+
+
+@pytest.fixture
+def other(
+    ingest: Ingest,
+    spool: Spool,
+    other_tenant: Tenant,
+    database: Database,
+    object_store: ObjectStore,
+) -> World:
+    return World(ingest, spool, other_tenant, database, object_store)
+
+
+def patient_id() -> str:
+    return generate_uid()[-16:]
+
+
+def test_stored_object_has_every_row_and_the_bytes_as_sent(world: World) -> None:
+    sent = instance(PatientID=patient_id(), frames=3)
+    content = encoded(sent)
+
+    outcome = world.store(content)
+
+    assert outcome.kind == "stored"
+    assert outcome.dicom_status == 0
+    study = world.study(sent.StudyInstanceUID)
+    assert (study["number_of_series"], study["number_of_instances"]) == (1, 1)
+    assert study["modality"] == "INTRAORAL"
+    assert study["patient_name_key"] == "DOE^JANE"
+    assert study["acquisition_datetime"].isoformat() == "2026-01-02T10:11:12+00:00"
+    ready = json.loads(study["dicom_json"])
+    assert ready["00080061"] == {"vr": "CS", "Value": ["IO"]}
+    assert ready["00201208"]["Value"] == [1]
+    assert ready["00100020"]["Value"] == [sent.PatientID]
+    key, offset, length, frames, metadata = world.rows(
+        "SELECT storage_uri, pixel_data_offset, frame_length, number_of_frames, dicom_json"
+        " FROM imaging_objects WHERE sop_instance_uid = %s",
+        sent.SOPInstanceUID,
+    )[0]
+    assert world.objects.get(key) == content
+    assert frames == 3
+    begin = offset + 2 * length
+    assert content[begin : begin + length] == sent.PixelData[2 * length :]
+    assert json.loads(metadata)["7FE00010"]["BulkDataURI"] == "@@BULK@@/7FE00010"
+    assert [
+        row[0]
+        for row in world.rows(
+            "SELECT status FROM dicom_transactions WHERE sop_instance_uid = %s", sent.SOPInstanceUID
+        )
+    ] == ["SUCCESS"]
+    assert world.rows(
+        "SELECT stale FROM fhir_resources WHERE resource_type = 'ImagingStudy' AND row_id = %s",
+        study["id"],
+    ) == [(True,)]
+    assert world.rows(
+        "SELECT check_scheduled, instance_count FROM study_activity WHERE study_id = %s",
+        study["id"],
+    ) == [(True, 1)]
+    assert world.rows(
+        "SELECT event_type, outcome FROM audit_events WHERE resource_id = %s", sent.StudyInstanceUID
+    ) == [("DICOM_INSTANCE_STORED", "SUCCESS")]
+
+
+def test_counts_follow_series_and_instances(world: World) -> None:
+    first = instance(PatientID=patient_id())
+    same_series = instance(
+        PatientID=first.PatientID,
+        StudyInstanceUID=first.StudyInstanceUID,
+        SeriesInstanceUID=first.SeriesInstanceUID,
+    )
+    other_series = instance(
+        PatientID=first.PatientID, StudyInstanceUID=first.StudyInstanceUID, Modality="XC"
+    )
+
+    for sent in (first, same_series, other_series):
+        assert world.store(sent).kind == "stored"
+
+    study = world.study(first.StudyInstanceUID)
+    assert (study["number_of_series"], study["number_of_instances"]) == (2, 3)
+    assert study["modalities_in_study"] == ["IO", "XC"]
+    ready = json.loads(study["dicom_json"])
+    assert ready["00201206"]["Value"] == [2]
+    series = dict(
+        world.rows(
+            "SELECT series_uid, dicom_json FROM imaging_series WHERE study_id = %s", study["id"]
+        )
+    )
+    assert json.loads(series[first.SeriesInstanceUID])["00201209"]["Value"] == [2]
+    assert json.loads(series[other_series.SeriesInstanceUID])["00201209"]["Value"] == [1]
+
+
+def test_same_bytes_again_succeed_and_change_nothing(world: World) -> None:
+    sent = instance(PatientID=patient_id())
+    world.store(sent)
+    before = world.blobs()
+    generation = world.study(sent.StudyInstanceUID)["last_received_at"]
+
+    outcome = world.store(sent)
+
+    assert outcome.kind == "duplicate"
+    assert outcome.dicom_status == 0
+    assert world.blobs() == before
+    study = world.study(sent.StudyInstanceUID)
+    assert study["number_of_instances"] == 1
+    assert study["last_received_at"] == generation
+
+
+def test_other_bytes_under_a_known_uid_are_refused_and_kept_once(world: World) -> None:
+    sent = instance(PatientID=patient_id())
+    world.store(sent)
+    stored = world.blobs()
+    sent.ImageComments = "changed"
+
+    outcomes = [world.store(sent), world.store(sent)]
+
+    assert {outcome.kind for outcome in outcomes} == {"refused"}
+    assert {outcome.dicom_status for outcome in outcomes} == {0x0111}
+    quarantined = world.rows(
+        "SELECT storage_uri, reason_code, state FROM quarantined_objects"
+        " WHERE sop_instance_uid = %s",
+        sent.SOPInstanceUID,
+    )
+    assert [row[1:] for row in quarantined] == [("0111", "PENDING")]
+    assert world.objects.get(quarantined[0][0]) == encoded(sent)
+    assert world.blobs() == stored | {quarantined[0][0]}
+
+
+def test_concurrent_repeats_make_one_object(world: World) -> None:
+    sent = encoded(instance(PatientID=patient_id()))
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(lambda _: world.store(sent), range(24)))
+
+    kinds = [outcome.kind for outcome in outcomes]
+    assert kinds.count("stored") == 1
+    assert kinds.count("duplicate") == 23
+    uid = outcomes[0].sop_instance_uid
+    assert world.rows("SELECT count(*) FROM imaging_objects WHERE sop_instance_uid = %s", uid) == [
+        (1,)
+    ]
+
+
+def test_two_processes_on_one_study_agree_on_the_counts(
+    world: World, database: Database, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    beside = World(
+        Ingest(database, object_store, Spool(tmp_path / "beside")),
+        Spool(tmp_path / "second"),
+        world.tenant,
+        database,
+        object_store,
+    )
+    patient, study = patient_id(), generate_uid()
+    sent = [instance(PatientID=patient, StudyInstanceUID=study) for _ in range(40)]
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(
+            pool.map(
+                lambda pair: pair[1].store(pair[0]),
+                [(s, world if n % 2 else beside) for n, s in enumerate(sent)],
+            )
+        )
+    beside.ingest.close()
+
+    assert {outcome.kind for outcome in outcomes} == {"stored"}
+    row = world.study(study)
+    assert (row["number_of_series"], row["number_of_instances"]) == (40, 40)
+    assert world.rows("SELECT count(*) FROM patient_identifiers WHERE value = %s", patient) == [
+        (1,)
+    ]
+
+
+def test_two_tenants_hold_the_same_uids_apart(world: World, other: World) -> None:
+    sent = instance(PatientID=patient_id())
+
+    assert world.store(sent).kind == "stored"
+    sent.PatientName = "Other^Person"
+    assert other.store(sent).kind == "stored"
+
+    assert world.study(sent.StudyInstanceUID)["patient_name"] == "Doe^Jane"
+    assert other.study(sent.StudyInstanceUID)["patient_name"] == "Other^Person"
+    count = "SELECT count(*) FROM imaging_objects WHERE sop_instance_uid = %s"
+    assert world.rows(count, sent.SOPInstanceUID) == [(1,)]
+    assert other.rows(count, sent.SOPInstanceUID) == [(1,)]
+
+
+def test_b10_study_uid_with_another_patient_id_is_kept_apart_and_flagged(world: World) -> None:
+    first = instance(PatientID=patient_id())
+    second = instance(PatientID=patient_id(), StudyInstanceUID=first.StudyInstanceUID)
+    world.store(first)
+
+    outcome = world.store(second)
+
+    assert outcome.kind == "refused"
+    assert outcome.dicom_status == 0xA910
+    study = world.study(first.StudyInstanceUID)
+    assert study["number_of_instances"] == 1
+    assert study["demographics_conflict"][0]["kind"] == "OTHER_PATIENT"
+    assert world.rows(
+        "SELECT reason_code FROM quarantined_objects WHERE sop_instance_uid = %s",
+        second.SOPInstanceUID,
+    ) == [("A910",)]
+
+
+def test_b10_same_patient_id_of_two_issuers_is_two_patients(world: World) -> None:
+    number = patient_id()
+    first = instance(PatientID=number, IssuerOfPatientID="CLINIC-A")
+    second = instance(PatientID=number, IssuerOfPatientID="CLINIC-B")
+    third = instance(PatientID=number, IssuerOfPatientID="CLINIC-A")
+
+    for sent in (first, second, third):
+        world.store(sent)
+
+    patients = [world.study(sent.StudyInstanceUID)["patient_id"] for sent in (first, second, third)]
+    assert patients[0] == patients[2] != patients[1]
+
+
+def test_differing_demographics_are_flagged_and_not_merged(world: World) -> None:
+    first = instance(PatientID=patient_id())
+    second = instance(PatientID=first.PatientID, PatientName="Doe^John", PatientSex="M")
+    world.store(first)
+
+    assert world.store(second).kind == "stored"
+
+    study = world.study(second.StudyInstanceUID)
+    assert study["demographics_conflict"][0]["attributes"] == ["PatientName", "PatientSex"]
+    name = world.rows(
+        "SELECT first_name, sex_at_birth FROM patients WHERE id = %s", study["patient_id"]
+    )
+    assert name == [("Jane", "FEMALE")]
+
+
+def test_studies_without_a_patient_id_get_a_patient_each(world: World) -> None:
+    first, second = instance(PatientID=""), instance(PatientID="")
+
+    world.store(first)
+    world.store(second)
+
+    assert (
+        world.study(first.StudyInstanceUID)["patient_id"]
+        != world.study(second.StudyInstanceUID)["patient_id"]
+    )
+
+
+@pytest.mark.parametrize(
+    "uid",
+    ["../../x", "/etc/x", "..\\x", "1." * 40 + "1", "1.2\0.3", "", "1.2.", "1..2", "abc"],
+)
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"])
+@pytest.mark.filterwarnings("ignore")
+def test_a1_what_is_no_uid_is_refused_and_leaves_nothing(
+    world: World, keyword: str, uid: str
+) -> None:
+    before = world.blobs()
+    sent = instance(PatientID=patient_id())
+    placeholder = "1.2.3.4" if keyword == "SOPInstanceUID" else generate_uid()
+    setattr(sent, keyword, placeholder)
+    raw = encoded(sent)
+    tag = {"SOPInstanceUID": b"\x08\0\x18\0", "StudyInstanceUID": b"\x20\0\x0d\0"}.get(
+        keyword, b"\x20\0\x0e\0"
+    )
+    at = raw.index(tag + b"UI", 132 + 200)
+    length = int.from_bytes(raw[at + 6 : at + 8], "little")
+    value = uid.encode() + b"\0" * (len(uid) % 2)
+    raw = raw[: at + 6] + len(value).to_bytes(2, "little") + value + raw[at + 8 + length :]
+
+    outcome = world.store(raw, Source("STOW-RS", "client"))
+
+    assert outcome.kind == "refused"
+    assert outcome.dicom_status & 0xF000 in (0xC000, 0xA000)
+    assert world.blobs() == before
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_leading_zero_in_a_uid_is_accepted(world: World) -> None:
+    uid = f"1.2.{patient_id().replace('.', '')}.01"
+
+    assert world.store(instance(StudyInstanceUID=uid)).kind == "stored"
+
+
+def test_a1_data_set_that_is_not_the_announced_instance_is_refused(
+    world: World, spool: Spool
+) -> None:
+    sent = instance(PatientID=patient_id())
+    raw = encoded(sent)
+    writer = spool.writer()
+    writer.write_meta(sent.SOPClassUID, "1.2.3.4.5.6", "1.2.840.10008.1.2.1", "MODALITY")
+    writer.write(raw[raw.index(b"\x08\0\x05\0CS") :])
+
+    outcome = world.ingest.store(world.tenant, writer.finish(), SOURCE)
+
+    assert outcome.dicom_status == 0xA900
+
+
+def test_a8_names_with_shell_text_are_stored_verbatim(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    evil = "$(touch x)`touch x`;touch x^a"
+    sent = instance(PatientID=patient_id(), PatientName=evil)
+
+    assert world.store(sent).kind == "stored"
+
+    assert world.study(sent.StudyInstanceUID)["patient_name"] == evil
+    assert not (tmp_path / "x").exists()
+
+
+def test_object_for_another_study_than_the_request_names_is_refused(world: World) -> None:
+    outcome = world.store(instance(), expected_study_uid="1.2.3")
+
+    assert outcome.kind == "refused"
+    assert outcome.failure is not None
+    assert "1.2.3" in outcome.failure.message
+
+
+def test_own_results_do_not_schedule_an_analysis(world: World) -> None:
+    from interop.dicom.implementation import MANUFACTURER
+
+    first = instance(PatientID=patient_id())
+    second = instance(PatientID=first.PatientID, Manufacturer=MANUFACTURER)
+
+    assert world.store(first, Source("AI", "pipeline")).kind == "stored"
+    assert world.store(second).kind == "stored"
+
+    for sent in (first, second):
+        study = world.study(sent.StudyInstanceUID)
+        assert world.rows("SELECT 1 FROM study_activity WHERE study_id = %s", study["id"]) == []
+
+
+def test_refusal_is_logged_with_its_reason(world: World) -> None:
+    outcome = world.store(b"x" * 500, Source("UPLOAD", "user", request_id="r-1"))
+
+    assert outcome.kind == "refused"
+    assert world.rows(
+        "SELECT count(*) FROM audit_events WHERE request_id = 'r-1' AND outcome = 'FAILURE'"
+    ) == [(1,)]
+    assert world.rows("SELECT status_code FROM dicom_transactions WHERE operation = 'UPLOAD'") == [
+        (0xC001,)
+    ]
+
+
+def test_a_bad_row_does_not_take_its_neighbours_with_it(world: World) -> None:
+    # A sender's AE title that PostgreSQL cannot hold breaks the statement for its own row only.
+    bad = Source("C-STORE", "M", calling_ae_title="NUL\0AE")
+    sent = [instance(PatientID=patient_id()) for _ in range(9)]
+    before = len(world.blobs())
+
+    with ThreadPoolExecutor(9) as pool:
+        outcomes = list(
+            pool.map(lambda n: world.store(sent[n], bad if n == 4 else SOURCE), range(9))
+        )
+
+    assert [outcome.kind for outcome in outcomes].count("stored") == 8
+    assert outcomes[4].kind == "failed"
+    assert outcomes[4].dicom_status == 0x0110
+    assert len(world.blobs()) == before + 8
+
+
+def test_database_that_is_gone_gives_a700_and_leaves_no_blob(
+    object_store: ObjectStore, spool: Spool, tenant: Tenant
+) -> None:
+    nowhere = Database("postgresql://nobody@127.0.0.1:1/none")
+    nowhere.pool.timeout = 0.3
+    broken = Ingest(nowhere, object_store, spool)
+    before = {stat.key for stat in object_store.list(f"{tenant.id}/")}
+
+    outcome = broken.store(tenant, spooled(spool, instance()), SOURCE)
+
+    broken.close()
+    nowhere.close()
+    assert outcome.kind == "failed"
+    assert outcome.dicom_status == 0xA700
+    assert {stat.key for stat in object_store.list(f"{tenant.id}/")} == before
+
+
+def test_bare_data_set_gets_a_part_10_header(world: World) -> None:
+    sent = instance(PatientID=patient_id())
+    raw = encoded(sent)
+    bare = raw[raw.index(b"\x08\0\x05\0CS") :]
+
+    assert world.store(bare, Source("IMPORT", "operator")).kind == "stored"
+
+    key = world.rows(
+        "SELECT storage_uri FROM imaging_objects WHERE sop_instance_uid = %s", sent.SOPInstanceUID
+    )[0][0]
+    stored = world.objects.get(key)
+    assert stored.endswith(bare)
+    assert stored[128:132] == b"DICM"
+
+
+def test_spool_is_empty_after_every_kind_of_answer(world: World, tmp_path: Path) -> None:
+    sent = instance(PatientID=patient_id())
+    world.store(sent)
+    world.store(sent)
+    world.store(b"y" * 300)
+
+    left = [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
+    assert [path.name for path in left] == [".lock"]
