@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from sqlalchemy import MetaData
 
-from storage.schema.presentation import ONLY_WHERE, PRESENTED, Presented
+from storage.schema.presentation import PRESENTED, SOURCES, Presented
 
 
 def statements(metadata: MetaData) -> Iterator[str]:
@@ -31,23 +31,19 @@ def statements(metadata: MetaData) -> Iterator[str]:
                     " FOR EACH ROW EXECUTE FUNCTION"
                     f" refuse_foreign_platform_row('{column.name}', '{target}')"
                 )
-    yield from staleness(PRESENTED, ONLY_WHERE)
+    yield from staleness(PRESENTED, SOURCES)
 
 
 def staleness(
-    presented: Mapping[str, Iterable[Presented]], only_where: Mapping[str, str]
+    presented: Mapping[str, Iterable[Presented]], sources: Mapping[str, str]
 ) -> Iterator[str]:
     """The functions and triggers that mark resources stale."""
     for table, resources in presented.items():
-        condition = only_where.get(table, "true")
-        rows = {
-            "changed": f"SELECT * FROM changed WHERE {condition}",
-            # An update may have moved a row from one resource to another: both are stale.
-            "moved": f"SELECT * FROM changed WHERE {condition}"
-            f" UNION ALL SELECT * FROM former WHERE {condition}",
-        }
-        for name, source in rows.items():
-            yield _function(f"stale_{table}_{name}", source, resources)
+        source = sources.get(table, "SELECT * FROM {rows}")
+        # An update may have moved a row from one resource to another: both are stale.
+        moved = source.format(rows="(SELECT * FROM changed UNION ALL SELECT * FROM former)")
+        yield _function(f"stale_{table}_changed", source.format(rows="changed"), resources)
+        yield _function(f"stale_{table}_moved", moved, resources)
         for event, transition, name in (
             ("INSERT", "NEW TABLE AS changed", "changed"),
             ("DELETE", "OLD TABLE AS changed", "changed"),
@@ -75,7 +71,7 @@ BEGIN
 {marks}
     IF total > 0 THEN
         PERFORM pg_notify('fhir_stale', tenant_id::text)
-        FROM (SELECT DISTINCT tenant_id FROM changed) AS tenants;
+        FROM (SELECT DISTINCT tenant_id FROM ({source}) AS rows) AS tenants;
     END IF;
     RETURN NULL;
 END;

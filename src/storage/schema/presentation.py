@@ -17,16 +17,26 @@ class Presented:
     column: str = "id"
 
 
-# Rows that are not presented although their table is: a condition on the changed row.
-ONLY_WHERE: dict[str, str] = {"consents": "subject_type = 'PATIENT'"}
+# How the rows to present follow from the changed rows, where they are not simply those rows. The
+# tables users and tenants are global, so the statement finds their rows of the tenants that the
+# writer may see: its own, or all for the owner of the database.
+SOURCES: dict[str, str] = {
+    "consents": "SELECT * FROM {rows} WHERE subject_type = 'PATIENT'",
+    "users": "SELECT m.tenant_id, m.user_id FROM {rows} AS u"
+    " JOIN user_tenants AS m ON m.user_id = u.id",
+    "tenants": "SELECT s.tenant_id, s.id FROM {rows} AS t"
+    " JOIN tenant_settings AS s ON s.tenant_id = t.id",
+}
 
 PRESENTED: dict[str, tuple[Presented, ...]] = {
     "patients": (Presented("Patient"),),
     "patient_identifiers": (Presented("Patient", "patient_id"),),
     "patient_addresses": (Presented("Patient", "patient_id"),),
     "user_tenants": (Presented("Practitioner", "user_id"),),
-    # tenants is global; the one settings row of a tenant stands for the tenant.
+    "users": (Presented("Practitioner", "user_id"),),
+    # The one settings row of a tenant stands for the tenant.
     "tenant_settings": (Presented("Organization", "tenant_id"), Presented("Endpoint")),
+    "tenants": (Presented("Organization", "tenant_id"), Presented("Endpoint")),
     "locations": (Presented("Location"),),
     "encounters": (Presented("Encounter"),),
     "patient_conditions": (Presented("Condition"),),

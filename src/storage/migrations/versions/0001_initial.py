@@ -19,7 +19,8 @@ from storage.schema import metadata
 revision = "0001"
 down_revision = None
 
-FUNCTIONS = Path(__file__).parents[1] / "functions.sql"
+# functions.sql before read_model.sql: the order of names is the order of execution.
+FUNCTIONS = sorted(Path(__file__).parents[1].glob("*.sql"))
 
 
 def upgrade() -> None:
@@ -28,7 +29,8 @@ def upgrade() -> None:
     # The driver's own execute: it takes several statements at once and leaves '%' alone.
     driver_connection = cast(psycopg.Connection, connection.connection.driver_connection)
     execute = driver_connection.execute
-    execute(FUNCTIONS.read_text(encoding="utf-8"))
+    for path in FUNCTIONS:
+        execute(path.read_text(encoding="utf-8"))
     execute(SchemaManager.get_schema())
     for statement in triggers.statements(metadata):
         execute(statement)

@@ -1,0 +1,180 @@
+-- The FHIR read model's hot paths: one call each, so that a request is one round trip (fhir.md,
+-- "Hot paths in one round trip"). All run with the caller's rights: row-level security holds inside
+-- them, and every statement carries the tenant besides.
+
+-- One audit row, from the values that storage.audit.system_audit makes.
+CREATE OR REPLACE FUNCTION write_audit_event(p_tenant uuid, p_audit jsonb) RETURNS void
+    LANGUAGE sql VOLATILE SECURITY INVOKER AS $$
+    INSERT INTO audit_events (tenant_id, user_id, api_client_id, actor_type, event_type,
+        resource_type, resource_id, outcome, request_id, ip_address, user_agent, metadata)
+    VALUES (p_tenant, (p_audit ->> 'user_id')::uuid, (p_audit ->> 'api_client_id')::uuid,
+        p_audit ->> 'actor_type', p_audit ->> 'event_type', p_audit ->> 'resource_type',
+        p_audit ->> 'resource_id', p_audit ->> 'outcome', p_audit ->> 'request_id',
+        p_audit ->> 'ip_address', p_audit ->> 'user_agent', p_audit -> 'metadata')
+$$;
+
+-- Bind the transaction to a tenant. An answer to a reader need not wait for the disk: only a crash
+-- of the database in the next moments can lose its audit row.
+CREATE OR REPLACE FUNCTION fhir_begin_read(p_tenant uuid) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+BEGIN
+    PERFORM set_config('app.tenant', p_tenant::text, true),
+        set_config('synchronous_commit', 'off', true);
+END;
+$$;
+
+-- The current version of a resource, audited. A stale one is returned without its body and without
+-- an audit row: the caller renders it and asks again.
+CREATE OR REPLACE FUNCTION fhir_read(p_tenant uuid, p_type text, p_id text, p_audit jsonb)
+    RETURNS TABLE (version bigint, last_updated timestamptz, deleted boolean, stale boolean,
+        body text)
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+BEGIN
+    PERFORM fhir_begin_read(p_tenant);
+    SELECT r.version, r.last_updated, r.deleted, r.stale, r.body
+        INTO version, last_updated, deleted, stale, body
+        FROM fhir_resources AS r
+        WHERE r.tenant_id = p_tenant AND r.resource_type = p_type AND r.resource_id = p_id;
+    IF version IS NULL THEN
+        p_audit := p_audit || '{"outcome": "FAILURE"}';
+    END IF;
+    IF NOT coalesce(stale, false) THEN
+        PERFORM write_audit_event(p_tenant, p_audit);
+    END IF;
+    IF version IS NOT NULL THEN
+        RETURN NEXT;
+    END IF;
+END;
+$$;
+
+-- One version of a resource, or with p_version NULL all of them, newest first, audited.
+CREATE OR REPLACE FUNCTION fhir_read_history(p_tenant uuid, p_type text, p_id text,
+        p_version bigint, p_before bigint, p_limit int, p_audit jsonb)
+    RETURNS TABLE (version bigint, last_updated timestamptz, method text, body text)
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+BEGIN
+    PERFORM fhir_begin_read(p_tenant);
+    PERFORM write_audit_event(p_tenant, p_audit);
+    RETURN QUERY
+        SELECT h.version, h.last_updated, h.method, h.body
+        FROM fhir_history AS h
+        WHERE h.tenant_id = p_tenant AND h.resource_type = p_type AND h.resource_id = p_id
+            AND (p_version IS NULL OR h.version = p_version)
+            AND (p_before IS NULL OR h.version < p_before)
+        ORDER BY h.version DESC
+        LIMIT p_limit;
+END;
+$$;
+
+-- A search: p_query is built by storage.resource_search, which binds every value of the client in
+-- p_values ($2) and the tenant as $1. Planned anew each time, with the values known.
+CREATE OR REPLACE FUNCTION fhir_search(p_tenant uuid, p_query text, p_values text[], p_audit jsonb)
+    RETURNS TABLE (kind text, ordinal bigint, resource_type text, resource_id text, version bigint,
+        last_updated timestamptz, sort_keys text[], body text)
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+BEGIN
+    PERFORM fhir_begin_read(p_tenant);
+    PERFORM write_audit_event(p_tenant, p_audit);
+    RETURN QUERY EXECUTE p_query USING p_tenant, p_values;
+END;
+$$;
+
+-- Replace the search rows of a resource: {"token": [[parameter, ordinal, cluster, ...], ...], ...}.
+CREATE OR REPLACE FUNCTION fhir_write_search_rows(p_tenant uuid, p_type text, p_id text,
+        p_rows jsonb, p_replace boolean)
+    RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+BEGIN
+    IF p_replace THEN
+        DELETE FROM fhir_search_token
+            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+        DELETE FROM fhir_search_string
+            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+        DELETE FROM fhir_search_gram
+            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+        DELETE FROM fhir_search_reference
+            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+        DELETE FROM fhir_search_date
+            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+        DELETE FROM fhir_search_number
+            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+        DELETE FROM fhir_search_quantity
+            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+        DELETE FROM fhir_search_uri
+            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+    END IF;
+    IF p_rows ? 'token' THEN
+        INSERT INTO fhir_search_token (tenant_id, resource_type, resource_id, parameter, ordinal,
+            cluster, system, code)
+        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int, r ->> 3, r ->> 4
+        FROM jsonb_array_elements(p_rows -> 'token') AS r;
+    END IF;
+    IF p_rows ? 'string' THEN
+        INSERT INTO fhir_search_string (tenant_id, resource_type, resource_id, parameter, ordinal,
+            cluster, value, value_exact)
+        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int, r ->> 3, r ->> 4
+        FROM jsonb_array_elements(p_rows -> 'string') AS r;
+    END IF;
+    IF p_rows ? 'gram' THEN
+        INSERT INTO fhir_search_gram (tenant_id, resource_type, gram, resource_id)
+        SELECT p_tenant, p_type, g, p_id FROM jsonb_array_elements_text(p_rows -> 'gram') AS g;
+    END IF;
+    IF p_rows ? 'reference' THEN
+        INSERT INTO fhir_search_reference (tenant_id, resource_type, resource_id, parameter,
+            ordinal, cluster, target_type, target_id, target_url, target_version,
+            identifier_system, identifier_value)
+        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int, r ->> 3, r ->> 4,
+            r ->> 5, r ->> 6, r ->> 7, r ->> 8
+        FROM jsonb_array_elements(p_rows -> 'reference') AS r;
+    END IF;
+    IF p_rows ? 'date' THEN
+        INSERT INTO fhir_search_date (tenant_id, resource_type, resource_id, parameter, ordinal,
+            cluster, low, high)
+        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
+            (r ->> 3)::timestamptz, (r ->> 4)::timestamptz
+        FROM jsonb_array_elements(p_rows -> 'date') AS r;
+    END IF;
+    IF p_rows ? 'number' THEN
+        INSERT INTO fhir_search_number (tenant_id, resource_type, resource_id, parameter, ordinal,
+            cluster, low, high)
+        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
+            (r ->> 3)::float8, (r ->> 4)::float8
+        FROM jsonb_array_elements(p_rows -> 'number') AS r;
+    END IF;
+    IF p_rows ? 'quantity' THEN
+        INSERT INTO fhir_search_quantity (tenant_id, resource_type, resource_id, parameter,
+            ordinal, cluster, low, high, system, code, unit)
+        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
+            (r ->> 3)::float8, (r ->> 4)::float8, r ->> 5, r ->> 6, r ->> 7
+        FROM jsonb_array_elements(p_rows -> 'quantity') AS r;
+    END IF;
+    IF p_rows ? 'uri' THEN
+        INSERT INTO fhir_search_uri (tenant_id, resource_type, resource_id, parameter, ordinal,
+            cluster, value)
+        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int, r ->> 3
+        FROM jsonb_array_elements(p_rows -> 'uri') AS r;
+    END IF;
+END;
+$$;
+
+-- A new version of a resource: current bytes, history, search rows, outbox. p_body NULL deletes.
+CREATE OR REPLACE FUNCTION fhir_store(p_tenant uuid, p_type text, p_id text, p_row_id uuid,
+        p_version bigint, p_last_updated timestamptz, p_method text, p_body text, p_rows jsonb)
+    RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+BEGIN
+    INSERT INTO fhir_resources (tenant_id, resource_type, resource_id, row_id, version,
+        last_updated, body, stale, deleted)
+    VALUES (p_tenant, p_type, p_id, p_row_id, p_version, p_last_updated, coalesce(p_body, ''),
+        false, p_body IS NULL)
+    ON CONFLICT (tenant_id, resource_type, resource_id) DO UPDATE
+        SET row_id = excluded.row_id, version = excluded.version,
+            last_updated = excluded.last_updated, body = excluded.body, stale = false,
+            deleted = excluded.deleted;
+    INSERT INTO fhir_history (tenant_id, resource_type, resource_id, version, last_updated,
+        method, body)
+    VALUES (p_tenant, p_type, p_id, p_version, p_last_updated, p_method, p_body);
+    PERFORM fhir_write_search_rows(p_tenant, p_type, p_id, p_rows, p_version > 1);
+    INSERT INTO outbox (tenant_id, topic, payload)
+    VALUES (p_tenant, 'fhir', jsonb_build_object('resource_type', p_type, 'resource_id', p_id,
+        'version', p_version, 'method', p_method));
+END;
+$$;
