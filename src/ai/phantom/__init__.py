@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ai.phantom.dentition import FDI_NUMBERS, fdi_of_label, label_of_fdi
+from ai.dentition import FDI_NUMBERS, fdi_of_label, label_of_fdi
 from ai.phantom.panoramic import panoramic
 from ai.phantom.truth import Phantom, PhotoPhantom, ToothTruth, VolumePhantom
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ai.phantom.dentition import FDI_NUMBERS, is_upper, mean_size, side_of_midline
+from ai.dentition import FDI_NUMBERS, is_upper, mean_size, side_of_midline
 from ai.phantom.tooth import CariesPlan, ToothPlan
 
 HEALTHY_CREST_MM = 1.5

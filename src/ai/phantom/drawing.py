@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ai.dentition import label_of_fdi
 from ai.phantom import tooth as outline
-from ai.phantom.dentition import label_of_fdi
 from ai.phantom.tooth import ToothPlan, coverage
 from ai.phantom.truth import (
     PART_CROWN,
@@ -81,7 +81,7 @@ def draw_tooth(canvas: Canvas, plan: ToothPlan, random: np.random.Generator) -> 
     return ToothTruth(
         fdi=plan.fdi,
         box=box,
-        bone_level_percent=None if plan.impacted else round(100 * level / plan.root, 2),
+        bone_level_percent=None if plan.impacted else round(100 * level / plan.root_reach, 2),
         impacted=plan.impacted,
         caries_surfaces=surfaces,
         has_periapical_lesion=has_lesion,

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ai.phantom.dentition import is_upper, side_of_midline
+from ai.dentition import is_upper, side_of_midline
 from ai.phantom.view import Field
+
+# Mesial and distal roots of molars, in relation to the palatal root.
+SHORT_ROOT = 0.94
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,12 @@ class ToothPlan:
     @property
     def length(self) -> float:
         return self.crown + self.root
+
+    @property
+    def root_reach(self) -> float:
+        """Length of the drawn root: lower molars lack the palatal root, which is the longest."""
+        is_lower_molar = self.position > 5 and not is_upper(self.fdi)
+        return self.root * (SHORT_ROOT if is_lower_molar else 1.0)
 
     def to_jaw(self, u: float, v: float) -> tuple[float, float]:
         """Return the point (u, v) of the tooth frame in millimetres of the picture."""
@@ -125,7 +134,7 @@ def root_distance(plan: ToothPlan, u: Field, v: Field) -> Field:
 def _molar_roots(plan: ToothPlan, t: Field) -> list[tuple[Field, Field]]:
     """Return offset and half width of each root: mesial and distal, and the palatal one above."""
     w = plan.width
-    taper = np.sqrt(1 - np.clip(t / 0.94, 0, 1))
+    taper = np.sqrt(1 - np.clip(t / SHORT_ROOT, 0, 1))
     roots = [
         (-w * (0.23 + plan.spread * t), w * 0.18 * taper),
         (w * (0.22 + plan.spread * t), w * 0.17 * taper),

@@ -12,7 +12,7 @@ import numpy as np
 from highdicom import seg
 from pydicom.sr.coding import Code
 
-from ai.phantom.dentition import label_of_fdi
+from ai.dentition import label_of_fdi
 from ai.writers.report import DEVICE_MODEL_PREFIX, MANUFACTURER, ReportContext, stamp
 from ai.writers.structured_report import ARTIFICIAL_INTELLIGENCE
 from storage.dental import TOOTH_BY_FDI

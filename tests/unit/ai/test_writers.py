@@ -17,7 +17,7 @@ from pydicom import Dataset
 
 pytest.importorskip("highdicom", reason="the ai extra is not installed")
 
-from ai.phantom.dentition import label_of_fdi
+from ai.dentition import label_of_fdi
 from ai.runtime import Finding
 from ai.writers.report import ReportContext
 from ai.writers.segmentation import segmentation

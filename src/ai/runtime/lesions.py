@@ -1,0 +1,112 @@
+"""Finds caries and periapical lesions in the network's lesion channels and says where they sit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ai.runtime.bonelevel import ToothFrame
+from ai.runtime.regions import Float, ToothRegion
+
+# Candidates below these are never reported; the reporting threshold is the bundle's.
+CANDIDATE_LEVEL = 0.25
+SMALLEST_CARIES, SMALLEST_PERIAPICAL = 3, 8
+OCCLUSAL_SHARE = 0.34
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A lesion in network pixels; `raw_score` is the mean of its highest probabilities."""
+
+    label: int
+    surface: str | None
+    raw_score: float
+    mask: NDArray[np.bool_]
+
+
+def find_caries(
+    probability: Float, teeth: list[ToothRegion], frames: dict[int, ToothFrame]
+) -> list[Lesion]:
+    """Return at most one lesion per tooth surface, the likeliest."""
+    label_picture = np.zeros(probability.shape, dtype=np.uint8)
+    for tooth in teeth:
+        label_picture[tooth.mask] = tooth.label
+    best: dict[tuple[int, str | None], Lesion] = {}
+    for mask, score in _candidates(probability, SMALLEST_CARIES):
+        touched = np.bincount(label_picture[mask], minlength=33)
+        touched[0] = 0
+        label = int(np.argmax(touched))
+        if touched[label] == 0:
+            continue
+        surface = _surface(mask, frames.get(label))
+        lesion = Lesion(label, surface, score, mask)
+        known = best.get((label, surface))
+        if known is None or known.raw_score < score:
+            best[label, surface] = lesion
+    return list(best.values())
+
+
+def find_periapical(
+    probability: Float, teeth: list[ToothRegion], frames: dict[int, ToothFrame]
+) -> list[Lesion]:
+    """Return at most one lesion per tooth: the one with the root end nearest to it."""
+    best: dict[int, Lesion] = {}
+    for mask, score in _candidates(probability, SMALLEST_PERIAPICAL):
+        label = _nearest_root(mask, teeth, frames)
+        if label is not None and (label not in best or best[label].raw_score < score):
+            best[label] = Lesion(label, None, score, mask)
+    return list(best.values())
+
+
+def _candidates(probability: Float, smallest: int) -> list[tuple[NDArray[np.bool_], float]]:
+    pieces, _ = ndimage.label(probability > CANDIDATE_LEVEL, structure=np.ones((3, 3)))
+    found = []
+    for number, place in enumerate(ndimage.find_objects(pieces), start=1):
+        if place is None:
+            continue
+        piece = pieces[place] == number
+        if int(piece.sum()) < smallest:
+            continue
+        values = np.sort(probability[place][piece])[::-1]
+        mask = np.zeros(probability.shape, dtype=np.bool_)
+        mask[place] = piece
+        found.append((mask, float(values[: max(smallest, len(values) // 3)].mean())))
+    return found
+
+
+def _surface(mask: NDArray[np.bool_], frame: ToothFrame | None) -> str | None:
+    """Return M, D or O from where the middle of the lesion lies in the crown."""
+    if frame is None:
+        return None
+    rows, columns = np.nonzero(mask)
+    u, s = frame.to_frame(np.array([columns.mean()]), np.array([rows.mean()]))
+    across = float(u[0]) / max(frame.half_width, 1.0)
+    level = (float(s[0]) - frame.start) / max(frame.cej - frame.start, 1.0)
+    if level < OCCLUSAL_SHARE and abs(across) < 0.62:
+        return "O"
+    return "D" if across > 0 else "M"
+
+
+def _nearest_root(
+    mask: NDArray[np.bool_], teeth: list[ToothRegion], frames: dict[int, ToothFrame]
+) -> int | None:
+    """Return the tooth whose lower root half lies nearest to the lesion, within 10 pixels."""
+    away = ndimage.distance_transform_edt(~mask)
+    nearest: tuple[float, int] | None = None
+    for tooth in teeth:
+        frame = frames.get(tooth.label)
+        if frame is None:
+            continue
+        rows, columns = np.nonzero(tooth.mask)
+        _, s = frame.to_frame(columns.astype(float), rows.astype(float))
+        end = s > (frame.cej + 2 * frame.apex) / 3
+        if not end.any():
+            continue
+        # Mean of the nearest pixels: a lesion on an apex touches many, one beside it a few.
+        distance = float(np.sort(away[rows[end], columns[end]])[:6].mean())
+        if distance <= 10 and (nearest is None or distance < nearest[0]):
+            nearest = distance, tooth.label
+    return None if nearest is None else nearest[1]
