@@ -16,6 +16,8 @@ from typing import Any, Final, Protocol
 
 from interop.fhir.mappings.path import DATA_ABSENT_REASON
 
+UCUM: Final = "http://unitsofmeasure.org"
+
 # FHIR R4 datatypes.html#dateTime; a time must have seconds and a zone.
 _DATE_TIME = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})(?:T\d{2}:\d{2}:\d{2}(?:\.\d+)?(?:Z|[+-]\d{2}:\d{2}))?"
@@ -426,6 +428,100 @@ class FirstAndRest:
 
 def _items(node: Any) -> list[Any]:
     return node if isinstance(node, list) else []
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """A node of a list that is known by a fixed part; its value is in one child of it.
+
+    Within a FirstOf it finds, say, the component with a code or the identifier of a type.
+    """
+
+    known_by: str
+    coding: Coding
+    child: str
+    converter: Converter
+
+    @property
+    def label(self) -> str:
+        return f"{self.known_by} {self.coding.code}: {self.converter.label}"
+
+    def get(self, node: Any) -> Any:
+        if not isinstance(node, Mapping) or not has_coding(node.get(self.known_by), self.coding):
+            return None
+        return self.converter.get(node.get(self.child))
+
+    def put(self, value: Any, node: Any) -> Any:
+        old = node or {self.known_by: self.coding.concept()}
+        return {**old, self.child: self.converter.put(value, old.get(self.child))}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A quantity in one UCUM unit; `factors` and `offsets` accept others by conversion."""
+
+    unit: str
+    shown: str = ""
+    # unit -> (factor, offset): value * factor + offset in our unit
+    accepted: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    low: float = float("-inf")
+    high: float = float("inf")
+    is_decimal: bool = False
+
+    @property
+    def label(self) -> str:
+        others = f" (also {', '.join(self.accepted)})" if self.accepted else ""
+        return f"Quantity in {self.unit}{others}"
+
+    def get(self, node: Any) -> Any:
+        if not isinstance(node, Mapping) or node.get("comparator"):
+            return None
+        value, unit = number(node.get("value")), node.get("code") or node.get("unit")
+        if value is None or node.get("system", UCUM) != UCUM:
+            return None
+        if unit != self.unit:
+            if unit is None or unit not in self.accepted:
+                return None
+            factor, offset = self.accepted[unit]
+            value = Decimal(str(round(float(value) * factor + offset, 4)))
+        if not self.low <= float(value) <= self.high:
+            return None
+        return value if self.is_decimal else float(value)
+
+    def put(self, value: Any, node: Any) -> Any:
+        if value is None:
+            return None
+        kept = {key: node[key] for key in ("id", "extension") if key in (node or {})}
+        unit = {"unit": self.shown or self.unit, "system": UCUM, "code": self.unit}
+        return {**kept, "value": plain(Decimal(str(value))), **unit}
+
+
+def plain(value: Decimal) -> Decimal:
+    """A decimal without the zeros and the exponent that a column's type has added."""
+    normal = value.normalize()
+    return normal if normal.as_tuple().exponent <= 0 else normal.quantize(Decimal(1))  # type: ignore[operator]
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """All references of some types in a list, as a sorted tuple; others stay."""
+
+    reference: Reference
+
+    @property
+    def label(self) -> str:
+        return f"list of {self.reference.label}"
+
+    def get(self, node: Any) -> tuple[str, ...]:
+        return tuple(
+            sorted({found for item in _items(node) if (found := self.reference.get(item))})
+        )
+
+    def put(self, value: tuple[str, ...], node: Any) -> Any:
+        kept = [item for item in _items(node) if self.reference.get(item) in (None, *value)]
+        known = {self.reference.get(item) for item in kept}
+        added = [self.reference.put(item, None) for item in value if item not in known]
+        return [*kept, *added] or None
 
 
 NO_NODE: Final[tuple[Any, ...]] = (None, {}, [])

@@ -7,7 +7,6 @@ this and from entries that do not overlap follow the two laws of design.md 1:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,7 +84,8 @@ class Children:
     """Rows that are the items of a list in the resource.
 
     `admits` says which items are rows; the others are the client's and stay where they are. An item
-    is found again by `key`; where the key is empty, by its place among the items that changed.
+    is found again by `key`; where the key is empty, by its content, and then by its place among the
+    items that changed. New items are added in the order of `order`.
     """
 
     def __init__(
@@ -95,15 +95,15 @@ class Children:
         entries: Iterable[Entry],
         *,
         key: Sequence[str] = (),
+        order: Sequence[str] = (),
         admits: Callable[[JsonObject], bool] = lambda item: True,
-        template: JsonObject | None = None,
     ) -> None:
         self.table = table
         self.path = path(place)
         self.entries = tuple(entries)
         self.key = tuple(key)
+        self.order = tuple(order)
         self.admits = admits
-        self.template = template or {}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -117,44 +117,50 @@ class Children:
         return self.sorted(rows)
 
     def sorted(self, rows: Iterable[Row]) -> tuple[Row, ...]:
-        return tuple(sorted(rows, key=lambda row: repr(sorted(row.items(), key=repr))))
+        """The rows in the one order in which they are compared and added."""
+        return tuple(sorted(rows, key=self._rank))
 
     def put(self, rows: Iterable[Row], resource: JsonObject) -> JsonObject:
         wanted = self.sorted(rows)
         if wanted == self.get(resource):
             return resource
-        items = self._items(resource)
-        paired = self._pair(list(wanted), items)
+        paired = self._pair(wanted, self._items(resource))
+        used = {id(row) for _, row in paired}
         kept = [
             put_entries(self.entries, row, item) if row is not None else item
             for item, row in paired
             if row is not None or not self._is_row(item)
         ]
-        left = [row for row in wanted if not any(row is used for _, used in paired)]
         added = [
-            put_entries(self.entries, row, copy.deepcopy(self.template), is_new=True)
-            for row in left
+            put_entries(self.entries, row, {}, is_new=True) for row in wanted if id(row) not in used
         ]
         return self.path.put(resource, [*kept, *added] or None)
 
-    def _pair(self, wanted: list[Row], items: list[Any]) -> list[tuple[Any, Row | None]]:
-        """Each item with the row that it becomes: first the same, then the same key or place."""
-        paired: list[tuple[Any, Row | None]] = [(item, None) for item in items]
-        for same in (self._is_same, self.is_successor):
-            for index, (item, row) in enumerate(paired):
-                if row is not None or not self._is_row(item):
-                    continue
-                found = next((row for row in wanted if same(row, self._row(item))), None)
-                if found is not None:
-                    wanted = [row for row in wanted if row is not found]
-                    paired[index] = (item, found)
-        return paired
-
-    def _is_same(self, row: Row, other: Row) -> bool:
-        return row == other
-
     def is_successor(self, row: Row, other: Row) -> bool:
+        """Whether `row` is what `other` has become."""
         return not self.key or self._key(row) == self._key(other)
+
+    def _pair(self, wanted: Sequence[Row], items: list[Any]) -> list[tuple[Any, Row | None]]:
+        """Each item with the row that it becomes."""
+        if self.key:
+            by_key = {self._key(row): row for row in wanted}
+            return [
+                (item, by_key.pop(self._key(self._row(item)), None) if self._is_row(item) else None)
+                for item in items
+            ]
+        left = list(wanted)
+        same: dict[int, Row] = {}
+        for index, item in enumerate(items):
+            if self._is_row(item) and self._row(item) in left:
+                same[index] = left.pop(left.index(self._row(item)))
+        return [
+            (item, same.get(index) or (left.pop(0) if left and self._is_row(item) else None))
+            for index, item in enumerate(items)
+        ]
+
+    def _rank(self, row: Row) -> tuple[Any, ...]:
+        leading = tuple((row[column] is None, row[column]) for column in self.order)
+        return *leading, repr(sorted(row.items(), key=_name_of))
 
     def _is_row(self, item: Any) -> bool:
         return isinstance(item, dict) and self.admits(item)
@@ -168,6 +174,10 @@ class Children:
 
     def _key(self, row: Row) -> tuple[Any, ...]:
         return tuple(row[column] for column in self.key)
+
+
+def _name_of(item: tuple[str, Any]) -> str:
+    return item[0]
 
 
 class ResourceMapping:

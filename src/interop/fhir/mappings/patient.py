@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from interop.fhir.lens import JsonObject
 from interop.fhir.mappings.converters import (
+    CodeOf,
     Codes,
     Coding,
     Concept,
@@ -91,7 +92,7 @@ class PersonName:
             names.append(new)
         elif new is None or not any(value):
             # Whatever would be read in its place is the same person's current name too.
-            names = [name for name in names if not _is_current(name)]
+            names = [name for name in names if not (_is_current(name) and any(self.get([name])))]
         else:
             names[index] = new
         return names or None
@@ -102,7 +103,8 @@ class PersonName:
         name = {key: item for key, item in old.items() if key not in ("text", "_text")}
         parts = {"prefix": [prefix] if prefix else None, "family": last or None}
         parts["suffix"] = [suffix] if suffix else None
-        before = dict(zip(("prefix", "first", "middle", "family", "suffix"), self.get([old])))
+        keys = ("prefix", "first", "middle", "family", "suffix")
+        before = dict(zip(keys, self.get([old]), strict=True))
         after = {"prefix": prefix, "family": last, "suffix": suffix}
         for key, part in parts.items():
             if before[key] == after[key]:
@@ -321,11 +323,7 @@ MAPPING: Final = ResourceMapping(
         Entry("contact_email", "telecom[system=email].value", Text()),
         Entry("phone_mobile", "telecom[system=phone,use=mobile].value", Text()),
         Entry("phone_home", "telecom[system=phone,use=home].value", Text()),
-        Entry(
-            "preferred_language",
-            f"communication[preferred=true].language.coding[system={LANGUAGE}].code",
-            Text(),
-        ),
+        Entry("preferred_language", "communication[preferred=true].language", CodeOf(LANGUAGE)),
         Entry(("status", "deceased_at"), "", LifeStatus()),
     ],
     [IDENTIFIERS, ADDRESSES],

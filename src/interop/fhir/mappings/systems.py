@@ -15,7 +15,6 @@ _HL7: Final = "http://terminology.hl7.org/CodeSystem"
 
 SNOMED_CT: Final = "http://snomed.info/sct"
 LOINC: Final = "http://loinc.org"
-UCUM: Final = "http://unitsofmeasure.org"
 DICOM: Final = "http://dicom.nema.org/resources/ontology/DCM"
 DICOM_UID: Final = "urn:dicom:uid"
 URI: Final = "urn:ietf:rfc:3986"

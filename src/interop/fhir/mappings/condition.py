@@ -1,0 +1,132 @@
+"""Condition over patient_conditions (US Core Condition, Dental Data Exchange dental-condition).
+
+A Condition whose code has several codings is one row with the coding that says most to a dental
+record: ICD-10, else SNOMED CT, else the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from interop.fhir.mappings.body_site import BodySite
+from interop.fhir.mappings.converters import (
+    Choice,
+    Coding,
+    Concept,
+    Moment,
+    Notes,
+    Reference,
+    Text,
+    codings,
+    replaced,
+)
+from interop.fhir.mappings.lens import Entry, ResourceMapping, Row
+from interop.fhir.mappings.systems import DENTAL, ICD10_CM, SNOMED_CT
+from interop.fhir.mappings.tables import TableLens
+
+_HL7: Final = "http://terminology.hl7.org/CodeSystem"
+PROBLEM: Final = Coding(f"{_HL7}/condition-category", "problem-list-item", "Problem List Item")
+CANONICAL: Final = {"ICD10": ICD10_CM, "SNOMED": SNOMED_CT}
+
+
+def _concepts(system: str, *codes: str) -> Concept:
+    """A concept per code of an HL7 system; the enum value is the code in capitals."""
+    return Concept(
+        {code.upper().replace("-", "_"): Coding(f"{_HL7}/{system}", code) for code in codes}
+    )
+
+
+CLINICAL_STATUS: Final = _concepts(
+    "condition-clinical", "active", "recurrence", "relapse", "inactive", "remission", "resolved"
+)
+VERIFICATION_STATUS: Final = _concepts(
+    "condition-ver-status",
+    "unconfirmed",
+    "provisional",
+    "differential",
+    "confirmed",
+    "refuted",
+    "entered-in-error",
+)
+SEVERITY: Final = Concept(
+    {
+        "MILD": Coding(SNOMED_CT, "255604002", "Mild"),
+        "MODERATE": Coding(SNOMED_CT, "6736007", "Moderate"),
+        "SEVERE": Coding(SNOMED_CT, "24484000", "Severe"),
+    }
+)
+
+
+def kind_of_system(uri: str | None) -> str:
+    """The class of code systems that a URI belongs to."""
+    if uri == SNOMED_CT:
+        return "SNOMED"
+    # icd-10, icd-10-cm and the national modifications name themselves alike.
+    return "ICD10" if uri and "icd-10" in uri else "CUSTOM"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """(code_system, code_system_uri, code, display) of one coding; without one, the text."""
+
+    label: str = "ICD-10 coding, else SNOMED CT, else the first; display, else text"
+
+    def get(self, node: Any) -> tuple[str | None, ...]:
+        coded = [item for item in codings(node) if Text().get(item.get("code"))]
+        coded.sort(key=lambda item: ("ICD10", "SNOMED", "CUSTOM").index(_kind(item)))
+        text = Text().get((node or {}).get("text"))
+        if not coded:
+            return None, None, None, text
+        first = coded[0]
+        display = Text().get(first.get("display")) or text
+        return _kind(first), Text().get(first.get("system")), first["code"], display
+
+    def put(self, value: tuple[str | None, ...], node: Any) -> Any:
+        _, uri, code, display = value
+        coding = {"system": uri, "code": code, "display": display}
+        shown = {key: item for key, item in coding.items() if item}
+        return replaced(node, coding=[shown] if code else None, text=display) or None
+
+
+def _kind(coding: dict[str, Any]) -> str:
+    return kind_of_system(coding.get("system"))
+
+
+def normalize(row: Row) -> Row:
+    """A row whose system is named by its kind only means the canonical system of the kind."""
+    if row["code"] is None:
+        return {**row, "code_system": None, "code_system_uri": None}
+    uri = row["code_system_uri"] or CANONICAL.get(row["code_system"])
+    return {**row, "code_system_uri": uri, "code_system": kind_of_system(uri)}
+
+
+def _template(row: Row) -> dict[str, Any]:
+    is_dental = row["tooth_number"] is not None
+    return {"category": [item.concept() for item in (PROBLEM, *([DENTAL] if is_dental else []))]}
+
+
+def mapping(public_url: str | None) -> ResourceMapping:
+    return ResourceMapping(
+        "Condition",
+        "patient_conditions",
+        [
+            Entry("clinical_status", "clinicalStatus", CLINICAL_STATUS),
+            Entry("verification_status", "verificationStatus", VERIFICATION_STATUS),
+            Entry("severity", "severity", SEVERITY),
+            Entry(("code_system", "code_system_uri", "code", "display"), "code", Diagnosis()),
+            Entry("patient_id", "subject", Reference(("Patient",), public_url)),
+            Entry("encounter_id", "encounter", Reference(("Encounter",), public_url)),
+            Entry(("tooth_number", "surface"), "", BodySite()),
+            Entry("onset_at", "", Choice("onset", Moment())),
+            Entry("abated_at", "", Choice("abatement", Moment())),
+            Entry("recorded_at", "recordedDate", Moment()),
+            Entry("recorded_by_id", "recorder", Reference(("Practitioner",), public_url)),
+            Entry("notes", "note", Notes()),
+        ],
+        template=_template,
+    )
+
+
+def lens(public_url: str | None) -> TableLens:
+    return TableLens(mapping(public_url), needs=("patient_id",), normalize=normalize)

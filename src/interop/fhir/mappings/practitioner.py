@@ -1,0 +1,160 @@
+"""Practitioner over user_tenants and users (US Core Practitioner).
+
+Within a tenant a user is who user_tenants says. A user is global and may be a member elsewhere, so
+a Practitioner changes `users.full_name` only of a user whom this tenant's own feed made and who
+never signs in (no e-mail address, `created_by` names the tenant); any other name is the user's own.
+`user_type` decides about rights: it is taken from the first version and never changed over FHIR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from interop.fhir.lens import Connection, JsonObject
+from interop.fhir.mappings.converters import Coding, Concept, FirstOf, Text, Within
+from interop.fhir.mappings.lens import Entry, ResourceMapping, Rows
+from interop.fhir.mappings.systems import NPI, NUCC, own
+from interop.fhir.mappings.tables import delete, insert, refusing_bad_rows, update, with_id
+
+# Users who are no practitioners: patients and people of other organizations.
+NOT_PRESENTED: Final = ("PATIENT", "PAYER_ANALYST", "REGULATOR", "DEVELOPER")
+UNNAMED: Final = "(unnamed practitioner)"
+
+KINDS: Final = Concept(
+    {
+        "DENTIST": Coding(NUCC, "122300000X", "Dentist"),
+        "HYGIENIST": Coding(NUCC, "124Q00000X", "Dental Hygienist"),
+        "ASSISTANT": Coding(NUCC, "126800000X", "Dental Assistant"),
+        "ADMIN": own("user-type", "admin", "Administrator"),
+        "FRONT_DESK": own("user-type", "front-desk", "Front desk"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FullName:
+    """One name in full; the last word is given as the family name when it is written."""
+
+    label: str = "name[0].text, else prefix, given, family, suffix joined"
+
+    def get(self, node: Any) -> str | None:
+        name = node[0] if isinstance(node, list) and node else {}
+        if Text().get(name.get("text")):
+            return str(name["text"])
+        lists = [name.get("prefix"), name.get("given"), [name.get("family")], name.get("suffix")]
+        words = [word for items in lists for word in items or [] if isinstance(word, str)]
+        return " ".join(words) or None
+
+    def put(self, value: str | None, node: Any) -> Any:
+        others = node[1:] if isinstance(node, list) else []
+        if not value:
+            return None
+        words = value.split()
+        name: JsonObject = {"text": value, "family": words[-1] if words else value}
+        if words[:-1]:
+            name["given"] = words[:-1]
+        return [name, *others]
+
+
+@dataclass(frozen=True, slots=True)
+class IsActive:
+    """Whether a membership is in force."""
+
+    label: str = "false = INACTIVE, else ACTIVE"
+
+    def get(self, node: Any) -> str:
+        return "INACTIVE" if node is False else "ACTIVE"
+
+    def put(self, value: str, node: Any) -> bool:
+        return value == "ACTIVE"
+
+
+MAPPING: Final = ResourceMapping(
+    "Practitioner",
+    "user_tenants",
+    [
+        Entry("national_provider_identifier", f"identifier[system={NPI}].value", Text()),
+        Entry("status", "active", IsActive()),
+        Entry("full_name", "name", FullName(), UNNAMED),
+        Entry(
+            "user_type",
+            "qualification",
+            FirstOf(Within("code", KINDS)),
+            "DENTIST",
+            insert_only=True,
+        ),
+    ],
+)
+
+
+class PractitionerLens:
+    """Rows of two tables: the membership of the tenant, and the user where it is the tenant's."""
+
+    resource_type = "Practitioner"
+    mapping = MAPPING
+
+    def get(self, resource: JsonObject) -> Rows:
+        return MAPPING.get(resource)
+
+    def put(self, rows: Rows, resource: JsonObject | None) -> JsonObject:
+        return MAPPING.put(rows, resource)
+
+    def write(
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        row_id: UUID,
+        resource: JsonObject,
+        actor: str,
+    ) -> list[str]:
+        row = dict(self.get(resource).row)
+        full_name, user_type = row.pop("full_name"), row.pop("user_type")
+        with refusing_bad_rows(connection, self.resource_type):
+            key = {"tenant_id": tenant_id, "user_id": row_id}
+            if update(connection, "user_tenants", {**row, "updated_by": actor}, key):
+                connection.execute(
+                    "UPDATE users SET full_name = %s, updated_by = %s"
+                    " WHERE id = %s AND email IS NULL AND created_by = %s",
+                    (full_name, actor, row_id, _feed_of(tenant_id)),
+                )
+            else:
+                user = {"id": row_id, "full_name": full_name, "created_by": _feed_of(tenant_id)}
+                insert(connection, "users", user)
+                membership = {**key, **row, "user_type": user_type, "created_by": actor}
+                insert(connection, "user_tenants", membership)
+        return []
+
+    def present(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, stored: JsonObject | None
+    ) -> JsonObject | None:
+        row = self._select(connection, tenant_id, row_id)
+        if row is None or row["user_type"] in NOT_PRESENTED:
+            return None
+        return with_id(self.put(Rows(row), stored), row_id)
+
+    def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
+        """End the membership. The user stays: rows of the past name who did what."""
+        with refusing_bad_rows(connection, self.resource_type):
+            delete(connection, "user_tenants", {"tenant_id": tenant_id, "user_id": row_id})
+
+    def _select(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID
+    ) -> dict[str, Any] | None:
+        found = connection.execute(
+            "SELECT m.national_provider_identifier, m.status, u.full_name, m.user_type"
+            " FROM user_tenants AS m JOIN users AS u ON u.id = m.user_id"
+            " WHERE m.tenant_id = %s AND m.user_id = %s",
+            (tenant_id, row_id),
+        ).fetchone()
+        return dict(zip(MAPPING.columns, found, strict=True)) if found else None
+
+
+def _feed_of(tenant_id: UUID) -> str:
+    """Who made a user over FHIR: the tenant, whose users nobody else's feed may rename."""
+    return f"fhir of tenant {tenant_id}"
+
+
+def lens(public_url: str | None) -> PractitionerLens:
+    return PractitionerLens()

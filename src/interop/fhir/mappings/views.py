@@ -1,0 +1,67 @@
+"""Lenses over rows that the server makes itself: studies, inference jobs, the tenant's own entries.
+
+A client may add to such a resource what the rows do not say, and that stays; what the rows say wins
+again in every presentation. A resource of these types that no row stands for, such as the Device of
+an implant, is a client's own: it is stored whole and has no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+from interop.errors import Conflict
+from interop.fhir.lens import Connection, JsonObject
+from interop.fhir.mappings.lens import ResourceMapping, Rows
+from interop.fhir.mappings.tables import with_id
+
+Loader = Callable[[Connection, UUID, UUID], Rows | None]
+
+
+class ViewLens:
+    """A mapping over what `load` reads, never written over FHIR."""
+
+    def __init__(self, mapping: ResourceMapping, load: Loader, origin: str) -> None:
+        self.mapping = mapping
+        self._load = load
+        # Where the rows come from, and how they are removed: ends the sentence of the refusal.
+        self._origin = origin
+
+    @property
+    def resource_type(self) -> str:
+        return self.mapping.resource_type
+
+    def get(self, resource: JsonObject) -> Rows:
+        return self.mapping.get(resource)
+
+    def put(self, rows: Rows, resource: JsonObject | None) -> JsonObject:
+        return self.mapping.put(rows, resource)
+
+    def row_id(
+        self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID
+    ) -> UUID | None:
+        """The row that the resource already stands for; a client's own resource has none."""
+        return proposed if self.exists(connection, tenant_id, proposed) else None
+
+    def exists(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> bool:
+        return self._load(connection, tenant_id, row_id) is not None
+
+    def write(
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        row_id: UUID,
+        resource: JsonObject,
+        actor: str,
+    ) -> list[str]:
+        return []
+
+    def present(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, stored: JsonObject | None
+    ) -> JsonObject | None:
+        rows = self._load(connection, tenant_id, row_id)
+        return None if rows is None else with_id(self.put(rows, stored), row_id)
+
+    def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
+        if self.exists(connection, tenant_id, row_id):
+            raise Conflict(f"this {self.resource_type} is {self._origin}")
