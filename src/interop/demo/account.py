@@ -101,7 +101,7 @@ curl -s -H {token} '{clinic.dicomweb_url}/studies/{px}/series'
 echoscu -aec {called} {host} {port}
 storescu -aec {called} {host} {port} '{files["PX"][0]}'
 # the cone beam CT with dicomweb-client
-.venv/bin/dicomweb_client --url '{clinic.dicomweb_url}' --token '{clinic.token}' search instances --study '{ct}' --limit 3
+.venv/bin/dicomweb_client --url '{clinic.dicomweb_url}' --bearer-token '{clinic.token}' search instances --study '{ct}' --limit 3
 """  # noqa: E501
     # Not through rich: a line that is folded or styled can't be pasted.
     print(lines, flush=True)
