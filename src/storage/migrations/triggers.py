@@ -39,7 +39,7 @@ def staleness(
 ) -> Iterator[str]:
     """The functions and triggers that mark resources stale."""
     for table, resources in presented.items():
-        source = sources.get(table, "SELECT * FROM {rows}")
+        source = sources.get(table, "SELECT * FROM {rows} AS rows")
         # An update may have moved a row from one resource to another: both are stale.
         moved = source.format(rows="(SELECT * FROM changed UNION ALL SELECT * FROM former)")
         yield _function(f"stale_{table}_changed", source.format(rows="changed"), resources)

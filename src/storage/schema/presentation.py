@@ -21,7 +21,7 @@ class Presented:
 # tables users and tenants are global, so the statement finds their rows of the tenants that the
 # writer may see: its own, or all for the owner of the database.
 SOURCES: dict[str, str] = {
-    "consents": "SELECT * FROM {rows} WHERE subject_type = 'PATIENT'",
+    "consents": "SELECT * FROM {rows} AS rows WHERE subject_type = 'PATIENT'",
     "users": "SELECT m.tenant_id, m.user_id FROM {rows} AS u"
     " JOIN user_tenants AS m ON m.user_id = u.id",
     "tenants": "SELECT s.tenant_id, s.id FROM {rows} AS t"

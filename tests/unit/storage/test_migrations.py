@@ -39,7 +39,7 @@ def empty(cluster: EmbeddedPostgres, cluster_url: str) -> Iterator[str]:
 
 def rows(url: str, query: str, *, options: str = "") -> list[tuple[object, ...]]:
     with psycopg.connect(make_conninfo(url, options=options)) as connection:
-        return connection.execute(query).fetchall()  # type: ignore[arg-type]
+        return connection.execute(query).fetchall()
 
 
 def test_the_migrated_database_is_what_the_models_say(owner_url: str) -> None:
@@ -132,7 +132,7 @@ def test_a_role_that_can_bypass_policies_is_refused(cluster: EmbeddedPostgres, e
         from storage.migrations.row_security import CREATE_ROLE
 
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="bypass tenant isolation"):
-            connection.execute(CREATE_ROLE)  # type: ignore[arg-type]
+            connection.execute(CREATE_ROLE)
         connection.rollback()
 
     query = "SELECT rolbypassrls FROM pg_roles WHERE rolname = 'interop_app'"

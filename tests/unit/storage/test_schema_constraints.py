@@ -10,7 +10,7 @@ from psycopg import errors
 from storage.database import Database
 from storage.tenancy import Tenant
 
-VALID = {
+VALID: dict[str, dict[str, object]] = {
     "perio_measurements": {"patient_id": "{patient}", "tooth_number": 36, "site": "MB"},
     "procedures": {"patient_id": "{patient}", "cdt_code": "D2391"},
     "image_annotations": {
@@ -112,7 +112,7 @@ def targets(database: Database, tenant: Tenant) -> dict[str, UUID]:
     with database.connection(tenant.id) as connection:
         for name, insert in inserts.items():
             row = connection.execute(
-                insert + " RETURNING id",  # type: ignore[arg-type]
+                insert + " RETURNING id",
                 {"tenant": tenant.id, **made},
             ).fetchone()
             assert row is not None
@@ -134,7 +134,7 @@ def insert(
         f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(['%s'] * len(values))})"
     )
     with database.connection(tenant.id) as connection:
-        connection.execute(statement, bound)  # type: ignore[arg-type]
+        connection.execute(statement, bound)
         connection.rollback()
 
 

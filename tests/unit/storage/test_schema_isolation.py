@@ -45,7 +45,7 @@ def test_without_a_tenant_every_tenant_table_is_empty(database: Database, theirs
     with database.platform_connection() as connection:
         for table in metadata.sorted_tables:
             if table.info["scope"] == "tenant":
-                found = connection.execute(f"SELECT count(*) FROM {table.name}").fetchone()  # type: ignore[arg-type]
+                found = connection.execute(f"SELECT count(*) FROM {table.name}").fetchone()
                 assert found == (0,), table.name
 
 
@@ -211,7 +211,7 @@ def test_the_application_cannot_rewrite_the_log(
         pytest.raises(errors.InsufficientPrivilege, match="permission denied"),
         database.connection(tenant.id) as connection,
     ):
-        connection.execute(statement.format(log))  # type: ignore[arg-type]
+        connection.execute(statement.format(log))
 
 
 def test_two_tenants_may_use_the_same_uids_and_identifiers(

@@ -32,7 +32,7 @@ def insert(connection: Connection, table: str, tenant: Tenant, **values: object)
         f"INSERT INTO {table} ({', '.join(names)})"
         f" VALUES ({', '.join(['%s'] * len(names))}) RETURNING id"
     )
-    row = connection.execute(statement, (tenant.id, *values.values())).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(statement, (tenant.id, *values.values())).fetchone()
     assert row is not None
     return UUID(str(row[0]))
 
