@@ -19,6 +19,7 @@ from uuid import UUID
 
 import numpy as np
 from pydicom import Dataset
+from storage.jobs import defer
 
 from ai import completeness, results
 from ai.completeness import Complete, Wait
@@ -32,12 +33,12 @@ from ai.writers.report import ReportContext
 from ai.writers.segmentation import segmentation
 from ai.writers.structured_report import structured_report
 from storage.database import Connection, Database
-from storage.jobs import defer
 
 logger = logging.getLogger(__name__)
 
 RUN_TASK = "run_inference"
-MAX_ATTEMPTS = 4
+# The queue's own limit must be higher, so that the job's row always learns of the end.
+MAX_ATTEMPTS = 3
 MAX_IMAGES = 8  # of one study; more is a sender's mistake, not a panoramic study
 
 
@@ -186,6 +187,9 @@ class Pipeline:
         if job is None:
             return
         try:
+            if job.attempts > MAX_ATTEMPTS:
+                # Counted by workers that died with it: an input that kills must not do so for ever.
+                raise InferenceFailed("every attempt ended its worker", retryable=False)
             if job.result is None:
                 job = self._infer(tenant_id, job)
             self._write(tenant_id, job)

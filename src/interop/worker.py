@@ -55,15 +55,18 @@ def run(settings: Settings) -> None:
 
 def ai_is_installed() -> bool:
     """True when the `ai` extra is there; without it the server serves and jobs wait."""
-    return all(importlib.util.find_spec(name) for name in ("torch", "monai", "highdicom", "scipy"))
+    return all(importlib.util.find_spec(name) for name in ("onnxruntime", "highdicom", "scipy"))
 
 
 def _register(runner: JobRunner, pipeline: Pipeline) -> None:
-    @runner.task("check_study", queue="ai")
+    from ai.completeness import QUEUE, TASK
+    from ai.pipeline import MAX_ATTEMPTS, RUN_TASK
+
+    @runner.task(TASK, queue=QUEUE)
     def check_study(tenant_id: str, study_id: str) -> None:
         pipeline.check_study(UUID(tenant_id), UUID(study_id))
 
-    @runner.task("run_inference", queue="ai")
+    @runner.task(RUN_TASK, queue=QUEUE, attempts=MAX_ATTEMPTS + 2)
     def run_inference(tenant_id: str, job_id: str) -> None:
         pipeline.run_inference(UUID(tenant_id), UUID(job_id))
 
