@@ -394,6 +394,19 @@ def jobs(tenant: TenantOption, as_json: JsonOption = False) -> None:
         out.print(f"{job['id']}  {job['status']:<10} {job['reason'] or job['error'] or ''}")
 
 
+@app.command()
+def alive() -> None:
+    """Exit with 0 when a job worker has reported within the last minute (health checks)."""
+    with opened() as interop, interop.database.platform_connection() as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM procrastinate_workers"
+            " WHERE last_heartbeat > now() - interval '1 minute'"
+        ).fetchone()
+    if row is None or row[0] == 0:
+        raise CommandFailed("no job worker has reported within the last minute")
+    out.print(f"{row[0]} job workers report")
+
+
 @bundle_app.command("add")
 def bundle_add(path: Path, as_json: JsonOption = False) -> None:
     """Verify a MONAI Bundle and register its version in the model registry."""
