@@ -11,6 +11,7 @@ second index leads from a value to resources in the order of pages (resource_id)
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Index, Integer, UniqueConstraint, text
@@ -96,7 +97,7 @@ class SearchRow:
     cluster: Mapped[int] = mapped_column(Integer(), server_default=text("0"), sort_order=-15)
 
 
-def value_index(table: str, *columns: str, **options: object) -> Index:
+def value_index(table: str, *columns: str, **options: Any) -> Index:
     """The index from a parameter's value to resources, in the order of search pages."""
     name = f"ix_{table}_{columns[0]}"
     leading = ("tenant_id", "resource_type", "parameter")

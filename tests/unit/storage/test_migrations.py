@@ -70,6 +70,37 @@ def test_migrating_again_changes_nothing(owner_url: str) -> None:
     assert rows(owner_url, query) == before
 
 
+def test_an_installation_begins_with_the_documents_roles_permissions_and_meters(
+    owner_url: str,
+) -> None:
+    roles = rows(owner_url, "SELECT code FROM roles WHERE tenant_id IS NULL")
+    permissions = rows(owner_url, "SELECT code FROM permissions")
+    meters = rows(owner_url, "SELECT code FROM usage_meters")
+    clinician = rows(
+        owner_url,
+        "SELECT p.code FROM role_permissions AS g JOIN roles AS r ON r.id = g.role_id"
+        " JOIN permissions AS p ON p.id = g.permission_id WHERE r.code = 'CLINICIAN'",
+    )
+
+    assert {"TENANT_ADMIN", "CLINICIAN", "READ_ONLY_AUDITOR", "DATA_SCIENTIST"} <= {
+        row[0] for row in roles
+    }
+    assert {
+        "view_patient",
+        "edit_patient",
+        "view_imaging",
+        "run_ai_analysis",
+        "manage_billing",
+    } <= {row[0] for row in permissions}
+    assert {row[0] for row in meters} == {
+        "AI_INFERENCES",
+        "STORAGE_GB",
+        "ACTIVE_USERS",
+        "API_CALLS",
+    }
+    assert ("run_ai_analysis",) in clinician and ("manage_billing",) not in clinician
+
+
 def test_processes_that_start_together_migrate_once(cluster: EmbeddedPostgres, empty: str) -> None:
     url = cluster.url(OWNER_ROLE, empty)
     failures: list[Exception] = []

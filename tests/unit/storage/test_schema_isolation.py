@@ -163,7 +163,7 @@ def test_rows_of_the_platform_are_read_and_given_but_not_written(
 ) -> None:
     with psycopg.connect(owner_url) as owner:
         row = owner.execute(
-            "INSERT INTO roles (code, name) VALUES ('READ_ONLY_AUDITOR', 'Auditor') RETURNING id"
+            "INSERT INTO roles (code, name) VALUES ('RESIDENT', 'Resident') RETURNING id"
         ).fetchone()
     assert row is not None
 
@@ -177,13 +177,13 @@ def test_rows_of_the_platform_are_read_and_given_but_not_written(
             "UPDATE roles SET name = 'Mine' WHERE id = %s", (row[0],)
         ).rowcount
 
-    assert seen == ("READ_ONLY_AUDITOR",)
+    assert seen == ("RESIDENT",)
     assert changed == 0
     with (
         pytest.raises(errors.InsufficientPrivilege, match="row-level security"),
         database.connection(tenant.id) as connection,
     ):
-        connection.execute("INSERT INTO roles (code, name) VALUES ('TENANT_ADMIN', 'Admin')")
+        connection.execute("INSERT INTO roles (code, name) VALUES ('INTERN', 'Intern')")
 
 
 def test_a_provider_must_be_a_member_of_the_tenant(

@@ -15,6 +15,7 @@ from procrastinate.schema import SchemaManager
 
 from storage.migrations import row_security, triggers
 from storage.schema import metadata
+from storage.schema.reference_rows import rows
 
 revision = "0001"
 down_revision = None
@@ -36,3 +37,5 @@ def upgrade() -> None:
         execute(statement)
     for statement in row_security.statements(metadata):
         execute(statement)
+    for table, values in rows():
+        connection.execute(metadata.tables[table].insert(), values)
