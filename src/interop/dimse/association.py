@@ -17,7 +17,6 @@ from typing import Final
 from interop.dimse.c_store import StorageBackend, StoreService
 from interop.dimse.command_set import (
     C_CANCEL_RQ,
-    C_ECHO_RQ,
     C_STORE_RQ,
     RESPONSE_BIT,
     parse_command,
@@ -58,7 +57,6 @@ from interop.dimse.upper_layer import (
 logger = logging.getLogger(__name__)
 
 _PROTOCOL_VERSION_1: Final = 0x0001
-_OPERATIONS: Final = {C_ECHO_RQ: "C-ECHO"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +147,13 @@ class Association:
         """Negotiate and serve. Returns the last PDU to send."""
         scanned = self._receive_request()
         self._calling_ae_title = scanned.calling_ae_title
-        request = decode_request(scanned)
-        if request.application_context_name != APPLICATION_CONTEXT_NAME:
-            raise Rejected(Rejection(1, 1, 2, "the application context is not DICOM's"))
+        # Before anything of a stranger's request is decoded any further.
         self._admission = self._context.policy.admit(
             scanned.called_ae_title, scanned.calling_ae_title, self._remote_address
         )
+        request = decode_request(scanned)
+        if request.application_context_name != APPLICATION_CONTEXT_NAME:
+            raise Rejected(Rejection(1, 1, 2, "the application context is not DICOM's"))
         negotiated = negotiate(request, self._context.limits.advertised_pdu_bytes)
         self._link.send(negotiated.accept_pdu)
         self.is_established = True
@@ -196,9 +195,10 @@ class Association:
             elif request.command_field & RESPONSE_BIT:
                 raise ProtocolViolation("a response that nobody asked for", UNEXPECTED_PARAMETER)
             else:
+                operation = services.require_operation(context_id, request)
                 data_set = _collect(stream, context_id) if request.has_data_set else None
                 services.serve(context_id, raw, data_set)
-                self._record(_OPERATIONS.get(request.command_field, "DIMSE"), admission)
+                self._record(operation, admission)
 
     # -- what is written down ---------------------------------------------------------------
 

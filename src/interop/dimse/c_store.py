@@ -73,7 +73,7 @@ class _Receiver:
         self.close()
 
     def close(self) -> None:
-        """Remove what was written, unless it was finished and taken."""
+        """Remove what was written and not handed on."""
         if self.writer is not None:
             self.writer.abort()
             self.writer = None
@@ -150,12 +150,8 @@ class StoreService:
             except Failure as failure:
                 receiver.give_up(failure)
             else:
-                try:
-                    outcome = self._backend.ingest.store(
-                        self._admission.tenant, spooled, self._source
-                    )
-                finally:
-                    spooled.discard()
+                receiver.writer = None  # the file is ingest's now
+                outcome = self._backend.ingest.store(self._admission.tenant, spooled, self._source)
                 return outcome.dicom_status, _error_comment(outcome)
         assert receiver.failure is not None
         return receiver.failure.dicom_status, receiver.failure.error_comment

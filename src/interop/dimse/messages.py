@@ -93,10 +93,10 @@ class MessageStream:
         """Read a PDV's header: length of its fragment, context id, is command, is last."""
         if self._pdu_left == 0:
             self._begin_pdu(in_message=True)
-        if self._pdu_left < 6:
-            raise ProtocolViolation("a P-DATA-TF has no room for a PDV", INVALID_PARAMETER)
         length, context_id, control = _PDV_HEADER.unpack(self._link.read(6))
-        if not 2 <= length <= self._pdu_left - 4:
+        after = self._pdu_left - 4 - length
+        # What follows in the PDU is another PDV, or nothing.
+        if length < 2 or (after != 0 and after < _PDV_HEADER.size):
             raise ProtocolViolation(
                 f"PDV of {length} bytes in {self._pdu_left} bytes of PDU", INVALID_PARAMETER
             )
@@ -104,7 +104,7 @@ class MessageStream:
             raise ProtocolViolation(
                 f"presentation context {context_id} was not accepted", UNEXPECTED_PARAMETER
             )
-        self._pdu_left -= length + 4
+        self._pdu_left = after
         self._message_bytes += length + 4
         if self._message_bytes > self._limits.max_message_bytes:
             raise MessageTooLarge(
@@ -120,6 +120,8 @@ class MessageStream:
             wait_until = min(wait_until, finish_by)
         kind, length = self._link.next_pdu(wait_until, finish_by)
         if kind == P_DATA_TF:
+            if length < _PDV_HEADER.size:
+                raise ProtocolViolation("a P-DATA-TF has no room for a PDV", INVALID_PARAMETER)
             self._pdu_left = length
             return True
         if kind == A_ABORT:

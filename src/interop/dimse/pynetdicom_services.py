@@ -1,7 +1,8 @@
 """Every DIMSE service but C-STORE is pynetdicom's: decoding, service class, encoding (PS3.7).
 
 `PynetdicomServices` gives pynetdicom an association whose transport is ours. A further service
-(C-FIND, N-ACTION ...) takes its SOP classes in `presentation` and a handler in `HANDLERS`.
+(C-FIND, N-ACTION ...) takes its SOP classes in `presentation`, its command in `OPERATIONS` and
+its handler in `HANDLERS`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from typing import Any, Final
 
 from pynetdicom import _config, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
+from interop.dimse.command_set import AFFECTED_SOP_CLASS_UID, C_ECHO_RQ, Command
 from interop.dimse.presentation import Negotiated
 from interop.dimse.transport_guard import GuardedApplicationEntity, Link, ProtocolViolation
 from interop.dimse.upper_layer import NOT_SPECIFIED, UNEXPECTED_PARAMETER
@@ -28,6 +29,8 @@ _config.LOG_RESPONSE_IDENTIFIERS = False
 # The identifier of a query is a few hundred bytes; it is held in memory.
 MAX_DATA_SET_BYTES: Final = 1 << 20
 _COMMAND, _DATA_SET = b"\x03", b"\x02"  # message control headers: last fragment of each
+
+OPERATIONS: Final = {C_ECHO_RQ: "C-ECHO"}
 
 Handler = Callable[[Any], Any]
 
@@ -62,6 +65,25 @@ class PynetdicomServices:
         self._negotiated = negotiated
         self._association: Any = None
 
+    def require_operation(self, context_id: int, request: Command) -> str:
+        """The name of the operation, when this context offers it. Raises ProtocolViolation.
+
+        pynetdicom looks only at the SOP class that the request names: a C-FIND for the
+        Verification SOP Class would get an answer of Verification's.
+        """
+        context = self._negotiated.contexts[context_id]
+        operation = OPERATIONS.get(request.command_field)
+        if (
+            operation is None
+            or context.is_storage
+            or request.uid(AFFECTED_SOP_CLASS_UID) != context.sop_class_uid
+        ):
+            raise ProtocolViolation(
+                f"command 0x{request.command_field:04X} is not offered in context {context_id}",
+                UNEXPECTED_PARAMETER,
+            )
+        return operation
+
     def serve(self, context_id: int, command: bytes, data_set: bytes | None) -> None:
         """Answer one message. Raises LinkError when the association cannot go on."""
         association = self._association = self._association or self._open()
@@ -73,8 +95,6 @@ class PynetdicomServices:
         _, message = association.dimse.get_msg()
         if message is None or not message.is_valid_request:
             raise ProtocolViolation("not a request that can be served", UNEXPECTED_PARAMETER)
-        if isinstance(message, C_ECHO) and message.AffectedSOPClassUID is None:
-            raise ProtocolViolation("a C-ECHO-RQ without SOP class", UNEXPECTED_PARAMETER)
         association._serve_request(message, context_id)
 
     def _open(self) -> Any:

@@ -6,6 +6,7 @@ file's own.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pynetdicom import _config
+from pynetdicom import _config, evt
 from pynetdicom.presentation import build_context
 
 from interop.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -164,11 +165,20 @@ def _association(
     entity.connection_timeout = CONNECT_SECONDS
     entity.dimse_timeout = RESPONSE_SECONDS
     entity.network_timeout = RESPONSE_SECONDS
+    connected = threading.Event()
     association = entity.associate(
-        host, port, contexts=contexts, ae_title=called_ae_title, max_pdu=_PDU_BYTES
+        host,
+        port,
+        contexts=contexts,
+        ae_title=called_ae_title,
+        max_pdu=_PDU_BYTES,
+        evt_handlers=[(evt.EVT_CONN_OPEN, lambda _: connected.set())],
     )
     if not association.is_established:
-        raise SendFailed(_why(association, host, port, called_ae_title))
+        where = f"{called_ae_title} at {host}:{port}"
+        raise SendFailed(
+            _why(association, where) if connected.is_set() else f"no connection to {where}"
+        )
     try:
         yield association
     finally:
@@ -176,14 +186,11 @@ def _association(
             association.release()
 
 
-def _why(association: Any, host: str, port: int, called_ae_title: str) -> str:
-    where = f"{called_ae_title} at {host}:{port}"
+def _why(association: Any, where: str) -> str:
     if association.is_rejected:
         answer = association.acceptor.primitive
         return (
             f"{where} rejected the association: {answer.result_str}, {answer.reason_str}; "
             "check both AE titles"
         )
-    if association.is_aborted:
-        return f"{where} aborted the association"
-    return f"no connection to {where}"
+    return f"{where} aborted the association"

@@ -241,6 +241,13 @@ class GuardedAssociationSocket(AssociationSocket):  # type: ignore[misc]
         created.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return created
 
+    def _shutdown_socket(self) -> None:
+        # pynetdicom's own leaves the descriptor open when the peer was never connected.
+        if self.socket is not None:
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+            self.socket.close()
+
     def recv(self, nr_bytes: int) -> bytearray:
         """Read exactly `nr_bytes`, fewer only at the end of the connection.
 

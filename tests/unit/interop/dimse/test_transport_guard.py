@@ -325,7 +325,7 @@ def test_pynetdicom_sends_without_nagle(
 
     monkeypatch.setattr(GuardedAssociationSocket, "_create_socket", spy)
 
-    associate(silent_server(b""), monkeypatch)
+    associate(silent_server(pack(">BxIxxBB", 7, 4, 2, 0)), monkeypatch)
 
     assert len(used) == 1
 

@@ -1,4 +1,4 @@
-"""Small PDUs are byte for byte those of pynetdicom; an A-ASSOCIATE-RQ is checked before decoding."""
+"""Small PDUs are byte for byte pynetdicom's; an A-ASSOCIATE-RQ is checked before decoding."""
 
 from __future__ import annotations
 
