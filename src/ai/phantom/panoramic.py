@@ -89,9 +89,9 @@ class _Jaws:
         x, y = window.x, window.y
         texture = film.trabecular_texture(self.random, (self.view.height, self.view.width), pitch)
         body, solid = self._mandible()
-        crest = self._crest(self._with_rami(self.plan.crest_lower), x)
+        crest = crest_height(with_rami(self.plan.crest_lower, self.plan.occlusal(60.0)), x)
         lower = np.clip((y - crest) / (2 * pitch) + 0.5, 0, 1)
-        crest = self._crest(self._with_tubers(self.plan.crest_upper), x)
+        crest = crest_height(with_tubers(self.plan.crest_upper), x)
         upper = np.clip((crest - y) / (2 * pitch) + 0.5, 0, 1) * self._maxilla()
         level = float(self.random.uniform(0.42, 0.6))
         result: Field = lower * (body * level + solid + body * 0.065 * texture)
@@ -117,32 +117,6 @@ class _Jaws:
         picture = Image.fromarray(np.ascontiguousarray(field, dtype=np.float32))
         size = (self.view.width, self.view.height)
         return np.asarray(picture.resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
-
-    def _with_rami(self, points: Line) -> Line:
-        """Continue the crest of the lower jaw up the front borders of the rami."""
-        left, right = min(points[0][0] - 1.5, -59.0), max(points[-1][0] + 1.5, 59.0)
-        start = self.plan.occlusal(60.0) + 6
-        rise = ((0.0, 0.0), (2.0, -7.0), (3.5, -22.0), (5.0, -60.0))
-        before = tuple((left - dx, start + dy) for dx, dy in reversed(rise))
-        return before + points + tuple((right + dx, start + dy) for dx, dy in rise)
-
-    @staticmethod
-    def _with_tubers(points: Line) -> Line:
-        """Let the crest of the upper jaw curve up behind the last tooth."""
-        (left, left_y), (right, right_y) = points[0], points[-1]
-        before = ((left - 14, left_y - 14), (left - 5, left_y - 2))
-        return before + points + ((right + 5, right_y - 2), (right + 14, right_y - 14))
-
-    @staticmethod
-    def _crest(points: Line, x: Field) -> Field:
-        """Return the crest height at every x of the picture."""
-        samples = np.arange(-100, 100, 0.25)
-        heights = np.interp(samples, [p[0] for p in points], [p[1] for p in points])
-        heights = ndimage.gaussian_filter1d(heights, 2.0)
-        # The picture is turned by a degree or two, so x differs from row to row.
-        index = np.clip((x + 100) * 4, 0, len(samples) - 1).astype(np.int32)
-        result: Field = heights.astype(np.float32)[index]
-        return result
 
     def _mandible_outline(self) -> list[tuple[float, float]]:
         stretch_x, stretch_y = self.random.uniform(0.97, 1.05), self.random.uniform(0.92, 1.06)
@@ -209,4 +183,31 @@ def _mandibular_canal(x: Field, y: Field) -> Field:
     hollow = np.exp(-((off / 1.5) ** 4))
     rim = np.exp(-(((off - 2.1) / 0.45) ** 2))
     result: Field = (along * (hollow - 0.6 * rim)).astype(np.float32)
+    return result
+
+
+def with_rami(points: Line, occlusal: float) -> Line:
+    """Continue the crest of the lower jaw up the front borders of the rami."""
+    left, right = min(points[0][0] - 1.5, -59.0), max(points[-1][0] + 1.5, 59.0)
+    start = occlusal + 6
+    rise = ((0.0, 0.0), (2.0, -7.0), (3.5, -22.0), (5.0, -60.0))
+    before = tuple((left - dx, start + dy) for dx, dy in reversed(rise))
+    return before + points + tuple((right + dx, start + dy) for dx, dy in rise)
+
+
+def with_tubers(points: Line) -> Line:
+    """Let the crest of the upper jaw curve up behind the last tooth."""
+    (left, left_y), (right, right_y) = points[0], points[-1]
+    before = ((left - 14, left_y - 14), (left - 5, left_y - 2))
+    return before + points + ((right + 5, right_y - 2), (right + 14, right_y - 14))
+
+
+def crest_height(points: Line, x: Field) -> Field:
+    """Return the height of the bone crest at every x of the picture."""
+    samples = np.arange(-100, 100, 0.25)
+    heights = np.interp(samples, [p[0] for p in points], [p[1] for p in points])
+    heights = ndimage.gaussian_filter1d(heights, 2.0)
+    # The picture is turned by a degree or two, so x differs from row to row.
+    index = np.clip((x + 100) * 4, 0, len(samples) - 1).astype(np.int32)
+    result: Field = heights.astype(np.float32)[index]
     return result

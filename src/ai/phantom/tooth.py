@@ -126,7 +126,8 @@ def root_distance(plan: ToothPlan, u: Field, v: Field) -> Field:
         distance = 0.41 * plan.width * (1 - 0.3 * inside) - np.abs(u)
         distance = np.minimum(distance, (0.26 - t) * plan.root)
         for offset, half in _molar_roots(plan, inside):
-            distance = np.maximum(distance, half - np.abs(u - bend - offset))
+            end = (SHORT_ROOT - t) * plan.root + np.where(half > 0, 1.0, 0.0)
+            distance = np.maximum(distance, np.minimum(half - np.abs(u - bend - offset), end))
     result: Field = np.minimum(distance, (1 - t) * plan.root).astype(np.float32)
     return result
 
