@@ -12,14 +12,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
 import numpy as np
 from pydicom import Dataset
-from storage.jobs import defer
 
 from ai import completeness, results
 from ai.completeness import Complete, Wait
@@ -33,6 +32,7 @@ from ai.writers.report import ReportContext
 from ai.writers.segmentation import segmentation
 from ai.writers.structured_report import structured_report
 from storage.database import Connection, Database
+from storage.jobs import defer
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,10 @@ class Pipeline:
             ).fetchone()
         if row is None:
             return None
-        return Job(*row[:9], [UUID(x) for x in row[9]], *row[10:])
+        *plain, inputs, completed_at, result = row
+        return Job(
+            *plain, inputs=[UUID(x) for x in inputs], completed_at=completed_at, result=result
+        )
 
     def _infer(self, tenant_id: UUID, job: Job) -> Job:
         bundle = self._ports.bundle(job.model_version_id)
@@ -241,7 +244,7 @@ class Pipeline:
                 (json.dumps(stored), tenant_id, job.id),
             ).fetchone()
         assert row is not None  # _begin found it, and nothing deletes jobs
-        return Job(**{**_fields(job), "completed_at": row[0], "result": row[1]})
+        return replace(job, completed_at=row[0], result=row[1])
 
     def _write(self, tenant_id: UUID, job: Job) -> None:
         """DICOM objects first, each safe to repeat; then all rows in one transaction."""
@@ -302,10 +305,6 @@ class Pipeline:
                     job.id,
                 ),
             )
-
-
-def _fields(job: Job) -> dict[str, Any]:
-    return {name: getattr(job, name) for name in Job.__slots__}
 
 
 def _record_decision(

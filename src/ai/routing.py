@@ -55,7 +55,9 @@ class Predicate:
             raise InvalidPredicate(
                 f"unknown conditions {', '.join(unknown)}; there are {', '.join(sorted(known))}"
             )
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
         return cls(**values)
 
     def matches(self, instance: Instance) -> bool:

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -299,7 +299,7 @@ def import_(
                 report = import_paths(services, require(interop.tenants, tenant), paths, advance)
         finally:
             services.close()
-    show(vars(report) if hasattr(report, "__dict__") else report._asdict(), as_json)
+    show(asdict(report), as_json)
 
 
 @app.command()
@@ -361,9 +361,8 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Remove stored objects that no row names, older than an hour (left by a crash)."""
-    from storage.sweep import sweep as run
-
     from storage.objects import open_object_store
+    from storage.sweep import sweep as run
 
     with opened() as interop:
         report = run(
@@ -371,7 +370,7 @@ def sweep(
             open_object_store(interop.settings.effective_objects_url),
             dry_run=dry_run,
         )
-    show(vars(report) if hasattr(report, "__dict__") else dict(report), as_json)
+    show(asdict(report), as_json)
 
 
 @app.command()
@@ -410,9 +409,8 @@ def alive() -> None:
 @bundle_app.command("add")
 def bundle_add(path: Path, as_json: JsonOption = False) -> None:
     """Verify a MONAI Bundle and register its version in the model registry."""
-    from ai.runtime.bundle import load_bundle
-
     from ai.registry import owner_connection, register_bundle
+    from ai.runtime.bundle import load_bundle
 
     bundle = load_bundle(path)
     with opened() as interop, owner_connection(interop.owner_url) as connection:

@@ -109,7 +109,11 @@ def serve(settings: Settings, roles: tuple[str, ...], announce: Callable[[str], 
     with running_database(settings) as running:
         register_platform_bundles(running.owner_url)
         open_object_store(settings.effective_objects_url)  # refuses a bad URL before any client
-        children = [Child(role, running.settings.environment()) for role in roles]
+        children = [
+            Child(role, running.settings.environment())
+            for role in roles
+            for _ in range(settings.dicom_workers if role == "dicom" else 1)
+        ]
         try:
             for child in children:
                 child.start()

@@ -15,6 +15,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     DigitalIntraOralXRayImageStorageForPresentation,
     DigitalXRayImageStorageForPresentation,
@@ -69,7 +70,7 @@ def _base(study: DemoStudy, sop_class_uid: str, number: int) -> Dataset:
     dataset = Dataset()
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     dataset.file_meta = meta
     patient = study.patient
     values: dict[str, Any] = {

@@ -35,11 +35,12 @@ PROCEDURES = {
     "D-1002": [("D4341", "Scaling and root planing", 46), ("D0367", "Cone beam CT", None)],
     "D-1003": [("D1110", "Prophylaxis", None), ("D0220", "Periapical radiograph", 38)],
 }
-PLANS = {
-    "D-1001": [("D2391", "Composite filling", 36, "O", "185.00")],
-    "D-1002": [("D4910", "Periodontal maintenance", None, None, "140.00"),
-               ("D2740", "Crown", 26, None, "1150.00")],
-    "D-1003": [("D7240", "Removal of impacted tooth", 38, None, "420.00")],
+# (CDT code, our words, FDI, surface, fee in USD): what is proposed.
+PLANS: dict[str, list[tuple[str, str, int | None, str | None, float]]] = {
+    "D-1001": [("D2391", "Composite filling", 36, "O", 185.0)],
+    "D-1002": [("D4910", "Periodontal maintenance", None, None, 140.0),
+               ("D2740", "Crown", 26, None, 1150.0)],
+    "D-1003": [("D7240", "Removal of impacted tooth", 38, None, 420.0)],
 }  # fmt: skip
 
 
@@ -118,7 +119,7 @@ def conditions(patient: DemoPatient) -> Iterator[Resource]:
 
 def procedures(patient: DemoPatient) -> Iterator[Resource]:
     for code, words, fdi in PROCEDURES[patient.mrn]:
-        resource = {
+        resource: Resource = {
             "resourceType": "Procedure", "id": str(demo_id("procedure", patient.mrn, code)),
             "status": "completed",
             "code": {"coding": [{"system": CDT, "code": code}], "text": words},
@@ -223,6 +224,7 @@ def tooth_chart(connection: Connection, tenant_id: UUID, patient: DemoPatient) -
 def treatment_plan(connection: Connection, tenant_id: UUID, patient: DemoPatient) -> None:
     plan_id = demo_id("plan", patient.mrn)
     items = PLANS[patient.mrn]
+    total = sum(item[4] for item in items)
     connection.execute(
         "INSERT INTO treatment_plans (tenant_id, id, patient_id, title, status,"
         " total_estimated_cost, estimated_insurance_coverage, currency, presented_at)"
@@ -230,7 +232,7 @@ def treatment_plan(connection: Connection, tenant_id: UUID, patient: DemoPatient
         " ON CONFLICT DO NOTHING",
         (
             tenant_id, plan_id, patient.id, "Restorative care",
-            sum(float(fee) for *_, fee in items), sum(float(fee) for *_, fee in items) * 0.5,
+            total, total / 2,
         ),
     )  # fmt: skip
     for order, (code, words, fdi, surface, fee) in enumerate(items):
