@@ -217,9 +217,19 @@ class Pipeline:
             ).fetchone()
         if row is None:
             return None
-        *plain, inputs, completed_at, result = row
         return Job(
-            *plain, inputs=[UUID(x) for x in inputs], completed_at=completed_at, result=result
+            id=row[0],
+            status=row[1],
+            key=row[2],
+            study_id=row[3],
+            patient_id=row[4],
+            model_version_id=row[5],
+            model_name=row[6],
+            version_tag=row[7],
+            attempts=row[8],
+            inputs=[UUID(value) for value in row[9]],
+            completed_at=row[10],
+            result=row[11],
         )
 
     def _infer(self, tenant_id: UUID, job: Job) -> Job:
