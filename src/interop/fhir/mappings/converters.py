@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Final, Protocol
 
 from interop.fhir.mappings.path import DATA_ABSENT_REASON
@@ -137,9 +137,9 @@ class Moment:
             return None
         try:
             value = datetime.fromisoformat(node)
-        except ValueError:  # 2024-02-30, or a leap second: no PostgreSQL timestamp either
+            return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):  # 2024-02-30, a leap second, before the year 1
             return None
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
     def put(self, value: datetime | None, node: Any) -> str | None:
         return None if value is None else instant(value)
@@ -458,7 +458,10 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A quantity in one UCUM unit; `factors` and `offsets` accept others by conversion."""
+    """A quantity in one UCUM unit; others are accepted by conversion.
+
+    `places` are the decimals that the column keeps; more of them stay in the resource.
+    """
 
     unit: str
     shown: str = ""
@@ -466,7 +469,7 @@ class Quantity:
     accepted: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     low: float = float("-inf")
     high: float = float("inf")
-    is_decimal: bool = False
+    places: int | None = None
 
     @property
     def label(self) -> str:
@@ -484,9 +487,11 @@ class Quantity:
                 return None
             factor, offset = self.accepted[unit]
             value = Decimal(str(round(float(value) * factor + offset, 4)))
+        if self.places is not None:
+            value = value.quantize(Decimal(1).scaleb(-self.places), ROUND_HALF_UP)
         if not self.low <= float(value) <= self.high:
             return None
-        return value if self.is_decimal else float(value)
+        return float(value) if self.places is None else value
 
     def put(self, value: Any, node: Any) -> Any:
         if value is None:

@@ -13,7 +13,7 @@ from interop.fhir.lens import JsonObject
 from interop.fhir.mappings.converters import (
     Choice,
     Coding,
-    Converter,
+    FirstOf,
     Moment,
     Quantity,
     Reference,
@@ -100,12 +100,12 @@ MEASURES: Final = (
     Measure(
         "bmi",
         (_loinc("39156-5", "Body mass index (BMI) [Ratio]"),),
-        Quantity("kg/m2", low=0, high=300),
+        Quantity("kg/m2", low=0, high=300, places=2),
     ),
     Measure(
         "pain_score",
         (_loinc("72514-3", "Pain severity - 0-10 verbal numeric rating [Score] - Reported"),),
-        Quantity("{score}", "", {"1": (1, 0)}, low=0, high=10),
+        Quantity("{score}", "", {"1": (1, 0)}, low=0, high=10, places=0),
     ),
 )
 COLUMNS: Final = tuple(measure.column for measure in MEASURES)
@@ -128,9 +128,9 @@ class Measures:
         values: Values = {}
         for part in [node, *(node.get("component") or [])]:
             measure = _measure_of(part)
-            value = measure and measure.quantity.get(part.get("valueQuantity"))
+            value = measure.quantity.get(part.get("valueQuantity")) if measure else None
             if measure is not None and value is not None:
-                values.setdefault(measure.column, _fit(measure, value))
+                values.setdefault(measure.column, value)
         return tuple(values.get(column) for column in COLUMNS)
 
     def put(self, value: tuple[Any, ...], node: JsonObject) -> JsonObject:
@@ -174,10 +174,6 @@ def _column_of(part: Any) -> str | None:
     if measure is None or measure.quantity.get(part.get("valueQuantity")) is None:
         return None
     return measure.column
-
-
-def _fit(measure: Measure, value: float) -> Any:
-    return int(value) if measure.column == "pain_score" else value
 
 
 def _with_value(part: JsonObject, measure: Measure, value: Any) -> JsonObject:
@@ -227,16 +223,16 @@ def _template(row: Row) -> dict[str, Any]:
 
 
 def mapping(public_url: str | None) -> ResourceMapping:
-    converter: Converter = Measures()
+    practitioner = Reference(("Practitioner",), public_url)
     return ResourceMapping(
         "Observation",
         "vital_signs",
         [
-            Entry(COLUMNS, "", converter),
+            Entry(COLUMNS, "", Measures()),
             Entry("patient_id", "subject", Reference(("Patient",), public_url)),
             Entry("encounter_id", "encounter", Reference(("Encounter",), public_url)),
             Entry("measured_at", "", Choice("effective", Moment())),
-            Entry("measured_by_id", "performer[]", Reference(("Practitioner",), public_url)),
+            Entry("measured_by_id", "performer", FirstOf(practitioner)),
         ],
         template=_template,
     )

@@ -1,0 +1,103 @@
+"""One lens for all Observations, which picks the table by the content or by the row.
+
+An Observation that fits no table, such as a laboratory result, is stored whole and has no row.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from interop.fhir.lens import Connection, JsonObject
+from interop.fhir.mappings import ai_finding, perio, vital_signs
+from interop.fhir.mappings.perio import ToothLens
+from interop.fhir.mappings.tables import TableLens
+from interop.fhir.mappings.views import ViewLens
+
+Part = ToothLens | TableLens | ViewLens
+
+
+class ObservationLens:
+    """Periodontal charts, vital signs and findings of the AI."""
+
+    resource_type = "Observation"
+
+    def __init__(self, public_url: str | None) -> None:
+        self.tooth = ToothLens(public_url)
+        origin = "made of the Observations of its teeth; delete those"
+        self.exam = ViewLens(perio.exam_mapping(public_url), perio.load_exam, origin)
+        self.vital_signs = vital_signs.lens(public_url)
+        self.finding = ai_finding.lens(public_url)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self.finding, self.tooth, self.exam, self.vital_signs)
+
+    def row_id(
+        self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID
+    ) -> UUID | None:
+        """The row of the Observation: from its content for a charted tooth, else as proposed."""
+        if self.finding.exists(connection, tenant_id, proposed):
+            return proposed
+        if perio.is_tooth(resource):
+            return self.tooth.row_id(connection, tenant_id, resource)
+        if perio.is_exam(resource):
+            return self._exam_id(connection, tenant_id, resource)
+        return proposed if vital_signs.is_vital_signs(resource) else None
+
+    def _exam_id(
+        self, connection: Connection, tenant_id: UUID, resource: JsonObject
+    ) -> UUID | None:
+        """The exam that the charted teeth already make."""
+        row = self.exam.get(resource).row
+        patient, encounter = perio.resolve(connection, tenant_id, row).values()
+        if patient is None or row["measured_at"] is None:
+            return None
+        exam = perio.exam_id(patient, encounter, row["measured_at"])
+        return exam if self.exam.exists(connection, tenant_id, exam) else None
+
+    def write(
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        row_id: UUID,
+        resource: JsonObject,
+        actor: str,
+    ) -> list[str]:
+        part = self._for_content(connection, tenant_id, row_id, resource)
+        return part.write(connection, tenant_id, row_id, resource, actor) if part else []
+
+    def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:
+        """References whose columns are empty until their resources exist."""
+        if perio.is_tooth(resource):
+            return self.tooth.waits_for(connection, tenant_id, resource)
+        if vital_signs.is_vital_signs(resource):
+            return self.vital_signs.waits_for(connection, tenant_id, resource)
+        return []
+
+    def present(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, stored: JsonObject | None
+    ) -> JsonObject | None:
+        for part in self.parts:
+            presented = part.present(connection, tenant_id, row_id, stored)
+            if presented is not None:
+                return presented
+        return None
+
+    def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
+        for part in self.parts:
+            part.delete(connection, tenant_id, row_id)
+
+    def _for_content(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, resource: JsonObject
+    ) -> Part | None:
+        if self.finding.exists(connection, tenant_id, row_id):
+            return self.finding
+        if perio.is_tooth(resource):
+            return self.tooth
+        if perio.is_exam(resource):
+            return self.exam
+        return self.vital_signs if vital_signs.is_vital_signs(resource) else None
+
+
+def lens(public_url: str | None) -> ObservationLens:
+    return ObservationLens(public_url)
