@@ -1,6 +1,6 @@
 """The XHTML of narratives: the subset that R4 allows (txt-1), nothing that runs or calls.
 
-An empty div (txt-2) is let pass, as two of the official examples have one. Beyond txt-1, nothing may
+An empty div (txt-2) is let pass, as two official examples have one. Beyond txt-1, nothing may
 be loaded from elsewhere: a picture would tell its host who reads which record (security.md C7).
 """
 

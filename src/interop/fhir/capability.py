@@ -1,0 +1,130 @@
+"""The CapabilityStatement: what is served, from the tables that serve it (R4 http.html).
+
+Nothing in it is written by hand that the engine decides elsewhere: resource types and search
+parameters are those of the definitions, interactions those of the router.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import orjson
+
+from interop.fhir.definitions import FHIR_VERSION, definitions
+from interop.fhir.negotiation import MEDIA_TYPE
+
+SOFTWARE = "dental-interop"
+# When this statement last changed in kind; it is not the date of an installation.
+RELEASED = "2026-11-22"
+INTERACTIONS = (
+    "read", "vread", "update", "delete", "history-instance", "create", "search-type",
+)  # fmt: skip
+COMMON_PARAMETERS = ("_id", "_lastUpdated", "_profile", "_security", "_source", "_tag")
+OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+RESTFUL_SECURITY = "http://terminology.hl7.org/CodeSystem/restful-security-service"
+
+
+def capability_statement(own_base: str | None = None) -> dict[str, Any]:
+    """The statement; of an instance where `own_base` says where it is, else of the software."""
+    statement: dict[str, Any] = {
+        "resourceType": "CapabilityStatement",
+        "status": "active",
+        "date": RELEASED,
+        "publisher": SOFTWARE,
+        "kind": "instance" if own_base else "capability",
+        "software": {"name": SOFTWARE, "version": _software_version()},
+    }
+    if own_base:
+        statement["implementation"] = {"description": "Dental records", "url": own_base}
+    return {
+        **statement,
+        "fhirVersion": FHIR_VERSION,
+        "format": [MEDIA_TYPE, "json"],
+        "rest": [
+            {
+                "mode": "server",
+                "security": _security(own_base),
+                "resource": [_resource(type_) for type_ in sorted(definitions().resource_types)],
+                "searchParam": [
+                    _parameter("Resource", code, definitions().search_parameters["Basic"][code])
+                    for code in COMMON_PARAMETERS
+                ],
+            }
+        ],
+    }
+
+
+@cache
+def capability_bytes(own_base: str) -> tuple[bytes, str]:
+    """The statement of an instance as it is sent, and its entity tag."""
+    body = orjson.dumps(capability_statement(own_base))
+    return body, f'W/"{hashlib.sha256(body).hexdigest()[:16]}"'
+
+
+def _software_version() -> str:
+    try:
+        return version(SOFTWARE)
+    except PackageNotFoundError:
+        return "0"
+
+
+def _security(own_base: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "cors": False,
+        "service": [{"coding": [{"system": RESTFUL_SECURITY, "code": "SMART-on-FHIR"}]}],
+        "description": "OAuth 2.0 client credentials with SMART App Launch 2 system scopes",
+    }
+    if own_base:
+        token = own_base.removesuffix("/fhir/R4") + "/oauth2/token"
+        found["extension"] = [
+            {"url": OAUTH_URIS, "extension": [{"url": "token", "valueUri": token}]}
+        ]
+    return found
+
+
+def _resource(type_: str) -> dict[str, Any]:
+    parameters = definitions().search_parameters[type_]
+    return {
+        "type": type_,
+        "interaction": [{"code": code} for code in INTERACTIONS],
+        "versioning": "versioned-update",
+        "readHistory": True,
+        "updateCreate": True,
+        "conditionalCreate": False,
+        "conditionalRead": "full-support",
+        "conditionalUpdate": False,
+        "conditionalDelete": "not-supported",
+        "referencePolicy": ["literal", "logical", "local"],
+        "searchInclude": [
+            f"{type_}:{code}" for code, found in parameters.items() if found.type == "reference"
+        ],
+        "searchRevInclude": list(_referring(type_)),
+        "searchParam": [
+            _parameter(type_, code, found)
+            for code, found in parameters.items()
+            if found.has_index() and code not in COMMON_PARAMETERS
+        ],
+    }
+
+
+@cache
+def _references() -> dict[str, tuple[str, ...]]:
+    """Target type -> the `Type:parameter` that may refer to it by name."""
+    found: dict[str, list[str]] = {}
+    for type_, parameters in definitions().search_parameters.items():
+        for code, parameter in parameters.items():
+            if parameter.type == "reference":
+                for target in parameter.targets:
+                    found.setdefault(target, []).append(f"{type_}:{code}")
+    return {target: tuple(sorted(names)) for target, names in found.items()}
+
+
+def _referring(type_: str) -> tuple[str, ...]:
+    return _references().get(type_, ())
+
+
+def _parameter(type_: str, code: str, parameter: Any) -> dict[str, str]:
+    return {"name": code, "definition": parameter.url, "type": parameter.type}

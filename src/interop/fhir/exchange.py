@@ -1,0 +1,176 @@
+"""One FHIR request and its answer: caller, names in the URL, headers, and errors as outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from interop.access import Caller
+from interop.access.audit import INSERT_AUDIT, audit_parameters
+from interop.access.http import caller_from, request_id
+from interop.errors import BadRequest, NotFound, ServerError
+from interop.fhir.definitions import definitions
+from interop.fhir.negotiation import MEDIA_TYPE, require_json_answer
+from interop.fhir.outcomes import Issue, informational, issues_of, operation_outcome
+from interop.fhir.versions import Version, etag, http_date
+from storage.database import Database
+
+logger = logging.getLogger(__name__)
+
+RESOURCE_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+# What a patient's record says is for this caller alone, and not for any cache (security.md D10).
+PRIVATE = {
+    "Cache-Control": "private, no-store",
+    "Vary": "Authorization, Accept",
+    "X-Content-Type-Options": "nosniff",
+}
+_READS = ("GET", "HEAD")
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request of an authenticated caller."""
+
+    request: Request
+    caller: Caller
+    resource_type: str
+    resource_id: str
+    own_base: str
+
+    @property
+    def database(self) -> Database:
+        database: Database = self.request.app.state.services.database
+        return database
+
+    def require_valid_id(self) -> None:
+        if not RESOURCE_ID.fullmatch(self.resource_id):
+            raise BadRequest("an id has 1 to 64 of the characters A-Z a-z 0-9 - .")
+
+    def respond(self, status: int, body: bytes) -> Response:
+        return _response(self.request, status, body, {})
+
+    def respond_version(self, status: int, version: Version, body: bytes) -> Response:
+        """An answer about one version: ETag, Last-Modified, and where it is."""
+        headers = {
+            "ETag": etag(version.version),
+            "Last-Modified": http_date(version.last_updated),
+        }
+        url = f"{self.own_base}/{version.reference}/_history/{version.version}"
+        if version.body is not None:
+            headers["Content-Location"] = url
+        if status == 201:
+            headers["Location"] = url
+        return _response(self.request, status, body, headers)
+
+    def preferred_body(self, wanted: str | None, version: Version) -> bytes:
+        """What Prefer: return asks for after a write (http.html#ops)."""
+        if wanted == "minimal":
+            return b""
+        if wanted == "OperationOutcome":
+            done = "created" if version.is_new else "updated"
+            return informational(f"{version.reference} version {version.version} was {done}")
+        return version.body or b""
+
+
+def own_base(request: Request) -> str:
+    """The FHIR base URL of the tenant in the URL."""
+    public_url = request.app.state.services.settings.effective_public_url
+    return f"{public_url}/t/{request.path_params['tenant']}/fhir/R4"
+
+
+Handler = Callable[[Exchange], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def endpoint(handler: Handler) -> Endpoint:
+    """Wrap a handler: authentication and negotiation before it, errors and audit after it."""
+
+    async def handle(request: Request) -> Response:
+        caller: Caller | None = None
+        try:
+            caller = await caller_from(request)
+            require_json_answer(request)
+            return await handler(_exchange(request, caller))
+        except ServerError as error:
+            if caller is not None:
+                await _audit_refusal(request, caller, error)
+            return _error_response(request, error)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            return _incident(request)
+
+    return handle
+
+
+def public_endpoint(handler: Endpoint) -> Endpoint:
+    """The same for what needs no token."""
+
+    async def handle(request: Request) -> Response:
+        try:
+            require_json_answer(request)
+            return await handler(request)
+        except ServerError as error:
+            return _error_response(request, error)
+
+    return handle
+
+
+def _exchange(request: Request, caller: Caller) -> Exchange:
+    """Raises NotFound for a resource type that R4 does not have, and for an impossible id."""
+    resource_type = request.path_params.get("resource_type", "")
+    if resource_type and resource_type not in definitions().resource_types:
+        raise NotFound(f"{resource_type[:64]!r} is not a resource type of FHIR R4")
+    resource_id = request.path_params.get("resource_id", "")
+    if resource_id and request.method in _READS and not RESOURCE_ID.fullmatch(resource_id):
+        raise NotFound
+    return Exchange(request, caller, resource_type, resource_id, own_base(request))
+
+
+def _response(request: Request, status: int, body: bytes, headers: dict[str, str]) -> Response:
+    headers = {**PRIVATE, "X-Request-Id": request_id(request), **headers}
+    if status in (204, 304):
+        return Response(status_code=status, headers=headers)
+    if request.method == "HEAD":
+        headers["Content-Length"] = str(len(body))
+        body = b""
+    return Response(body, status, headers, MEDIA_TYPE if body or request.method == "HEAD" else None)
+
+
+def _error_response(request: Request, error: ServerError) -> Response:
+    body = operation_outcome(issues_of(error))
+    return _response(request, error.http_status, body, dict(error.headers))
+
+
+def _incident(request: Request) -> Response:
+    """An error of ours: the client gets a number, the log gets the reason."""
+    incident = uuid4().hex
+    logger.exception("incident", extra={"incident": incident, "route": request.scope.get("path")})
+    issue = Issue("exception", f"an internal error; incident {incident}", severity="fatal")
+    return _response(request, 500, operation_outcome([issue]), {})
+
+
+async def _audit_refusal(request: Request, caller: Caller, error: ServerError) -> None:
+    """One row for each interaction that was refused; reads of what is not there have theirs."""
+    if request.method in _READS and error.http_status in (404, 410):
+        return
+    resource_type = request.path_params.get("resource_type")
+    resource_id = request.path_params.get("resource_id")
+    parameters = audit_parameters(
+        caller,
+        f"FHIR_{request.method}",
+        resource_type[:64] if resource_type else None,
+        resource_id[:64] if resource_id else None,
+        outcome="FAILURE",
+        metadata={"status": error.http_status},
+    )
+    database: Database = request.app.state.services.database
+    async with database.async_connection(caller.tenant.id) as connection:
+        await connection.execute(INSERT_AUDIT, parameters)

@@ -1,0 +1,130 @@
+"""Read, vread and instance history: stored bytes, one round trip (FHIR R4 http.html#read)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from interop.access import Caller
+from interop.access.audit import audit_parameters
+from interop.errors import BadRequest, Gone, NotFound
+from interop.fhir import bundles
+from interop.fhir.rendering import render_one
+from interop.fhir.search.request import DEFAULT_COUNT, MAX_COUNT
+from interop.fhir.versions import Version
+from storage import resources
+from storage.database import Database
+
+# A row may change again while its resource is rendered; nobody needs more than a few turns.
+RENDER_TURNS = 5
+BEFORE = "_before"
+
+
+class Reader:
+    """Reads of one caller."""
+
+    def __init__(self, database: Database, caller: Caller, own_base: str) -> None:
+        self._database = database
+        self._caller = caller
+        self._own_base = own_base
+
+    async def read(self, resource_type: str, resource_id: str) -> Version:
+        """The current version. Raises NotFound and Gone."""
+        audit = audit_parameters(self._caller, "FHIR_READ", resource_type, resource_id)
+        tenant_id = self._caller.tenant.id
+        key = (tenant_id, resource_type, resource_id)
+        stored = await resources.read(self._database, *key, audit)
+        for _ in range(RENDER_TURNS):
+            if stored is None or not stored.stale:
+                break
+            await asyncio.to_thread(render_one, self._database, *key, self._own_base)
+            stored = await resources.read(self._database, *key, audit)
+        if stored is None or stored.version == 0:
+            raise NotFound
+        if stored.deleted:
+            raise Gone(f"{resource_type}/{resource_id} was deleted")
+        return Version(
+            resource_type,
+            resource_id,
+            stored.version,
+            stored.last_updated,
+            stored.body.encode(),
+        )
+
+    async def vread(self, resource_type: str, resource_id: str, version_id: str) -> Version:
+        """One version. Raises NotFound, and Gone for the version that is a deletion."""
+        await self._render(resource_type, resource_id)
+        found = await resources.history(
+            self._database,
+            self._caller.tenant.id,
+            resource_type,
+            resource_id,
+            audit_parameters(self._caller, "FHIR_VREAD", resource_type, resource_id),
+            version=version_number(version_id),
+        )
+        if not found:
+            raise NotFound
+        version = found[0]
+        if version.body is None:
+            raise Gone(f"version {version_id} of {resource_type}/{resource_id} is its deletion")
+        body = version.body.encode()
+        return Version(resource_type, resource_id, version.version, version.last_updated, body)
+
+    async def history(
+        self, resource_type: str, resource_id: str, parameters: list[tuple[str, str]]
+    ) -> bytes:
+        """The versions of a resource, newest first, a page at a time. Raises NotFound."""
+        count, before = _history_parameters(parameters)
+        await self._render(resource_type, resource_id)
+        found = await resources.history(
+            self._database,
+            self._caller.tenant.id,
+            resource_type,
+            resource_id,
+            audit_parameters(self._caller, "FHIR_HISTORY", resource_type, resource_id),
+            before=before,
+            limit=count + 1,
+        )
+        if not found and before is None:
+            raise NotFound
+        page = found[:count]
+        url = f"{self._own_base}/{resource_type}/{resource_id}/_history?_count={count}"
+        links = [("self", url if before is None else f"{url}&{BEFORE}={before}")]
+        if len(found) > count:
+            links.append(("next", f"{url}&{BEFORE}={page[-1].version}"))
+        # Versions are numbered without gaps: the newest number is how many there are.
+        total = found[0].version if before is None else None
+        return bundles.history(self._own_base, resource_type, resource_id, page, links, total)
+
+    async def _render(self, resource_type: str, resource_id: str) -> None:
+        """History must show a change of rows as a read would."""
+        await asyncio.to_thread(
+            render_one,
+            self._database,
+            self._caller.tenant.id,
+            resource_type,
+            resource_id,
+            self._own_base,
+        )
+
+
+def version_number(version_id: str) -> int | None:
+    """The number of a version id of ours. Raises NotFound for any other."""
+    if not version_id.isascii() or not version_id.isdigit() or len(version_id) > 18:
+        raise NotFound
+    return int(version_id)
+
+
+def _history_parameters(parameters: list[tuple[str, str]]) -> tuple[int, int | None]:
+    count, before = DEFAULT_COUNT, None
+    for name, value in parameters:
+        if name == "_format":
+            continue
+        if name not in ("_count", BEFORE):
+            raise BadRequest(f"history has no parameter {name[:64]!r}; accepted: _count")
+        if not value.isascii() or not value.isdigit() or len(value) > 18:
+            raise BadRequest(f"{name}={value[:32]!r}; expected a whole number")
+        if name == "_count":
+            count = min(max(int(value), 1), MAX_COUNT)
+        else:
+            before = int(value)
+    return count, before

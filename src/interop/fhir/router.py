@@ -1,0 +1,213 @@
+"""The FHIR door: routes, and one handler for each interaction (FHIR R4 http.html).
+
+A handler says who may (authorize), reads its input, makes one call and returns. Errors become
+OperationOutcomes in `exchange`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import parse_qsl
+
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+
+from interop.access import authorize
+from interop.errors import (
+    BadRequest,
+    MethodNotAllowed,
+    NotFound,
+    UnsupportedMediaType,
+    UnsupportedParameter,
+)
+from interop.fhir import gate, json
+from interop.fhir.capability import capability_bytes
+from interop.fhir.exchange import Exchange, endpoint, own_base, public_endpoint
+from interop.fhir.lens import JsonObject
+from interop.fhir.negotiation import (
+    MEDIA_TYPE,
+    is_not_modified,
+    json_body,
+    limited_body,
+    precondition,
+    preference,
+)
+from interop.fhir.reading import Reader
+from interop.fhir.search.request import parse
+from interop.fhir.search.searching import Searcher
+from interop.fhir.versions import Version
+from interop.fhir.writing import Writer
+
+BASE = "/t/{tenant}/fhir/R4"
+FORM = "application/x-www-form-urlencoded"
+
+
+class _OutsideWellKnown(StringConvertor):
+    """Any path but /.well-known/..., which belongs to the authorization server."""
+
+    regex = r"(?!\.well-known/).*"
+
+
+register_url_convertor("fhir_path", _OutsideWellKnown())
+
+
+def routes() -> list[Route]:
+    """The routes of all interactions; the last answers what no other does."""
+    return [*_INTERACTIONS, Route(BASE, unknown), Route(f"{BASE}/{{path:fhir_path}}", unknown)]
+
+
+@public_endpoint
+async def metadata(request: Request) -> Response:
+    """The CapabilityStatement: the same for every tenant, and so for names that are none."""
+    body, tag = await asyncio.to_thread(capability_bytes, own_base(request))
+    headers = {"ETag": tag, "Cache-Control": "public, max-age=3600"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type=MEDIA_TYPE)
+
+
+@endpoint
+async def read(exchange: Exchange) -> Response:
+    authorize(exchange.caller, exchange.resource_type, "r")
+    version = await _reader(exchange).read(exchange.resource_type, exchange.resource_id)
+    return _found(exchange, version)
+
+
+@endpoint
+async def vread(exchange: Exchange) -> Response:
+    authorize(exchange.caller, exchange.resource_type, "r")
+    version_id = exchange.request.path_params["version_id"]
+    version = await _reader(exchange).vread(
+        exchange.resource_type, exchange.resource_id, version_id
+    )
+    return _found(exchange, version)
+
+
+@endpoint
+async def history(exchange: Exchange) -> Response:
+    authorize(exchange.caller, exchange.resource_type, "r")
+    parameters = exchange.request.query_params.multi_items()
+    body = await _reader(exchange).history(exchange.resource_type, exchange.resource_id, parameters)
+    return exchange.respond(200, body)
+
+
+@endpoint
+async def search(exchange: Exchange) -> Response:
+    authorize(exchange.caller, exchange.resource_type, "s")
+    return await _search(exchange, exchange.request.query_params.multi_items())
+
+
+@endpoint
+async def search_by_post(exchange: Exchange) -> Response:
+    authorize(exchange.caller, exchange.resource_type, "s")
+    media_type = exchange.request.headers.get("content-type", "").partition(";")[0].strip()
+    if media_type.lower() != FORM:
+        raise UnsupportedMediaType(f"Content-Type {media_type[:64]!r}; accepted: {FORM}")
+    form = (await limited_body(exchange.request)).decode("utf-8", "replace")
+    pairs = exchange.request.query_params.multi_items()
+    return await _search(exchange, pairs + parse_qsl(form, keep_blank_values=True))
+
+
+@endpoint
+async def create(exchange: Exchange) -> Response:
+    authorize(exchange.caller, exchange.resource_type, "c")
+    if "if-none-exist" in exchange.request.headers:
+        raise UnsupportedParameter("If-None-Exist is not supported; search, then create")
+    body = await json_body(exchange.request)
+    version = await asyncio.to_thread(
+        lambda: _writer(exchange).create(_accepted(body, exchange.resource_type))
+    )
+    return _written(exchange, version)
+
+
+@endpoint
+async def update(exchange: Exchange) -> Response:
+    authorize(exchange.caller, exchange.resource_type, "u")
+    exchange.require_valid_id()
+    body = await json_body(exchange.request)
+    condition = precondition(exchange.request)
+
+    def write() -> Version:
+        resource = _accepted(body, exchange.resource_type)
+        if resource.get("id") != exchange.resource_id:
+            raise BadRequest(
+                f"the resource's id must be that of the URL, {exchange.resource_id!r}",
+                expression=f"{exchange.resource_type}.id",
+            )
+        return _writer(exchange).update(exchange.resource_id, resource, condition)
+
+    return _written(exchange, await asyncio.to_thread(write))
+
+
+@endpoint
+async def delete(exchange: Exchange) -> Response:
+    authorize(exchange.caller, exchange.resource_type, "d")
+    version = await asyncio.to_thread(
+        _writer(exchange).delete,
+        exchange.resource_type,
+        exchange.resource_id,
+        precondition(exchange.request),
+    )
+    return exchange.respond_version(204, version, b"") if version else exchange.respond(204, b"")
+
+
+@endpoint
+async def unknown(exchange: Exchange) -> Response:
+    """What no interaction answers: a method that the URL does not have, or no such URL."""
+    allowed: set[str] = set()
+    for route in _INTERACTIONS:
+        if route.matches(exchange.request.scope)[0] is Match.PARTIAL:
+            allowed |= route.methods or set()
+    if allowed:
+        listed = ", ".join(sorted(allowed))
+        raise MethodNotAllowed(f"this URL supports {listed}", headers={"Allow": listed})
+    raise NotFound(f"there is no such URL; see {own_base(exchange.request)}/metadata")
+
+
+_INTERACTIONS = [
+    Route(f"{BASE}/metadata", metadata),
+    Route(f"{BASE}/{{resource_type}}", search, methods=["GET"]),
+    Route(f"{BASE}/{{resource_type}}", create, methods=["POST"]),
+    Route(f"{BASE}/{{resource_type}}/_search", search_by_post, methods=["POST"]),
+    Route(f"{BASE}/{{resource_type}}/{{resource_id}}", read, methods=["GET"]),
+    Route(f"{BASE}/{{resource_type}}/{{resource_id}}", update, methods=["PUT"]),
+    Route(f"{BASE}/{{resource_type}}/{{resource_id}}", delete, methods=["DELETE"]),
+    Route(f"{BASE}/{{resource_type}}/{{resource_id}}/_history", history, methods=["GET"]),
+    Route(f"{BASE}/{{resource_type}}/{{resource_id}}/_history/{{version_id}}", vread),
+]
+
+
+def _reader(exchange: Exchange) -> Reader:
+    return Reader(exchange.database, exchange.caller, exchange.own_base)
+
+
+def _writer(exchange: Exchange) -> Writer:
+    return Writer(exchange.database, exchange.caller, exchange.own_base)
+
+
+def _accepted(body: bytes, resource_type: str) -> JsonObject:
+    """The resource of a body, through the gate."""
+    resource = json.loads(body)
+    gate.check(resource, resource_type)
+    return resource
+
+
+async def _search(exchange: Exchange, pairs: list[tuple[str, str]]) -> Response:
+    is_lenient = preference(exchange.request, "handling") == "lenient"
+    request = parse(exchange.resource_type, pairs, lenient=is_lenient)
+    searcher = Searcher(exchange.database, exchange.caller, exchange.own_base)
+    return exchange.respond(200, await searcher.search(request))
+
+
+def _found(exchange: Exchange, version: Version) -> Response:
+    if is_not_modified(exchange.request, version):
+        return exchange.respond_version(304, version, b"")
+    return exchange.respond_version(200, version, version.body or b"")
+
+
+def _written(exchange: Exchange, version: Version) -> Response:
+    status = 201 if version.is_new else 200
+    wanted = preference(exchange.request, "return")
+    return exchange.respond_version(status, version, exchange.preferred_body(wanted, version))

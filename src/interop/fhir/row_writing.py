@@ -1,0 +1,124 @@
+"""Rows of a resource through its lens, and the references that they wait for.
+
+Feeds arrive out of order: a resource whose required references do not resolve yet is stored and
+served, and its rows are written in the transaction that makes the last of them resolve
+(design.md 1).
+"""
+
+from __future__ import annotations
+
+import logging
+from uuid import UUID, uuid4
+
+import psycopg
+
+from interop.errors import Conflict, ServerError, Unprocessable
+from interop.fhir import json
+from interop.fhir.lens import Connection, JsonObject, Lens, NamesItsRow
+from interop.fhir.mappings import LENSES
+from storage import resources
+from storage.resources import Stored
+
+logger = logging.getLogger(__name__)
+
+
+class RowWriter:
+    """Writes rows within one transaction."""
+
+    def __init__(self, connection: Connection, tenant_id: UUID, actor: str) -> None:
+        self.connection = connection
+        self.tenant_id = tenant_id
+        self._actor = actor
+
+    def write(
+        self, key: tuple[str, str], resource: JsonObject, before: Stored | None
+    ) -> UUID | None:
+        """Write the rows of a resource, or remember what they wait for.
+
+        Returns the row that holds it: None while it waits, and for types without tables. Raises
+        Unprocessable where the tenant requires references to resolve.
+        """
+        lens = LENSES.get(key[0])
+        if lens is None:
+            return None
+        row_id = self._row_id(lens, key, resource, before)
+        unresolved = lens.write(self.connection, self.tenant_id, row_id, resource, self._actor)
+        if unresolved:
+            unresolved = self._wait_for(lens, row_id, resource, unresolved)
+        if unresolved or (before is not None and before.row_id is None):
+            resources.set_pending(self.connection, self.tenant_id, *key, unresolved)
+        if unresolved and before is not None and before.row_id is not None:
+            raise Unprocessable(
+                f"references that do not resolve: {', '.join(unresolved)}; "
+                "a record that exists cannot be changed to wait for them"
+            )
+        return None if unresolved else row_id
+
+    def delete(self, key: tuple[str, str], before: Stored) -> None:
+        """Remove the rows of a resource, and what it waited for."""
+        lens = LENSES.get(key[0])
+        if lens is None:
+            return
+        if before.row_id is not None:
+            lens.delete(self.connection, self.tenant_id, before.row_id)
+        else:
+            resources.set_pending(self.connection, self.tenant_id, *key, [])
+
+    def _row_id(
+        self, lens: Lens, key: tuple[str, str], resource: JsonObject, before: Stored | None
+    ) -> UUID:
+        proposed = before.row_id if before and before.row_id else self._free_row_id(key)
+        if not isinstance(lens, NamesItsRow):
+            return proposed
+        named = lens.row_id(self.connection, self.tenant_id, resource, proposed)
+        if named is None or named == proposed:
+            return proposed
+        owner = resources.row_owner(self.connection, self.tenant_id, key[0], named)
+        if owner is not None and owner != key[1]:
+            raise Conflict(f"{key[0]}/{owner} already stands for what this resource describes")
+        return named
+
+    def _free_row_id(self, key: tuple[str, str]) -> UUID:
+        """The resource's own id where it is a UUID that no other resource's row has taken."""
+        try:
+            wanted = UUID(key[1])
+        except ValueError:
+            return uuid4()
+        owner = resources.row_owner(self.connection, self.tenant_id, key[0], wanted)
+        return wanted if owner in (None, key[1]) else uuid4()
+
+    def _wait_for(
+        self, lens: Lens, row_id: UUID, resource: JsonObject, unresolved: list[str]
+    ) -> list[str]:
+        """Look once more, holding the names: whoever creates them now will see that we wait."""
+        for reference in sorted(set(unresolved)):
+            resources.lock_name(self.connection, self.tenant_id, reference)
+        unresolved = lens.write(self.connection, self.tenant_id, row_id, resource, self._actor)
+        if unresolved and resources.requires_resolution(self.connection, self.tenant_id):
+            raise Unprocessable(f"references that do not resolve: {', '.join(unresolved)}")
+        return unresolved
+
+
+def resolve_waiting(rows: RowWriter, reference: str) -> None:
+    """Write the rows of what waited for "Type/id", and of what waited for those in turn."""
+    connection, tenant_id = rows.connection, rows.tenant_id
+    todo = [reference]
+    while todo:
+        for key in resources.pending_on(connection, tenant_id, todo.pop()):
+            stored = resources.current(connection, tenant_id, *key)
+            if stored is None or stored.deleted or stored.row_id is not None:
+                resources.set_pending(connection, tenant_id, *key, [])
+                continue
+            try:
+                with connection.transaction():
+                    row_id = rows.write(key, json.loads(stored.body.encode()), stored)
+                    if row_id is not None:
+                        resources.set_row_id(connection, tenant_id, *key, row_id)
+                        todo.append(f"{key[0]}/{key[1]}")
+            except (ServerError, psycopg.Error) as error:
+                # The resource was accepted and is served; that its rows do not fit is for the
+                # operator to see, not a reason to refuse the one that came now.
+                logger.warning(
+                    "pending_rows_refused",
+                    extra={"resource_type": key[0], "reason": type(error).__name__},
+                )

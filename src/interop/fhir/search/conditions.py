@@ -1,0 +1,271 @@
+"""From the clauses of a search to conditions on search rows: what values of each type mean.
+
+FHIR R4 search.html 3.1.1.4.3 to 3.1.1.4.13.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from interop.errors import BadRequest
+from interop.fhir.definitions import SearchParameter
+from interop.fhir.references import parse_target
+from interop.fhir.search.converters import OF_TYPE
+from interop.fhir.search.extraction import component_name, component_tables
+from interop.fhir.search.request import Clause, split_values, unescape
+from interop.fhir.search.values import (
+    INDEXED_CHARACTERS,
+    approximate_interval,
+    date_interval,
+    exact_key,
+    expiry_margin,
+    fold,
+    grams,
+    parse_number,
+    phonetic_words,
+    precision_interval,
+    shifted,
+)
+from storage.resource_search import RowCondition, SearchStatement
+
+PREFIXES = ("eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
+
+_PREFIX = re.compile(r"(?P<prefix>[a-z]{2})?(?P<rest>.*)", re.DOTALL)
+_RESOURCE_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+
+# near: miles and metres beside kilometres (UCUM).
+_KILOMETRES = {"km": 1.0, "m": 0.001, "[mi_us]": 1.609347, "[mi_i]": 1.609344, "": 1.0}
+
+
+class Conditions:
+    """Adds the conditions of clauses to a statement. `own_base` is this tenant's FHIR base URL."""
+
+    def __init__(self, statement: SearchStatement, own_base: str) -> None:
+        self._statement = statement
+        self._own_base = own_base
+
+    def add(self, clause: Clause) -> None:
+        """Require one clause. Raises BadRequest for a value that its type does not have."""
+        statement = self._statement
+        if clause.parameter.code == "_id":
+            statement.conditions.append(statement.ids([unescape(v) for v in clause.values]))
+        elif clause.modifier == "missing":
+            statement.conditions.append(self._missing(clause))
+        else:
+            found = self._alternatives(clause)
+            condition = found[0] if len(found) == 1 else f"({' OR '.join(found)})"
+            negated = clause.modifier == "not"
+            statement.conditions.append(f"NOT {condition}" if negated else condition)
+
+    def _missing(self, clause: Clause) -> str:
+        parameter = clause.parameter
+        wanted = clause.values[0]
+        if len(clause.values) != 1 or wanted not in ("true", "false"):
+            raise BadRequest(f"{clause.name}={','.join(clause.values)[:64]}; accepted: true, false")
+        table, name = parameter.type, parameter.code
+        if parameter.type == "composite":
+            table = component_tables(self._statement.resource_type, parameter.code)[0]
+            name = component_name(parameter.code, 0)
+        elif parameter.type == "special":
+            table, name = "number", f"{parameter.code}.latitude"
+        there = self._statement.exists(table, name, None)
+        return f"NOT {there}" if wanted == "true" else there
+
+    def _alternatives(self, clause: Clause) -> list[str]:
+        parameter, statement = clause.parameter, self._statement
+        if parameter.code == "_lastUpdated":
+            return [statement.last_updated(*self._moment(value, clause)) for value in clause.values]
+        if parameter.type == "special":
+            return [self._near(value) for value in clause.values]
+        if parameter.type == "composite":
+            return [self._composite(value, clause) for value in clause.values]
+        if parameter.type == "string" and clause.modifier == "contains":
+            return [self._contains(unescape(value), clause) for value in clause.values]
+        name = parameter.code + (OF_TYPE if clause.modifier == "of-type" else "")
+        plain = self._plain_codes(clause)
+        if plain:
+            return [statement.exists("token", name, statement.codes(plain))]
+        conditions = [self._row(parameter.type, value, clause) for value in clause.values]
+        return [statement.exists(parameter.type, name, _any(conditions))]
+
+    def _plain_codes(self, clause: Clause) -> list[str]:
+        """Codes without systems become one = ANY, which plans far better than many ORs."""
+        if clause.parameter.type != "token" or clause.modifier == "of-type":
+            return []
+        parts = [split_values(value, "|") for value in clause.values]
+        if len(parts) < 2 or any(len(part) != 1 for part in parts):
+            return []
+        return [exact_key(unescape(part[0])) for part in parts]
+
+    def _row(self, type_: str, value: str, clause: Clause) -> RowCondition:
+        readers: dict[str, Callable[[str, Clause], RowCondition]] = {
+            "token": self._token,
+            "string": self._string,
+            "reference": self._reference,
+            "date": self._date,
+            "number": self._number,
+            "quantity": self._quantity,
+            "uri": lambda text, _: self._statement.uri(exact_key(unescape(text))),
+        }
+        return readers[type_](value, clause)
+
+    # -- by type ------------------------------------------------------------------------
+
+    def _token(self, value: str, clause: Clause) -> RowCondition:
+        parts = [unescape(part) for part in split_values(value, "|")]
+        if clause.modifier == "of-type":
+            if len(parts) != 3 or not all(parts[1:]):
+                raise BadRequest(f"{clause.name}: expected <type system>|<type code>|<value>")
+            typed = exact_key(f"{parts[1]}|{parts[2]}")
+            return self._statement.token(exact_key(parts[0]) or None, typed)
+        system, code = _system_and_code(parts, clause)
+        return self._statement.token(system, code)
+
+    def _string(self, value: str, clause: Clause) -> RowCondition:
+        text = unescape(value)
+        folded = _folded(text, clause)
+        if clause.modifier == "exact":
+            return self._statement.text_exact(fold(text)[:INDEXED_CHARACTERS], text)
+        if clause.parameter.code == "phonetic":
+            codes = phonetic_words(text)
+            if len(codes) != 1:
+                raise BadRequest("phonetic: expected one word")
+            return self._statement.text_prefix(codes[0])
+        return self._statement.text_prefix(folded)
+
+    def _contains(self, text: str, clause: Clause) -> str:
+        folded = _folded(text, clause)
+        statement = self._statement
+        found = statement.exists("string", clause.parameter.code, statement.text_contains(folded))
+        together = [*statement.contains_grams(grams(folded)), found]
+        return f"({' AND '.join(together)})"
+
+    def _reference(self, value: str, clause: Clause) -> RowCondition:
+        text = unescape(value)
+        if clause.modifier == "identifier":
+            parts = [unescape(part) for part in split_values(value, "|")]
+            return self._statement.reference_identifier(*_system_and_code(parts, clause))
+        targets = clause.parameter.targets
+        if clause.modifier:
+            targets = (clause.modifier,)
+        target = parse_target(text)
+        if target.is_local(self._own_base):
+            types = [target.resource_type]
+            if clause.modifier and target.resource_type != clause.modifier:
+                raise BadRequest(f"{clause.name}={value[:64]}: the value is of another type")
+            return self._statement.reference_to(target.resource_id, types)
+        if _RESOURCE_ID.fullmatch(text):
+            return self._statement.reference_to(text, targets)
+        url, _, version = text.partition("|")
+        if ":" not in url:
+            raise BadRequest(
+                f"{clause.name}={value[:64]!r}; expected an id, <type>/<id> or an absolute URL"
+            )
+        whole = exact_key(text if target.resource_type else url)
+        return self._statement.reference_url(whole, exact_key(version) if version else None)
+
+    def _date(self, value: str, clause: Clause) -> RowCondition:
+        return self._statement.date(*self._moment(value, clause))
+
+    def _moment(self, value: str, clause: Clause) -> tuple[str, datetime, datetime]:
+        prefix, rest = _prefixed(unescape(value))
+        try:
+            low, high = date_interval(rest)
+        except ValueError as error:
+            raise BadRequest(f"{clause.name}: {error}") from None
+        if prefix == "ap":
+            margin = expiry_margin((low, high), datetime.now(UTC))
+            low, high = shifted(low, -margin), shifted(high, margin)
+        return prefix, low, high
+
+    def _number(self, value: str, clause: Clause) -> RowCondition:
+        prefix, number = _number_value(unescape(value), clause)
+        return self._statement.number(prefix, float(number), *_interval(prefix, number))
+
+    def _quantity(self, value: str, clause: Clause) -> RowCondition:
+        parts = [unescape(part) for part in split_values(value, "|")]
+        if len(parts) not in (1, 3):
+            raise BadRequest(f"{clause.name}={value[:64]!r}; expected <number>[|<system>|<code>]")
+        prefix, number = _number_value(parts[0], clause)
+        of_number = self._statement.number(prefix, float(number), *_interval(prefix, number))
+        if len(parts) == 1 or not parts[2]:
+            return of_number
+        unit = self._statement.unit(exact_key(parts[1]) or None, exact_key(parts[2]))
+        return lambda s: f"{of_number(s)} AND {unit(s)}"
+
+    def _composite(self, value: str, clause: Clause) -> str:
+        parameter = clause.parameter
+        parts = split_values(value, "$")
+        tables = component_tables(self._statement.resource_type, parameter.code)
+        if len(parts) != len(parameter.components) or not all(parts):
+            shape = "$".join(f"<{code}>" for code, _, _ in parameter.components)
+            raise BadRequest(f"{clause.name}={value[:64]!r}; expected {shape}")
+        rows: list[tuple[str, str, RowCondition | None]] = []
+        for index, (part, table) in enumerate(zip(parts, tables, strict=True)):
+            code = parameter.components[index][0]
+            component = SearchParameter("", f"{parameter.code} ({code})", table, "", (), ())
+            inner = Clause(component, None, (part,))
+            name = component_name(parameter.code, index)
+            rows.append((table, name, self._row(table, part, inner)))
+        return self._statement.exists_together(rows)
+
+    def _near(self, value: str) -> str:
+        parts = [unescape(part) for part in split_values(value, "|")]
+        expected = "expected <latitude>|<longitude>[|<distance>[|km or m or [mi_us]]]"
+        if not 2 <= len(parts) <= 4:
+            raise BadRequest(f"near={value[:64]!r}; {expected}")
+        try:
+            latitude, longitude = (float(parse_number(part)) for part in parts[:2])
+            distance = float(parse_number(parts[2])) if len(parts) > 2 and parts[2] else 10.0
+            kilometres = distance * _KILOMETRES[parts[3] if len(parts) > 3 else ""]
+        except (ValueError, KeyError):
+            raise BadRequest(f"near={value[:64]!r}; {expected}") from None
+        if abs(latitude) > 90 or abs(longitude) > 180 or not 0 <= kilometres <= 20040:
+            raise BadRequest(f"near={value[:64]!r} is not a place and distance on Earth")
+        return self._statement.near(latitude, longitude, kilometres)
+
+
+def _any(conditions: list[RowCondition]) -> RowCondition:
+    if len(conditions) == 1:
+        return conditions[0]
+    return lambda s: " OR ".join(f"({condition(s)})" for condition in conditions)
+
+
+def _folded(text: str, clause: Clause) -> str:
+    folded = fold(text)
+    if not folded:
+        raise BadRequest(f"{clause.name} has no letters or digits to look for")
+    if len(folded) > INDEXED_CHARACTERS and clause.modifier != "exact":
+        raise BadRequest(f"{clause.name}: at most {INDEXED_CHARACTERS} characters are indexed")
+    return folded
+
+
+def _system_and_code(parts: list[str], clause: Clause) -> tuple[str | None, str | None]:
+    """`code`, `system|code`, `|code` (no system) and `system|` (any code)."""
+    if len(parts) == 1:
+        return None, exact_key(parts[0])
+    if len(parts) != 2 or not any(parts):
+        raise BadRequest(f"{clause.name}: expected <code>, <system>|<code>, |<code> or <system>|")
+    return exact_key(parts[0]), exact_key(parts[1]) or None
+
+
+def _prefixed(text: str) -> tuple[str, str]:
+    found = _PREFIX.fullmatch(text)
+    if found and found["prefix"] in PREFIXES:
+        return found["prefix"], found["rest"]
+    return "eq", text
+
+
+def _number_value(text: str, clause: Clause) -> tuple[str, Decimal]:
+    prefix, rest = _prefixed(text)
+    try:
+        return prefix, parse_number(rest)
+    except ValueError as error:
+        raise BadRequest(f"{clause.name}: {error}; prefixes: {', '.join(PREFIXES)}") from None
+
+
+def _interval(prefix: str, number: Decimal) -> tuple[float, float]:
+    return approximate_interval(number) if prefix == "ap" else precision_interval(number)

@@ -1,0 +1,294 @@
+"""Reading a search: which parameters are asked, with which modifiers, and how the page looks.
+
+FHIR R4 search.html. What this server does not support is refused with 400 and the list of what it
+does, because a filter that is ignored returns what was not asked for (fhir.md, complaint 3).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import orjson
+
+from interop.errors import BadRequest, TooCostly, UnsupportedParameter
+from interop.fhir.definitions import SearchParameter, definitions
+
+DEFAULT_COUNT = 20
+MAX_COUNT = 1000
+MAX_VALUES = 500
+MAX_CLAUSES = 50
+MAX_SORT_KEYS = 4
+MAX_INCLUDES = 20
+CURSOR = "_cursor"
+
+MODIFIERS: dict[str, tuple[str, ...]] = {
+    "string": ("exact", "contains", "missing"),
+    "token": ("not", "of-type", "missing"),
+    "reference": ("identifier", "missing"),  # and the name of a resource type
+    "uri": ("missing",),
+    "date": ("missing",),
+    "number": ("missing",),
+    "quantity": ("missing",),
+    "composite": ("missing",),
+    "special": ("missing",),
+}
+# Parameters about the answer, not about resources.
+RESULT_PARAMETERS = (
+    "_count", "_sort", "_include", "_revinclude", "_total", "_summary", "_format", CURSOR,
+)  # fmt: skip
+UNSORTABLE = ("composite", "special")
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """`name[:modifier]=value,value`: values are alternatives, clauses are all required."""
+
+    parameter: SearchParameter
+    modifier: str | None
+    values: tuple[str, ...]  # still escaped
+
+    @property
+    def name(self) -> str:
+        return self.parameter.code + (f":{self.modifier}" if self.modifier else "")
+
+
+@dataclass(frozen=True, slots=True)
+class IncludeRequest:
+    """`_include=Source:parameter[:Target]` and its reverse."""
+
+    source_type: str
+    parameter: SearchParameter
+    target_type: str | None
+    reverse: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where the page before ended: the sort keys and id of its last resource."""
+
+    keys: tuple[str | None, ...]
+    resource_id: str
+
+    def encode(self) -> str:
+        packed = orjson.dumps([list(self.keys), self.resource_id])
+        return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
+
+    @classmethod
+    def decode(cls, text: str) -> Cursor:
+        try:
+            packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            keys, resource_id = orjson.loads(packed)
+            if all(k is None or isinstance(k, str) for k in keys) and isinstance(resource_id, str):
+                return cls(tuple(keys), resource_id)
+        except (ValueError, TypeError, binascii.Error):
+            pass
+        raise BadRequest(f"{CURSOR} is not one that this server gave; follow the next link as is")
+
+
+@dataclass(slots=True)
+class SearchRequest:
+    """A search over one resource type, checked."""
+
+    resource_type: str
+    clauses: list[Clause] = field(default_factory=list)
+    includes: list[IncludeRequest] = field(default_factory=list)
+    sort: list[tuple[SearchParameter, bool]] = field(default_factory=list)
+    count: int = DEFAULT_COUNT
+    total: Literal["none", "accurate"] = "none"
+    count_only: bool = False
+    cursor: Cursor | None = None
+    applied: list[tuple[str, str]] = field(default_factory=list)
+
+    def types(self) -> list[str]:
+        """Every resource type that the search may touch."""
+        found = {self.resource_type}
+        for include in self.includes:
+            if include.reverse:
+                found.add(include.source_type)
+            else:
+                found.update(targets_of(include))
+        return sorted(found)
+
+
+def targets_of(include: IncludeRequest) -> tuple[str, ...]:
+    """The types that a forward include may bring."""
+    if include.target_type:
+        return (include.target_type,)
+    return include.parameter.targets or tuple(sorted(definitions().resource_types))
+
+
+def parse(
+    resource_type: str, pairs: Iterable[tuple[str, str]], *, lenient: bool = False
+) -> SearchRequest:
+    """Read the parameters of a search. Raises BadRequest, UnsupportedParameter, TooCostly.
+
+    With `lenient` (Prefer: handling=lenient) unknown parameters are left out, of the self link too.
+    """
+    request = SearchRequest(resource_type)
+    single: set[str] = set()
+    for name, value in pairs:
+        if "\x00" in name or "\x00" in value:
+            raise BadRequest(f"the parameter {name[:64]!r} holds a NUL character")
+        try:
+            _one(request, name, value, single)
+        except UnsupportedParameter:
+            if not lenient:
+                raise
+            continue
+        request.applied.append((name, value))
+    if len(request.clauses) > MAX_CLAUSES:
+        raise TooCostly(f"{len(request.clauses)} search parameters; at most {MAX_CLAUSES}")
+    return request
+
+
+def _one(request: SearchRequest, name: str, value: str, single: set[str]) -> None:
+    if name.partition(":")[0] in RESULT_PARAMETERS:
+        if name not in ("_include", "_revinclude"):
+            if name in single:
+                raise BadRequest(f"{name} is given twice")
+            single.add(name)
+        _result_parameter(request, name, value)
+    else:
+        request.clauses.append(_clause(request.resource_type, name, value))
+
+
+def _result_parameter(request: SearchRequest, name: str, value: str) -> None:
+    match name:
+        case "_count":
+            request.count = _count(value)
+        case "_sort":
+            request.sort = _sort(request.resource_type, value)
+        case "_total" if value in ("none", "estimate", "accurate"):
+            request.total = "none" if value == "none" else "accurate"
+        case "_summary" if value in ("count", "false"):
+            request.count_only = value == "count"
+        case "_include" | "_revinclude":
+            request.includes.append(_include(request.resource_type, name, value))
+            if len(request.includes) > MAX_INCLUDES:
+                raise TooCostly(f"more than {MAX_INCLUDES} includes")
+        case "_cursor":
+            request.cursor = Cursor.decode(value)
+        case "_format":
+            pass  # content negotiation, done before
+        case "_total":
+            raise BadRequest(f"_total={value[:32]}; accepted: none, estimate, accurate")
+        case "_summary":
+            raise UnsupportedParameter(f"_summary={value[:32]}; accepted: count, false")
+        case _:
+            raise UnsupportedParameter(f"{name[:64]!r} is not supported; accepted: _include=...")
+
+
+def _count(value: str) -> int:
+    if not value.isascii() or not value.isdigit():
+        raise BadRequest(f"_count={value[:32]!r}; expected a whole number from 0 to {MAX_COUNT}")
+    if len(value) > 9 or int(value) > MAX_COUNT:
+        raise TooCostly(f"_count={value[:32]}; a page holds at most {MAX_COUNT}, follow next links")
+    return int(value)
+
+
+def _sort(resource_type: str, value: str) -> list[tuple[SearchParameter, bool]]:
+    keys: list[tuple[SearchParameter, bool]] = []
+    for key in value.split(","):
+        parameter = _parameter(resource_type, key.removeprefix("-"), "_sort")
+        if parameter.type in UNSORTABLE:
+            raise UnsupportedParameter(f"_sort={key}: {parameter.type} parameters have no order")
+        keys.append((parameter, key.startswith("-")))
+    if len(keys) > MAX_SORT_KEYS:
+        raise TooCostly(f"_sort by {len(keys)} keys; at most {MAX_SORT_KEYS}")
+    return keys
+
+
+def _parameter(resource_type: str, code: str, place: str) -> SearchParameter:
+    known = definitions().search_parameters[resource_type]
+    parameter = known.get(code)
+    if parameter is None or not parameter.has_index():
+        accepted = ", ".join(name for name, found in known.items() if found.has_index())
+        raise UnsupportedParameter(
+            f"{place}: {resource_type} has no search parameter {code[:64]!r}; accepted: {accepted}"
+        )
+    return parameter
+
+
+def _clause(resource_type: str, name: str, value: str) -> Clause:
+    code, _, modifier = name.partition(":")
+    parameter = _parameter(resource_type, code, repr(name[:64]))
+    if modifier or name.endswith(":"):
+        _check_modifier(parameter, modifier)
+    values = split_values(value)
+    if not values or not all(values):
+        raise BadRequest(f"{name[:64]} has no value, or an empty one between commas")
+    if len(values) > MAX_VALUES:
+        raise TooCostly(f"{name[:64]} lists {len(values)} values; at most {MAX_VALUES}")
+    return Clause(parameter, modifier or None, values)
+
+
+def _check_modifier(parameter: SearchParameter, modifier: str) -> None:
+    accepted = MODIFIERS[parameter.type]
+    if parameter.code in ("_id", "_lastUpdated"):
+        accepted = ()
+    if modifier in accepted:
+        return
+    if parameter.type == "reference" and modifier in definitions().resource_types:
+        if parameter.targets and modifier not in parameter.targets:
+            raise BadRequest(
+                f"{parameter.code}:{modifier}: accepted types: {', '.join(parameter.targets)}"
+            )
+        return
+    offered = ", ".join(f":{one}" for one in accepted) or "none"
+    if parameter.type == "reference":
+        offered += ", :<resource type>"
+    raise UnsupportedParameter(
+        f"the modifier :{modifier[:64]} of {parameter.code} is not supported; accepted: {offered}"
+    )
+
+
+def _include(resource_type: str, name: str, value: str) -> IncludeRequest:
+    parts = value.split(":")
+    if len(parts) not in (2, 3) or not all(map(_NAME.fullmatch, parts)):
+        raise BadRequest(f"{name}={value[:64]!r}; expected <type>:<parameter>[:<target type>]")
+    source, code, *target = parts
+    types = definitions().resource_types
+    if source not in types or (target and target[0] not in types):
+        raise BadRequest(f"{name}={value[:64]!r} names an unknown resource type")
+    reverse = name == "_revinclude"
+    if not reverse and source != resource_type:
+        raise BadRequest(f"{name}={value[:64]!r}; the resources found are of type {resource_type}")
+    parameter = _parameter(source, code, name)
+    if parameter.type != "reference":
+        raise BadRequest(f"{name}={value[:64]!r}: {code} is not a reference")
+    if reverse and target and target[0] != resource_type:
+        raise BadRequest(f"{name}={value[:64]!r}; the resources found are of type {resource_type}")
+    if target and parameter.targets and target[0] not in parameter.targets:
+        raise BadRequest(f"{name}={value[:64]!r}: {code} refers to {', '.join(parameter.targets)}")
+    return IncludeRequest(source, parameter, target[0] if target else None, reverse)
+
+
+# -- escaping (search.html 3.1.1.4.19) ------------------------------------------------------
+
+
+def split_values(text: str, separator: str = ",") -> tuple[str, ...]:
+    """Split at separators that no backslash escapes; the parts stay escaped."""
+    parts: list[str] = []
+    at = start = 0
+    while at < len(text):
+        if text[at] == "\\":
+            at += 2
+            continue
+        if text[at] == separator:
+            parts.append(text[start:at])
+            start = at + 1
+        at += 1
+    parts.append(text[start:])
+    return tuple(parts)
+
+
+def unescape(text: str) -> str:
+    r"""\, \| \$ and \\ as they are meant; any other backslash is itself."""
+    return re.sub(r"\\([\\,|$])", r"\1", text) if "\\" in text else text

@@ -1,0 +1,157 @@
+"""Type search: from parameters to a page of stored bytes in one statement (R4 search.html)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import urlencode
+
+from psycopg import errors
+
+from interop.access import Caller
+from interop.access.audit import audit_parameters
+from interop.errors import BadRequest, TooCostly, Unavailable
+from interop.fhir import bundles
+from interop.fhir.definitions import definitions
+from interop.fhir.rendering import render_stale
+from interop.fhir.search.conditions import Conditions
+from interop.fhir.search.request import (
+    CURSOR,
+    Cursor,
+    IncludeRequest,
+    SearchRequest,
+    targets_of,
+)
+from storage import resources
+from storage.database import Database
+from storage.resource_search import Include, SearchStatement, SortKey
+
+MAX_INCLUDED = 1000
+# Rows may change while others are rendered; a busy ingest must not keep a reader for ever.
+RENDER_TURNS = 5
+
+SEARCH = "SELECT * FROM fhir_search(%s, %s, %s, %s)"
+
+
+class Searcher:
+    """Searches of one caller."""
+
+    def __init__(self, database: Database, caller: Caller, own_base: str) -> None:
+        self._database = database
+        self._caller = caller
+        self._own_base = own_base
+
+    async def search(self, request: SearchRequest) -> bytes:
+        """A page of results as a Bundle. Raises BadRequest and TooCostly."""
+        statement = SearchStatement(request.resource_type)
+        query = self._query(request, statement)
+        audit = audit_parameters(
+            self._caller,
+            "FHIR_SEARCH",
+            request.resource_type,
+            # Names only: values may identify a person.
+            metadata={"parameters": sorted({name for name, _ in request.applied})},
+        )
+        rows = await self._rows(request, query, statement.values, audit)
+        return self._bundle(request, rows)
+
+    async def _rows(
+        self, request: SearchRequest, query: str, values: list[str], audit: dict[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        """Run the search, again after rendering where something it touches is stale."""
+        tenant_id = self._caller.tenant.id
+        parameters = (tenant_id, query, values, resources.json_text(audit))
+        for turn in range(RENDER_TURNS):
+            try:
+                rows = await resources.call(self._database, SEARCH, parameters)
+            except errors.QueryCanceled:
+                raise Unavailable("the search took too long; narrow it") from None
+            if turn + 1 == RENDER_TURNS or not any(row[0] == "stale" for row in rows):
+                break
+            await asyncio.to_thread(
+                render_stale, self._database, tenant_id, request.types(), None, self._own_base
+            )
+        return rows
+
+    def _query(self, request: SearchRequest, statement: SearchStatement) -> str:
+        conditions = Conditions(statement, self._own_base)
+        for clause in request.clauses:
+            conditions.add(clause)
+        order = [
+            _sort_key(statement, parameter.code, parameter.type, descending)
+            for parameter, descending in request.sort
+        ]
+        after = None
+        if request.cursor is not None:
+            if len(request.cursor.keys) != len(order):
+                raise BadRequest(f"{CURSOR} belongs to another _sort; follow the next link as is")
+            after = statement.after(order, request.cursor.keys, request.cursor.resource_id)
+        counts_only = request.count_only or request.count == 0
+        return statement.page(
+            order=order,
+            after=after,
+            limit=0 if counts_only else request.count,
+            includes=self._includes(request),
+            include_limit=MAX_INCLUDED,
+            stale_types=request.types(),
+            with_total=counts_only or request.total == "accurate",
+        )
+
+    def _includes(self, request: SearchRequest) -> list[Include]:
+        """Only what the caller may see: the types are part of the query, before its limit."""
+        found: list[Include] = []
+        for include in request.includes:
+            types = tuple(filter(self._may_see, self._brought_types(include)))
+            if types:
+                found.append(
+                    Include(include.source_type, include.parameter.code, types, include.reverse)
+                )
+        return found
+
+    def _brought_types(self, include: IncludeRequest) -> tuple[str, ...]:
+        return (include.source_type,) if include.reverse else targets_of(include)
+
+    def _may_see(self, resource_type: str) -> bool:
+        scopes = self._caller.scopes
+        return scopes.permits(resource_type, "r") or scopes.permits(resource_type, "s")
+
+    # -- the answer ---------------------------------------------------------------------
+
+    def _bundle(self, request: SearchRequest, rows: list[tuple[Any, ...]]) -> bytes:
+        matches = sorted((row for row in rows if row[0] == "match"), key=lambda row: int(row[1]))
+        page = matches[: request.count]
+        included = [row for row in rows if row[0] == "include"]
+        if len(included) > MAX_INCLUDED:
+            raise TooCostly(
+                f"more than {MAX_INCLUDED} resources would be included; ask for a smaller _count"
+            )
+        total = next((int(row[1]) for row in rows if row[0] == "total"), None)
+        links = [("self", self._url(request, request.cursor))]
+        if len(matches) > len(page) > 0:
+            last = page[-1]
+            cursor = Cursor(tuple(last[6] or ()), last[3])
+            links.append(("next", self._url(request, cursor)))
+        entries = [bundles.Entry(row[0], row[2], row[3], row[7]) for row in (*page, *included)]
+        return bundles.searchset(self._own_base, entries, links, total)
+
+    def _url(self, request: SearchRequest, cursor: Cursor | None) -> str:
+        """What was searched, as the server understood it."""
+        pairs = [pair for pair in request.applied if pair[0] != CURSOR]
+        if cursor is not None:
+            pairs.append((CURSOR, cursor.encode()))
+        query = urlencode(pairs, safe=":|,/$")
+        return f"{self._own_base}/{request.resource_type}" + (f"?{query}" if query else "")
+
+
+def _sort_key(statement: SearchStatement, code: str, type_: str, descending: bool) -> SortKey:
+    if code == "_id":
+        return SortKey("r.resource_id", "text", descending)
+    if code == "_lastUpdated":
+        return SortKey("r.last_updated", "timestamptz", descending)
+    return statement.sort_key(type_, code, descending)
+
+
+def supported_parameters(resource_type: str) -> list[str]:
+    """The names of the search parameters of a type, for the CapabilityStatement."""
+    known = definitions().search_parameters[resource_type]
+    return [code for code, parameter in known.items() if parameter.has_index()]

@@ -1,0 +1,384 @@
+"""SQL of a FHIR search: conditions on search rows, order, pages, included resources, totals.
+
+Every value of the client is bound, never written into the text. Conditions keep to operators that
+PostgreSQL holds for leakproof (equality, ranges in COLLATE "C", float8, timestamptz, = ANY), since
+under row-level security no other may use an index (reliability.md M11); what is not (distance,
+position in a text) only filters rows that such a condition has already found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+# A condition on the search row of this alias.
+RowCondition = Callable[[str], str]
+
+LAST_CHARACTER = "\U0010ffff"
+EARTH_RADIUS_KM = 6371.0088
+
+SORT_COLUMNS = {
+    "string": ("value", "value", "text"),
+    "token": ("code", "code", "text"),
+    "uri": ("value", "value", "text"),
+    "reference": ("target_id", "target_id", "text"),
+    "date": ("low", "high", "timestamptz"),
+    "number": ("low", "high", "float8"),
+    "quantity": ("low", "high", "float8"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """One sort key: a column of the resource, or the least (greatest) search row of a parameter."""
+
+    expression: str
+    type: str
+    descending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Include:
+    """Resources to add to a page: those it refers to, or (`reverse`) those that refer to it."""
+
+    source_type: str
+    parameter: str
+    target_types: tuple[str, ...]
+    reverse: bool
+
+
+@dataclass(slots=True)
+class SearchStatement:
+    """A search over one resource type, put together condition by condition.
+
+    Type and parameter names come from the R4 definitions, never from a request's text.
+    """
+
+    resource_type: str
+    values: list[str] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
+
+    def bind(self, value: object, type_: str = "text") -> str:
+        """A place holder for a value of the client."""
+        text = value.isoformat() if isinstance(value, datetime) else str(value)
+        self.values.append(text)
+        place = f"($2)[{len(self.values)}]"
+        return place if type_ == "text" else f"{place}::{type_}"
+
+    def bind_all(self, values: Iterable[object]) -> str:
+        """Place holders for a list, as an array of text."""
+        return f"ARRAY[{', '.join(self.bind(value) for value in values)}]"
+
+    # -- conditions on the resource -----------------------------------------------------
+
+    def exists(self, table: str, parameter: str, condition: RowCondition | None) -> str:
+        """Some row of the parameter meets the condition; any row at all without one."""
+        return self.exists_together([(table, parameter, condition)])
+
+    def exists_together(self, rows: Sequence[tuple[str, str, RowCondition | None]]) -> str:
+        """Rows of one cluster, one of each (table, parameter, condition): a composite's parts."""
+        tables: list[str] = []
+        wheres: list[str] = []
+        for index, (table, parameter, condition) in enumerate(rows):
+            alias = f"s{index}"
+            tables.append(f"fhir_search_{table} AS {alias}")
+            wheres += [
+                f"{alias}.tenant_id = $1",
+                f"{alias}.resource_type = '{self.resource_type}'",
+                f"{alias}.parameter = '{parameter}'",
+                f"{alias}.resource_id = r.resource_id",
+            ]
+            if index:
+                wheres.append(f"{alias}.cluster = s0.cluster")
+            if condition is not None:
+                wheres.append(f"({condition(alias)})")
+        return f"EXISTS (SELECT FROM {', '.join(tables)} WHERE {' AND '.join(wheres)})"
+
+    def ids(self, resource_ids: Sequence[str]) -> str:
+        return f"r.resource_id = ANY ({self.bind_all(resource_ids)})"
+
+    def last_updated(self, comparison: str, low: datetime, high: datetime) -> str:
+        """A version's time is one moment: [low, high) is the search value's interval."""
+        start, end = self.bind(low, "timestamptz"), self.bind(high, "timestamptz")
+        within = f"(r.last_updated >= {start} AND r.last_updated < {end})"
+        return {
+            "eq": within,
+            "ap": within,
+            "ne": f"NOT {within}",
+            "gt": f"r.last_updated >= {end}",
+            "sa": f"r.last_updated >= {end}",
+            "ge": f"r.last_updated >= {start}",
+            "lt": f"r.last_updated < {start}",
+            "eb": f"r.last_updated < {start}",
+            "le": f"r.last_updated < {end}",
+        }[comparison]
+
+    def contains_grams(self, grams: Iterable[str]) -> list[str]:
+        """The resource has each of these runs of characters in some text."""
+        return [
+            "EXISTS (SELECT FROM fhir_search_gram AS g WHERE g.tenant_id = $1"
+            f" AND g.resource_type = '{self.resource_type}' AND g.gram = {self.bind(gram)}"
+            " AND g.resource_id = r.resource_id)"
+            for gram in sorted(grams)
+        ]
+
+    # -- conditions on a search row -----------------------------------------------------
+
+    def token(self, system: str | None, code: str | None) -> RowCondition:
+        """None means any."""
+        parts: list[tuple[str, str]] = []
+        if code is not None:
+            parts.append(("code", self.bind(code)))
+        if system is not None:
+            parts.append(("system", self.bind(system)))
+        return lambda s: " AND ".join(f"{s}.{column} = {value}" for column, value in parts)
+
+    def codes(self, codes: Sequence[str]) -> RowCondition:
+        array = self.bind_all(codes)
+        return lambda s: f"{s}.code = ANY ({array})"
+
+    def text_prefix(self, prefix: str) -> RowCondition:
+        low, high = self.bind(prefix), self.bind(prefix + LAST_CHARACTER)
+        return lambda s: f"{s}.value >= {low} AND {s}.value < {high}"
+
+    def text_exact(self, indexed: str, exact: str) -> RowCondition:
+        value, whole = self.bind(indexed), self.bind(exact)
+        return lambda s: f"{s}.value = {value} AND {s}.value_exact = {whole}"
+
+    def text_contains(self, folded: str) -> RowCondition:
+        part = self.bind(folded)
+        return lambda s: f"strpos({s}.value, {part}) > 0"
+
+    def uri(self, uri: str) -> RowCondition:
+        value = self.bind(uri)
+        return lambda s: f"{s}.value = {value}"
+
+    def reference_to(self, resource_id: str, types: Sequence[str]) -> RowCondition:
+        """A resource of this server, of one of `types` where any are given."""
+        target = self.bind(resource_id)
+        of_type = f" = ANY ({self.bind_all(types)})" if types else ""
+        return lambda s: (
+            f"{s}.target_id = {target}" + (f" AND {s}.target_type{of_type}" if of_type else "")
+        )
+
+    def reference_url(self, url: str, version: str | None) -> RowCondition:
+        target = self.bind(url)
+        of_version = self.bind(version) if version else None
+        return lambda s: (
+            f"{s}.target_url = {target} AND {s}.target_url <> ''"
+            + (f" AND {s}.target_version = {of_version}" if of_version else "")
+        )
+
+    def reference_identifier(self, system: str | None, value: str | None) -> RowCondition:
+        code = None if value is None else self.bind(value)
+        space = None if system is None else self.bind(system)
+        return lambda s: " AND ".join(
+            [f"{s}.identifier_value <> ''"]
+            + ([f"{s}.identifier_value = {code}"] if code else [])
+            + ([f"{s}.identifier_system = {space}"] if space else [])
+        )
+
+    def date(self, comparison: str, low: datetime, high: datetime) -> RowCondition:
+        """search.html 3.1.1.4.3 on intervals: the row's is [low, high), so is the value's."""
+        start, end = self.bind(low, "timestamptz"), self.bind(high, "timestamptz")
+        return lambda s: {
+            "eq": f"{s}.low >= {start} AND {s}.high <= {end}",
+            "ne": f"NOT ({s}.low >= {start} AND {s}.high <= {end})",
+            "gt": f"{s}.high > {end}",
+            "lt": f"{s}.low < {start}",
+            # Greater, or within: never an OR of two columns, which no index could serve.
+            "ge": f"{s}.high > {start} AND ({s}.high > {end} OR {s}.low >= {start})",
+            "le": f"{s}.low < {end} AND ({s}.low < {start} OR {s}.high <= {end})",
+            "sa": f"{s}.low >= {end}",
+            "eb": f"{s}.high <= {start}",
+            "ap": f"{s}.low < {end} AND {s}.high > {start}",
+        }[comparison]
+
+    def number(self, comparison: str, exact: float, low: float, high: float) -> RowCondition:
+        """A row is the numbers low to high, both included; [low, high) is the value's precision.
+
+        search.html: eq, ne and ap work with the precision that the client wrote, the others with
+        the exact value.
+        """
+        value = self.bind(repr(exact), "float8")
+        start, end = self.bind(repr(low), "float8"), self.bind(repr(high), "float8")
+        return lambda s: {
+            "eq": f"{s}.low >= {start} AND {s}.low < {end} AND {s}.high < {end}",
+            "ne": f"NOT ({s}.low >= {start} AND {s}.high < {end})",
+            "gt": f"{s}.high > {value}",
+            "lt": f"{s}.low < {value}",
+            "ge": f"{s}.high >= {value}",
+            "le": f"{s}.low <= {value}",
+            "sa": f"{s}.low > {value}",
+            "eb": f"{s}.high < {value}",
+            "ap": f"{s}.low <= {end} AND {s}.high >= {start}",
+        }[comparison]
+
+    def unit(self, system: str | None, code: str) -> RowCondition:
+        """A coded unit; without a system also by the unit's printed name (search.html quantity)."""
+        value = self.bind(code)
+        if system is None:
+            return lambda s: f"({s}.code = {value} OR {s}.unit = {value})"
+        space = self.bind(system)
+        return lambda s: f"{s}.code = {value} AND {s}.system = {space}"
+
+    def near(self, latitude: float, longitude: float, kilometres: float) -> str:
+        """A position within a distance: a box by index, then the great circle."""
+        reach = kilometres / 111.2
+        lat = self.bind(repr(latitude), "float8")
+        lon = self.bind(repr(longitude), "float8")
+        box = self.bind(repr(reach), "float8")
+        distance = self.bind(repr(kilometres), "float8")
+        within = (
+            f"s0.low BETWEEN {lat} - {box} AND {lat} + {box} AND 2 * {EARTH_RADIUS_KM} * asin("
+            f"least(1, sqrt(power(sind((s0.low - {lat}) / 2), 2) + cosd({lat}) * cosd(s0.low)"
+            f" * power(sind((s1.low - {lon}) / 2), 2)))) <= {distance}"
+        )
+        return self.exists_together(
+            [
+                ("number", "near.latitude", None),
+                ("number", "near.longitude", lambda _: within),
+            ]
+        )
+
+    # -- order --------------------------------------------------------------------------
+
+    def sort_key(self, table: str, parameter: str, descending: bool) -> SortKey:
+        """Order by a parameter: its least value, or its greatest when descending."""
+        lowest, highest, type_ = SORT_COLUMNS[table]
+        value = f"max(s.{highest})" if descending else f"min(s.{lowest})"
+        expression = (
+            f"(SELECT {value} FROM fhir_search_{table} AS s WHERE s.tenant_id = $1"
+            f" AND s.resource_type = '{self.resource_type}' AND s.parameter = '{parameter}'"
+            " AND s.resource_id = r.resource_id)"
+        )
+        return SortKey(expression, type_, descending)
+
+    def after(self, order: Sequence[SortKey], keys: Sequence[str | None], last_id: str) -> str:
+        """What comes after the last resource of a page, in an order where NULL is last."""
+        condition = f"r.resource_id > {self.bind(last_id)}"
+        for index in reversed(range(len(order))):
+            key, value = f"k{index}", keys[index]
+            if value is None:
+                condition = f"{key} IS NULL AND {condition}"
+                continue
+            bound = self.bind(value, order[index].type)
+            sign = "<" if order[index].descending else ">"
+            condition = (
+                f"({key} {sign} {bound} OR {key} IS NULL OR ({key} = {bound} AND {condition}))"
+            )
+        return condition
+
+    # -- the whole ----------------------------------------------------------------------
+
+    def page(
+        self,
+        *,
+        order: Sequence[SortKey] = (),
+        after: str | None = None,
+        limit: int,
+        includes: Sequence[Include] = (),
+        include_limit: int,
+        stale_types: Sequence[str],
+        with_total: bool = False,
+    ) -> str:
+        """One statement for a page of `limit` matches (and one more, if there is one).
+
+        Rows of kind `stale` say that something must be rendered first; `total`, `match` and
+        `include` are what they say. An ordinal numbers the matches.
+        """
+        parts = [self._stale(stale_types)]
+        if with_total:
+            parts.append(
+                f"SELECT 'total', count(*), '', '', 0, now(), NULL::text[], '' FROM ({self._from()}"
+                f" {self._where()}) AS r"
+            )
+        with_ = [f"matches AS MATERIALIZED ({self._matches(order, after, limit)})"]
+        if limit:
+            parts.append(
+                f"SELECT 'match', ordinal, '{self.resource_type}', resource_id, version,"
+                " last_updated, sort_keys, body FROM matches"
+            )
+        if includes and limit:
+            with_.append(f"included AS ({self._included(includes, limit, include_limit)})")
+            parts.append(
+                "SELECT 'include', 0, i.resource_type, i.resource_id, i.version, i.last_updated,"
+                " NULL, i.body FROM included AS n JOIN fhir_resources AS i ON i.tenant_id = $1"
+                " AND i.resource_type = n.type AND i.resource_id = n.id"
+            )
+        return f"WITH {', '.join(with_)} {' UNION ALL '.join(parts)}"
+
+    def _from(self, keys: Sequence[str] = ()) -> str:
+        columns = ", ".join(["r.resource_id, r.version, r.last_updated, r.body", *keys])
+        return f"SELECT {columns} FROM fhir_resources AS r"
+
+    def _where(self) -> str:
+        always = [
+            "r.tenant_id = $1",
+            f"r.resource_type = '{self.resource_type}'",
+            "NOT r.deleted",
+            "r.version > 0",
+        ]
+        return "WHERE " + " AND ".join(always + self.conditions)
+
+    def _matches(self, order: Sequence[SortKey], after: str | None, limit: int) -> str:
+        names = [f"k{index}" for index in range(len(order))]
+        by = [
+            f"{name} {'DESC' if key.descending else 'ASC'} NULLS LAST"
+            for name, key in zip(names, order, strict=True)
+        ]
+        inner = self._from(names)
+        sort_keys = "NULL::text[]"
+        if order:
+            keys = zip(order, names, strict=True)
+            expressions = ", ".join(f"{key.expression} AS {name}" for key, name in keys)
+            inner += f" CROSS JOIN LATERAL (SELECT {expressions}) AS k"
+            sort_keys = f"ARRAY[{', '.join(f'{name}::text' for name in names)}]"
+        where = self._where() + (f" AND {after}" if after else "")
+        return (
+            "SELECT row_number() OVER () AS ordinal, resource_id, version, last_updated,"
+            f" {sort_keys} AS sort_keys, body FROM ("
+            f"{inner} {where} ORDER BY {', '.join([*by, 'r.resource_id'])}"
+            f" LIMIT {limit + 1 if limit else 0}) AS page"
+        )
+
+    def _included(self, includes: Sequence[Include], limit: int, include_limit: int) -> str:
+        """Type and id of what comes along; authorized types only, before the limit."""
+        branches: list[str] = []
+        for include in includes:
+            row = (
+                "s.tenant_id = $1"
+                f" AND s.resource_type = '{include.source_type}'"
+                f" AND s.parameter = '{include.parameter}'"
+            )
+            types = ", ".join(f"'{type_}'" for type_ in include.target_types)
+            if include.reverse:
+                branches.append(
+                    f"SELECT s.resource_type AS type, s.resource_id AS id FROM matches AS m JOIN"
+                    f" fhir_search_reference AS s ON {row} AND s.target_id = m.resource_id"
+                    f" AND s.target_type = '{self.resource_type}' WHERE m.ordinal <= {limit}"
+                )
+            else:
+                branches.append(
+                    "SELECT s.target_type AS type, s.target_id AS id FROM matches AS m JOIN"
+                    f" fhir_search_reference AS s ON {row} AND s.resource_id = m.resource_id"
+                    f" AND s.target_id <> '' AND s.target_type IN ({types})"
+                    f" WHERE m.ordinal <= {limit}"
+                )
+        return (
+            f"SELECT w.type, w.id FROM ({' UNION '.join(branches)}) AS w"
+            " JOIN fhir_resources AS i ON i.tenant_id = $1 AND i.resource_type = w.type"
+            " AND i.resource_id = w.id AND NOT i.deleted AND i.version > 0"
+            f" WHERE NOT (w.type = '{self.resource_type}' AND EXISTS (SELECT FROM matches AS m"
+            f" WHERE m.resource_id = w.id AND m.ordinal <= {limit})) LIMIT {include_limit + 1}"
+        )
+
+    def _stale(self, types: Sequence[str]) -> str:
+        listed = ", ".join(f"'{type_}'" for type_ in types)
+        return (
+            "SELECT 'stale' AS kind, 0::bigint AS ordinal, '' AS resource_type, '' AS resource_id,"
+            " 0::bigint AS version, now() AS last_updated, NULL::text[] AS sort_keys, '' AS body"
+            " WHERE EXISTS (SELECT FROM fhir_resources AS r WHERE r.tenant_id = $1"
+            f" AND r.resource_type IN ({listed}) AND r.stale)"
+        )

@@ -1,0 +1,309 @@
+"""The FHIR read model: SQL that stores, reads and lists versions of resources. SQL only.
+
+What a resource means is for `interop.fhir`; here it is a type, an id, bytes and search rows. Writes
+are blocking and belong to the caller's transaction; reads are asynchronous, one round trip each
+through a function of `migrations/read_model.sql` that binds the tenant and writes the audit row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString
+from uuid import UUID
+
+from psycopg.pq import TransactionStatus
+
+from storage.database import Connection, Database
+
+Audit = Mapping[str, Any]
+
+CURRENT: LiteralString = (
+    "SELECT row_id, version, last_updated, deleted, stale, body FROM fhir_resources"
+    " WHERE tenant_id = %(tenant)s AND resource_type = %(type)s AND resource_id = %(id)s"
+)
+STORE: LiteralString = (
+    "SELECT fhir_store(%(tenant)s, %(type)s, %(id)s, %(row_id)s, %(version)s, %(last_updated)s,"
+    " %(method)s, %(body)s, %(rows)s)"
+)
+READ: LiteralString = "SELECT * FROM fhir_read(%s, %s, %s, %s)"
+HISTORY: LiteralString = "SELECT * FROM fhir_read_history(%s, %s, %s, %s, %s, %s, %s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The current version of a resource. Version 0 is the stub of a row never rendered."""
+
+    row_id: UUID | None
+    version: int
+    last_updated: datetime
+    deleted: bool
+    stale: bool
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a resource; `body` is None where it was deleted."""
+
+    version: int
+    last_updated: datetime
+    method: str
+    body: str | None
+
+
+# -- writing, in the caller's transaction ---------------------------------------------------
+
+
+def begin_write(connection: Connection, actor: str) -> datetime:
+    """Name the actor, silence the staleness triggers, and return the database's clock in ms.
+
+    All processes stamp versions with the one clock, so that history never runs backwards.
+    """
+    row = connection.execute(
+        "SELECT date_trunc('milliseconds', clock_timestamp()),"
+        " set_config('app.lens', 'on', true), set_config('app.actor', %s, true)",
+        (actor,),
+    ).fetchone()
+    assert row is not None
+    moment: datetime = row[0]
+    return moment
+
+
+def lock_name(connection: Connection, tenant_id: UUID, reference: str) -> None:
+    """Hold "Type/id" until the transaction ends, whether or not there is such a resource yet."""
+    connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{tenant_id}/{reference}",)
+    )
+
+
+def current(
+    connection: Connection, tenant_id: UUID, resource_type: str, resource_id: str
+) -> Stored | None:
+    """The current version, locked until the transaction ends."""
+    row = connection.execute(
+        CURRENT + " FOR UPDATE", {"tenant": tenant_id, "type": resource_type, "id": resource_id}
+    ).fetchone()
+    return Stored(*row) if row else None
+
+
+def row_owner(
+    connection: Connection, tenant_id: UUID, resource_type: str, row_id: UUID
+) -> str | None:
+    """The id of the resource that stands for a row."""
+    row = connection.execute(
+        "SELECT resource_id FROM fhir_resources"
+        " WHERE tenant_id = %s AND resource_type = %s AND row_id = %s",
+        (tenant_id, resource_type, row_id),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def store(
+    connection: Connection,
+    tenant_id: UUID,
+    resource_type: str,
+    resource_id: str,
+    *,
+    row_id: UUID | None,
+    version: int,
+    last_updated: datetime,
+    method: str,
+    body: bytes | None,
+    search_rows: Mapping[str, Any],
+) -> None:
+    """Write a version: current bytes, history, search rows and the outbox. No body: deleted."""
+    connection.execute(
+        STORE,
+        {
+            "tenant": tenant_id,
+            "type": resource_type,
+            "id": resource_id,
+            "row_id": row_id,
+            "version": version,
+            "last_updated": last_updated,
+            "method": method,
+            "body": None if body is None else body.decode(),
+            "rows": json.dumps(search_rows, allow_nan=False),
+        },
+    )
+
+
+def missing(connection: Connection, tenant_id: UUID, references: Iterable[str]) -> list[str]:
+    """Those of the "Type/id" references that name no resource of this tenant."""
+    wanted = sorted(set(references))
+    if not wanted:
+        return []
+    types, ids = zip(*(reference.split("/") for reference in wanted), strict=True)
+    rows = connection.execute(
+        "SELECT w.type || '/' || w.id FROM unnest(%s::text[], %s::text[]) AS w(type, id)"
+        " WHERE NOT EXISTS (SELECT FROM fhir_resources AS r WHERE r.tenant_id = %s"
+        " AND r.resource_type = w.type AND r.resource_id = w.id AND NOT r.deleted)",
+        (list(types), list(ids), tenant_id),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def requires_resolution(connection: Connection, tenant_id: UUID) -> bool:
+    """Whether the tenant refuses resources whose references do not resolve."""
+    row = connection.execute(
+        "SELECT require_reference_resolution FROM tenant_settings WHERE tenant_id = %s",
+        (tenant_id,),
+    ).fetchone()
+    return bool(row and row[0])
+
+
+# -- references that wait -------------------------------------------------------------------
+
+
+def set_pending(
+    connection: Connection,
+    tenant_id: UUID,
+    resource_type: str,
+    resource_id: str,
+    references: Sequence[str],
+) -> None:
+    """Remember what a resource waits for, in place of what it waited for before."""
+    key = (tenant_id, resource_type, resource_id)
+    connection.execute(
+        "DELETE FROM fhir_pending WHERE tenant_id = %s AND resource_type = %s AND resource_id = %s",
+        key,
+    )
+    if references:
+        connection.execute(
+            "INSERT INTO fhir_pending (tenant_id, resource_type, resource_id, reference)"
+            " SELECT %s, %s, %s, unnest(%s::text[])",
+            (*key, sorted(set(references))),
+        )
+
+
+def pending_on(connection: Connection, tenant_id: UUID, reference: str) -> list[tuple[str, str]]:
+    """The (type, id) of each resource that waits for "Type/id"."""
+    rows = connection.execute(
+        "SELECT resource_type, resource_id FROM fhir_pending"
+        " WHERE tenant_id = %s AND reference = %s ORDER BY 1, 2",
+        (tenant_id, reference),
+    ).fetchall()
+    return [(row[0], row[1]) for row in rows]
+
+
+def set_row_id(
+    connection: Connection, tenant_id: UUID, resource_type: str, resource_id: str, row_id: UUID
+) -> None:
+    """Bind a resource to the row that now holds it."""
+    connection.execute(
+        "UPDATE fhir_resources SET row_id = %s"
+        " WHERE tenant_id = %s AND resource_type = %s AND resource_id = %s",
+        (row_id, tenant_id, resource_type, resource_id),
+    )
+
+
+# -- stale resources ------------------------------------------------------------------------
+
+
+def stale_types(connection: Connection, tenant_id: UUID) -> list[str]:
+    """The resource types that have stale resources."""
+    rows = connection.execute(
+        "SELECT DISTINCT resource_type FROM fhir_resources WHERE tenant_id = %s AND stale",
+        (tenant_id,),
+    ).fetchall()
+    return sorted(row[0] for row in rows)
+
+
+def lock_stale(
+    connection: Connection,
+    tenant_id: UUID,
+    resource_type: str,
+    limit: int,
+    resource_id: str | None = None,
+) -> list[tuple[str, Stored]]:
+    """Stale resources of a type (or the one named), locked in the order that triggers lock them."""
+    rows = connection.execute(
+        "SELECT resource_id, row_id, version, last_updated, deleted, stale, body"
+        " FROM fhir_resources WHERE tenant_id = %s AND resource_type = %s AND stale"
+        " AND (%s::text IS NULL OR resource_id = %s)"
+        " ORDER BY resource_id LIMIT %s FOR UPDATE",
+        (tenant_id, resource_type, resource_id, resource_id, limit),
+    ).fetchall()
+    return [(row[0], Stored(*row[1:])) for row in rows]
+
+
+def mark_fresh(
+    connection: Connection, tenant_id: UUID, resource_type: str, resource_id: str
+) -> None:
+    """A row changed and its resource did not."""
+    connection.execute(
+        "UPDATE fhir_resources SET stale = false"
+        " WHERE tenant_id = %s AND resource_type = %s AND resource_id = %s",
+        (tenant_id, resource_type, resource_id),
+    )
+
+
+def drop_stub(
+    connection: Connection, tenant_id: UUID, resource_type: str, resource_id: str
+) -> None:
+    """Forget the stub of a row that was gone before anybody saw it as a resource."""
+    connection.execute(
+        "DELETE FROM fhir_resources WHERE tenant_id = %s AND resource_type = %s"
+        " AND resource_id = %s AND version = 0",
+        (tenant_id, resource_type, resource_id),
+    )
+
+
+# -- reading, one round trip ----------------------------------------------------------------
+
+
+async def read(
+    database: Database, tenant_id: UUID, resource_type: str, resource_id: str, audit: Audit
+) -> Stored | None:
+    """The current version; audited unless it is stale, which the caller renders first."""
+    rows = await call(database, READ, (tenant_id, resource_type, resource_id, json_text(audit)))
+    if not rows:
+        return None
+    version, last_updated, deleted, stale, body = rows[0]
+    return Stored(None, version, last_updated, deleted, stale, body)
+
+
+async def history(
+    database: Database,
+    tenant_id: UUID,
+    resource_type: str,
+    resource_id: str,
+    audit: Audit,
+    *,
+    version: int | None = None,
+    before: int | None = None,
+    limit: int = 1,
+) -> list[Version]:
+    """One version, or the versions older than `before`, newest first."""
+    rows = await call(
+        database,
+        HISTORY,
+        (tenant_id, resource_type, resource_id, version, before, limit, json_text(audit)),
+    )
+    return [Version(*row) for row in rows]
+
+
+async def call(
+    database: Database, query: LiteralString, parameters: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    """Run one statement that is a transaction of its own and binds its tenant itself."""
+    async with database.async_pool.connection() as connection:
+        # Without autocommit BEGIN and COMMIT would be two more round trips.
+        await connection.set_autocommit(True)
+        try:
+            cursor = await connection.execute(query, parameters)
+            return await cursor.fetchall()
+        finally:
+            # A connection that kept autocommit would forget the tenant between two statements.
+            if connection.info.transaction_status == TransactionStatus.IDLE:
+                await connection.set_autocommit(False)
+            else:
+                await connection.close()
+
+
+def json_text(audit: Audit) -> str:
+    """Audit values as the SQL functions take them."""
+    return json.dumps({**audit, "metadata": json.loads(audit["metadata"])}, default=str)
