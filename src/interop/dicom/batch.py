@@ -18,7 +18,7 @@ import orjson
 from ai import completeness
 from interop.dicom import imaging_rows as rows
 from interop.dicom.failures import DUPLICATE_SOP_INSTANCE, PATIENT_CONFLICT, Code, Failure
-from interop.dicom.imaging_rows import StudyRow
+from interop.dicom.imaging_rows import Snapshot, StudyRow
 from interop.dicom.ingest_types import Kind
 from interop.dicom.modality import OTHER
 from interop.dicom.names import person_name
@@ -60,43 +60,49 @@ class Batch:
 
     tenant_id: UUID
     objects: Sequence[Received]
+    known: Snapshot
     results: dict[int, Result] = field(default_factory=dict)
-    studies: dict[str, StudyRow] = field(default_factory=dict)
     stale: set[tuple[str, UUID]] = field(default_factory=set)
-    issuer: str = ""
-    quiet_window_seconds: int | None = None
+
+    @property
+    def studies(self) -> dict[str, StudyRow]:
+        return self.known.studies
 
     def pending(self) -> list[tuple[int, Received]]:
         return [(n, r) for n, r in enumerate(self.objects) if n not in self.results]
 
 
 def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) -> list[Result]:
-    """Write the rows of all objects; nothing is visible until the caller commits."""
-    # The rows are presented by marking once below, not by a trigger per statement.
-    connection.execute("SELECT set_config('app.lens', 'on', true)")
-    batch = Batch(tenant_id, objects)
-    _recognise_repeats(connection, batch)
-    if batch.pending():
-        _read_settings(connection, batch)
-        _lock_or_create_studies(connection, batch)
-        _keep_patients_apart(batch)
+    """Write the rows of all objects; nothing is visible until the caller commits.
+
+    Five round trips where the studies are known: begin, read, write, commit and the tenant.
+    """
+    known = rows.read_and_lock(
+        connection,
+        tenant_id,
+        [received.sop_instance_uid for received in objects],
+        sorted({received.study_instance_uid for received in objects}),
+        list({received.series_instance_uid for received in objects}),
+    )
+    batch = Batch(tenant_id, objects, known)
+    _recognise_repeats(batch)
+    _create_missing_studies(connection, batch)
+    _keep_patients_apart(batch)
+    unwanted = _already_quarantined(connection, batch)
+    with connection.pipeline():
         added = _insert_series_and_objects(connection, batch)
         _update_studies(connection, batch, added)
-    _quarantine(connection, batch)
-    _log(connection, batch)
-    rows.mark_stale(connection, tenant_id, batch.stale)
+        _quarantine(connection, batch, unwanted)
+        _log(connection, batch)
+        rows.mark_stale(connection, tenant_id, batch.stale)
+    _schedule_checks(connection, batch)
     return [batch.results[n] for n in range(len(objects))]
 
 
-def _recognise_repeats(connection: Connection, batch: Batch) -> None:
+def _recognise_repeats(batch: Batch) -> None:
     """Answer objects whose SOP Instance UID is in the index. Within a batch they are unique."""
-    uids = [received.sop_instance_uid for received in batch.objects]
-    found = connection.execute(
-        rows.EXISTING_OBJECTS, {"tenant_id": batch.tenant_id, "uids": uids}
-    ).fetchall()
-    known = {uid: (dataset_hash, syntax) for uid, dataset_hash, syntax in found}
     for n, received in enumerate(batch.objects):
-        before = known.get(received.sop_instance_uid)
+        before = batch.known.objects.get(received.sop_instance_uid)
         if before is None:
             continue
         if before == (received.spooled.dataset_sha256, received.instance.transfer_syntax_uid):
@@ -113,33 +119,31 @@ def _refusal(code: Code, message: str) -> Result:
     return Result("refused", Failure.of(code, message))
 
 
-def _read_settings(connection: Connection, batch: Batch) -> None:
-    row = connection.execute(rows.SETTINGS, {"tenant_id": batch.tenant_id}).fetchone()
-    if row is not None:
-        batch.issuer, batch.quiet_window_seconds = row[0] or "", row[1]
-
-
-def _lock_or_create_studies(connection: Connection, batch: Batch) -> None:
-    wanted = {received.study_instance_uid: received for _, received in reversed(batch.pending())}
-    for study in rows.lock_studies(connection, batch.tenant_id, wanted):
-        batch.studies[study.study_uid] = study
-    new = {uid: received for uid, received in wanted.items() if uid not in batch.studies}
+def _create_missing_studies(connection: Connection, batch: Batch) -> None:
+    # The first object of a study says whose it is.
+    new = {r.study_instance_uid: r for _, r in reversed(batch.pending())}
+    new = {uid: received for uid, received in new.items() if uid not in batch.studies}
     if not new:
         return
-    keys = [f"study {batch.tenant_id} {uid}" for uid in new]
-    keys += [f"patient {batch.tenant_id} {_patient_key(batch, r)}" for r in new.values()]
-    connection.execute(rows.ADVISORY_LOCKS, {"keys": sorted(set(keys))})
+    keys = {f"study {batch.tenant_id} {uid}" for uid in new}
+    keys |= {f"patient {batch.tenant_id} {_patient_key(batch, r)}" for r in new.values()}
+    connection.execute(rows.ADVISORY_LOCKS, {"keys": sorted(keys)})
     # Somebody else may have made them while we waited.
-    for study in rows.lock_studies(connection, batch.tenant_id, new):
-        batch.studies[study.study_uid] = study
-        del new[study.study_uid]
+    fresh = rows.read_and_lock(connection, batch.tenant_id, [], sorted(new), _series_of(batch))
+    batch.studies.update(fresh.studies)
+    batch.known.series.update(fresh.series)
+    new = {uid: received for uid, received in new.items() if uid not in fresh.studies}
     patients = _find_patients(connection, batch, list(new.values()))
     for uid in sorted(new):
         _create_study(connection, batch, new[uid], patients)
 
 
+def _series_of(batch: Batch) -> list[str]:
+    return list({received.series_instance_uid for received in batch.objects})
+
+
 def _patient_key(batch: Batch, received: Received) -> tuple[str, str]:
-    return received.patient_id, received.issuer or batch.issuer
+    return received.patient_id, received.issuer or batch.known.issuer
 
 
 Patients = dict[tuple[str, str], tuple[UUID, Demographics]]
@@ -274,8 +278,8 @@ def _keep_patients_apart(batch: Batch) -> None:
 
 
 def _is_other_patient(batch: Batch, study: StudyRow, received: Received) -> bool:
-    patient_id, issuer = received.patient_id, received.issuer or batch.issuer
-    known_issuer = study.issuer_of_patient_id or batch.issuer
+    patient_id, issuer = received.patient_id, received.issuer or batch.known.issuer
+    known_issuer = study.issuer_of_patient_id or batch.known.issuer
     if not patient_id or not study.dicom_patient_id:
         return False
     if patient_id != study.dicom_patient_id:
@@ -308,54 +312,43 @@ def _conflict(
 def _insert_series_and_objects(connection: Connection, batch: Batch) -> dict[UUID, int]:
     """Insert the objects and their series; return how many objects each study got."""
     pending = batch.pending()
-    groups: dict[tuple[UUID, str], list[Received]] = {}
+    groups: dict[tuple[str, str], list[Received]] = {}
     for _, received in pending:
-        study = batch.studies[received.study_instance_uid]
-        groups.setdefault((study.id, received.series_instance_uid), []).append(received)
-    if not groups:
-        return {}
-    found = connection.execute(
-        rows.FIND_SERIES,
-        {
-            "tenant_id": batch.tenant_id,
-            "study_ids": list({study_id for study_id, _ in groups}),
-            "uids": list({uid for _, uid in groups}),
-        },
-    ).fetchall()
-    known = {(row[0], row[1]): (row[2], row[3]) for row in found}
+        key = (received.study_instance_uid, received.series_instance_uid)
+        groups.setdefault(key, []).append(received)
     inserts, updates, objects = [], [], []
     added: dict[UUID, int] = {}
-    for key, group in sorted(groups.items(), key=lambda entry: (entry[0][0], entry[0][1])):
-        series_id, count = known.get(key, (uuid4(), 0))
+    for key, group in sorted(groups.items()):
+        study = batch.studies[key[0]]
+        series_id, count = batch.known.series.get(key, (uuid4(), 0))
         count += len(group)
         values = {"tenant_id": batch.tenant_id, "id": series_id, "number_of_instances": count}
-        if key in known:
+        if key in batch.known.series:
             updates.append(values)
         else:
             inserts.append(
                 values
                 | series_columns(group[0])
-                | {"study_id": key[0], "dicom_json": _series_json(group[0], count)}
+                | {"study_id": study.id, "dicom_json": _series_json(group[0], count)}
             )
-            _study_of(batch, group[0]).number_of_series += 1
+            study.number_of_series += 1
         for received in group:
             objects.append(
                 {
                     "tenant_id": batch.tenant_id,
                     "id": uuid4(),
-                    "study_id": key[0],
+                    "study_id": study.id,
                     "series_id": series_id,
                     **object_columns(received),
                 }
             )
-        added[key[0]] = added.get(key[0], 0) + len(group)
-    with connection.pipeline():
-        rows.execute_many(connection, rows.INSERT_SERIES, inserts)
-        rows.execute_many(connection, rows.UPDATE_SERIES, updates)
-        rows.execute_many(connection, rows.INSERT_OBJECT, objects)
+        added[study.id] = added.get(study.id, 0) + len(group)
+    rows.execute_many(connection, rows.INSERT_SERIES, inserts)
+    rows.execute_many(connection, rows.UPDATE_SERIES, updates)
+    rows.execute_many(connection, rows.INSERT_OBJECT, objects)
     for n, received in pending:
         batch.results[n] = Result("stored")
-        study = _study_of(batch, received)
+        study = batch.studies[received.study_instance_uid]
         study.starts_analysis = study.starts_analysis or received.starts_analysis
         _extend(study.modalities, received.modality)
         _extend(study.sop_classes, received.sop_class_uid)
@@ -364,10 +357,6 @@ def _insert_series_and_objects(connection: Connection, batch: Batch) -> dict[UUI
         if study.is_new and study.dicom_json is None:
             study.dicom_json = _json_object(members(received.instance, STUDY_TAGS))
     return added
-
-
-def _study_of(batch: Batch, received: Received) -> StudyRow:
-    return batch.studies[received.study_instance_uid]
 
 
 def _extend(values: list[str], value: str) -> None:
@@ -420,13 +409,9 @@ def _update_studies(connection: Connection, batch: Batch, added: dict[UUID, int]
             }
         )
         batch.stale.add(("ImagingStudy", study.id))
-    with connection.pipeline():
-        rows.execute_many(connection, rows.UPDATE_STUDY, updates)
-        rows.execute_many(connection, rows.UPSERT_ACTIVITY, activity)
-        rows.execute_many(connection, rows.INSERT_OUTBOX, outbox)
-    for study in changed:
-        if study.starts_analysis and not study.check_scheduled:
-            _defer_check(connection, batch, study)
+    rows.execute_many(connection, rows.UPDATE_STUDY, updates)
+    rows.execute_many(connection, rows.UPSERT_ACTIVITY, activity)
+    rows.execute_many(connection, rows.INSERT_OUTBOX, outbox)
 
 
 def _counted(study: StudyRow) -> str:
@@ -442,37 +427,63 @@ def _jsonb(value: object) -> str | None:
     return None if value is None else rows.json_text(value)
 
 
-def _defer_check(connection: Connection, batch: Batch, study: StudyRow) -> None:
-    seconds = completeness.window_seconds(study.modality, batch.quiet_window_seconds, None)
-    jobs.defer(
-        connection,
-        completeness.TASK,
-        {"tenant_id": str(batch.tenant_id), "study_id": str(study.id)},
-        queue=completeness.QUEUE,
-        schedule_at=datetime.now(UTC) + timedelta(seconds=seconds),
-    )
+def _schedule_checks(connection: Connection, batch: Batch) -> None:
+    """Ask once per quiet window whether a study is complete (ai/completeness.py)."""
+    for study in batch.studies.values():
+        if not study.starts_analysis or study.check_scheduled:
+            continue
+        seconds = completeness.window_seconds(
+            study.modality, batch.known.quiet_window_seconds, None
+        )
+        jobs.defer(
+            connection,
+            completeness.TASK,
+            {"tenant_id": str(batch.tenant_id), "study_id": str(study.id)},
+            queue=completeness.QUEUE,
+            schedule_at=datetime.now(UTC) + timedelta(seconds=seconds),
+        )
 
 
-def _quarantine(connection: Connection, batch: Batch) -> None:
-    """Keep refused objects for an operator; the same bytes are kept once."""
+def _already_quarantined(connection: Connection, batch: Batch) -> set[int]:
+    """Return the refused objects whose very bytes wait in quarantine from an earlier attempt."""
+    return {
+        n
+        for n, received in enumerate(batch.objects)
+        if n in batch.results
+        and batch.results[n].kind == "refused"
+        and connection.execute(
+            rows.IS_QUARANTINED,
+            {
+                "tenant_id": batch.tenant_id,
+                "sop_instance_uid": received.sop_instance_uid,
+                "hash": received.spooled.sha256,
+            },
+        ).fetchone()
+    }
+
+
+def _quarantine(connection: Connection, batch: Batch, unwanted: set[int]) -> None:
+    """Keep refused objects for an operator, and flag their studies."""
     for n, received in enumerate(batch.objects):
         result = batch.results[n]
         if result.kind != "refused" or result.failure is None:
             continue
-        values = {
-            "tenant_id": batch.tenant_id,
-            "sop_instance_uid": received.sop_instance_uid,
-            "study_instance_uid": received.study_instance_uid,
-            "storage_uri": received.storage_uri,
-            "hash": received.spooled.sha256,
-            "reason_code": f"{result.failure.reason:04X}",
-            "reason": result.failure.message,
-            "source": f"{received.source.door} {received.source.calling_ae_title or ''}".strip(),
-        }
-        if connection.execute(rows.IS_QUARANTINED, values).fetchone():
+        if n in unwanted:
             result.keeps_blob = False
-        else:
-            connection.execute(rows.INSERT_QUARANTINED, values)
+            continue
+        connection.execute(
+            rows.INSERT_QUARANTINED,
+            {
+                "tenant_id": batch.tenant_id,
+                "sop_instance_uid": received.sop_instance_uid,
+                "study_instance_uid": received.study_instance_uid,
+                "storage_uri": received.storage_uri,
+                "hash": received.spooled.sha256,
+                "reason_code": f"{result.failure.reason:04X}",
+                "reason": result.failure.message,
+                "source": f"{received.source.door} {received.source.actor}".strip(),
+            },
+        )
     for study in batch.studies.values():
         if study.demographics_conflict and study.added == 0 and not study.is_new:
             connection.execute(
@@ -493,9 +504,8 @@ def _log(connection: Connection, batch: Batch) -> None:
             transaction_row(batch.tenant_id, received, result.failure, received.started_at)
         )
         audits.append(audit_row(batch.tenant_id, received, result))
-    with connection.pipeline():
-        rows.execute_many(connection, rows.INSERT_TRANSACTION, transactions)
-        rows.execute_many(connection, INSERT_AUDIT, audits)
+    rows.execute_many(connection, rows.INSERT_TRANSACTION, transactions)
+    rows.execute_many(connection, INSERT_AUDIT, audits)
 
 
 def transaction_row(

@@ -122,7 +122,7 @@ class GroupCommitter:
         try:
             results = self._attempt(entries)
         except psycopg.Error as error:
-            if len(entries) > 1 and not isinstance(error, psycopg.OperationalError):
+            if len(entries) > 1 and not _is_outage(error):
                 # One bad row must not take the others with it.
                 for entry in entries:
                     self._store([entry])
@@ -160,13 +160,20 @@ class GroupCommitter:
             "ingest.transaction.failed",
             extra={"sqlstate": error.sqlstate, "error": type(error).__name__},
         )
-        if isinstance(error, psycopg.OperationalError | PoolTimeout):
+        if _is_outage(error):
             return Result(
                 "failed",
                 Failure.of(OUT_OF_RESOURCES, "The database is not available; send again later."),
                 keeps_blob=False,
             )
         return _failed("The object could not be indexed.")
+
+
+def _is_outage(error: psycopg.Error) -> bool:
+    """Whether the database, and not an object of the batch, is the reason."""
+    return isinstance(error, psycopg.OperationalError | PoolTimeout) and not isinstance(
+        error, psycopg.errors.PipelineAborted
+    )
 
 
 def _failed(message: str) -> Result:

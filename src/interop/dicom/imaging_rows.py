@@ -7,7 +7,7 @@ the same time wait for each other and never deadlock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 from uuid import UUID
@@ -26,11 +26,18 @@ LOCK_STUDIES: LiteralString = (
     "SELECT s.study_uid, s.id, s.patient_id, s.dicom_patient_id, s.issuer_of_patient_id,"
     " s.patient_name, s.patient_birth_date, s.patient_sex, s.modality, s.modalities_in_study,"
     " s.sop_classes_in_study, s.number_of_series, s.number_of_instances, s.demographics_conflict,"
-    " coalesce(a.check_scheduled, false), s.dicom_json"
-    " FROM imaging_studies s LEFT JOIN study_activity a"
-    " ON a.tenant_id = s.tenant_id AND a.study_id = s.id"
+    " s.dicom_json FROM imaging_studies s"
     " WHERE s.tenant_id = %(tenant_id)s AND s.study_uid = ANY(%(uids)s)"
-    " ORDER BY s.study_uid FOR UPDATE OF s"
+    " ORDER BY s.study_uid FOR UPDATE"
+)
+
+# A statement of its own: the completeness check locks these rows and not the studies, and only a
+# statement that begins after the lock is held sees what the check decided.
+LOCK_ACTIVITY: LiteralString = (
+    "SELECT s.study_uid, a.check_scheduled FROM study_activity a"
+    " JOIN imaging_studies s ON s.tenant_id = a.tenant_id AND s.id = a.study_id"
+    " WHERE a.tenant_id = %(tenant_id)s AND s.tenant_id = %(tenant_id)s"
+    " AND s.study_uid = ANY(%(uids)s) ORDER BY s.study_uid FOR UPDATE OF a"
 )
 
 ADVISORY_LOCKS: LiteralString = (
@@ -73,9 +80,10 @@ INSERT_STUDY: LiteralString = (
 )
 
 FIND_SERIES: LiteralString = (
-    "SELECT study_id, series_uid, id, number_of_instances FROM imaging_series"
-    " WHERE tenant_id = %(tenant_id)s AND study_id = ANY(%(study_ids)s)"
-    " AND series_uid = ANY(%(uids)s)"
+    "SELECT s.study_uid, e.series_uid, e.id, e.number_of_instances FROM imaging_series e"
+    " JOIN imaging_studies s ON s.tenant_id = e.tenant_id AND s.id = e.study_id"
+    " WHERE e.tenant_id = %(tenant_id)s AND s.tenant_id = %(tenant_id)s"
+    " AND s.study_uid = ANY(%(uids)s) AND e.series_uid = ANY(%(series_uids)s)"
 )
 
 INSERT_SERIES: LiteralString = (
@@ -196,34 +204,69 @@ class StudyRow:
     number_of_series: int
     number_of_instances: int
     demographics_conflict: Any
-    check_scheduled: bool
     dicom_json: str | None = None
+    check_scheduled: bool = False
     is_new: bool = False
     added: int = 0
     starts_analysis: bool = False
 
 
-def lock_studies(connection: Connection, tenant_id: UUID, uids: Iterable[str]) -> list[StudyRow]:
-    """Lock the studies that exist, in the order of their UIDs."""
-    rows = connection.execute(
-        LOCK_STUDIES, {"tenant_id": tenant_id, "uids": sorted(uids)}
-    ).fetchall()
-    return [
-        # The text columns may be NULL in rows that were not written by ingest.
-        StudyRow(*(row[:3] + tuple(value or "" for value in row[3:8]) + row[8:]))
-        for row in rows
-    ]
+@dataclass(slots=True)
+class Snapshot:
+    """What the rows say before a batch, with its studies locked."""
+
+    objects: dict[str, tuple[str, str]]  # SOP Instance UID -> (dataset hash, transfer syntax)
+    studies: dict[str, StudyRow]
+    series: dict[tuple[str, str], tuple[UUID, int]]  # (study, series UID) -> (id, instances)
+    issuer: str
+    quiet_window_seconds: int | None
+
+
+def read_and_lock(
+    connection: Connection,
+    tenant_id: UUID,
+    sop_instance_uids: list[str],
+    study_uids: list[str],
+    series_uids: list[str],
+) -> Snapshot:
+    """Read all that a batch must know in one round trip, and lock its studies."""
+    values = {"tenant_id": tenant_id, "uids": study_uids, "series_uids": series_uids}
+    with connection.pipeline():
+        # The rows are presented by marking once at the end, not by a trigger per statement.
+        connection.execute("SELECT set_config('app.lens', 'on', true)")
+        settings = connection.execute(SETTINGS, values)
+        studies = connection.execute(LOCK_STUDIES, values)
+        activity = connection.execute(LOCK_ACTIVITY, values)
+        series = connection.execute(FIND_SERIES, values)
+        # Last, so that what another process stored into these studies is seen.
+        objects = connection.execute(
+            EXISTING_OBJECTS, {"tenant_id": tenant_id, "uids": sop_instance_uids}
+        )
+        configured = settings.fetchone()
+        found = {row[0]: _study(row) for row in studies.fetchall()}
+        for uid, is_scheduled in activity.fetchall():
+            if uid in found:
+                found[uid].check_scheduled = is_scheduled
+        return Snapshot(
+            objects={row[0]: (row[1], row[2]) for row in objects.fetchall()},
+            studies=found,
+            series={(row[0], row[1]): (row[2], row[3]) for row in series.fetchall()},
+            issuer=(configured[0] or "") if configured else "",
+            quiet_window_seconds=configured[1] if configured else None,
+        )
+
+
+def _study(row: tuple[Any, ...]) -> StudyRow:
+    # The text columns may be NULL in rows that were not written by ingest.
+    return StudyRow(*row[:3], *(value or "" for value in row[3:8]), *row[8:])
 
 
 def execute_many(
     connection: Connection, statement: LiteralString, rows: Sequence[dict[str, Any]]
 ) -> None:
-    """Run one statement for each row; a round trip for all of them."""
-    if len(rows) == 1:
-        connection.execute(statement, rows[0])
-    elif rows:
-        with connection.cursor() as cursor:
-            cursor.executemany(statement, rows)
+    """Run one statement for each row; inside a pipeline without waiting for any."""
+    for row in rows:
+        connection.execute(statement, row)
 
 
 def mark_stale(connection: Connection, tenant_id: UUID, marks: set[tuple[str, UUID]]) -> None:

@@ -7,8 +7,10 @@ value, holds no more than the limits allow, and raises nothing but Failure for a
 from __future__ import annotations
 
 import mmap
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from struct import error as StructError
 
 from interop.dicom.charsets import Decoder
 from interop.dicom.failures import CANNOT_UNDERSTAND, NOT_DICOM, Failure
@@ -29,12 +31,14 @@ from interop.dicom.walker import (
     FLOAT_PIXEL_DATA,
     PIXEL_DATA,
     UNDEFINED,
+    HeadTooShort,
     Walk,
 )
 
 _DEFLATED = frozenset((DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, "1.2.840.10008.1.2.8.1"))
 _EXTENDED_OFFSET_TABLE = 0x7FE00001
 _LONGEST_KEY = 4096
+_HEAD = 64 << 10
 # The attributes that rows, matching, frames and rendering read (see received.py, frame_table.py).
 _KEYS = (
     0x00080008, 0x00080016, 0x00080018, 0x00080020, 0x00080021, 0x00080022, 0x00080023,
@@ -114,6 +118,14 @@ def parse(source: Path | bytes, limits: Limits = DEFAULT_LIMITS) -> Instance:
         size = file.seek(0, 2)
         if size == 0:
             raise Failure.of(NOT_DICOM, "The file is empty.")
+        # One read instead of a mapping and its page faults: enough for nearly every image whose
+        # pixel data is native and last.
+        head = os.pread(file.fileno(), _HEAD, 0)
+        try:
+            return _parse(head, size, limits)
+        except (HeadTooShort, StructError):
+            if len(head) == size:
+                raise
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parse(data, size, limits)
 
@@ -121,10 +133,14 @@ def parse(source: Path | bytes, limits: Limits = DEFAULT_LIMITS) -> Instance:
 def _parse(data: bytes | mmap.mmap, size: int, limits: Limits) -> Instance:
     meta = read_file_meta(data[: META_LIMIT + 132], complete=True)
     at = meta.dataset_offset
+    if len(data) < size and (at + 8 > len(data) or data[at : at + 2] == b"\2\0"):
+        raise HeadTooShort
     if size - at < 8:
         raise Failure.of(NOT_DICOM, "The file holds no data set.")
     syntax = meta.transfer_syntax_uid
     is_deflated = syntax in _DEFLATED
+    if is_deflated and len(data) < size:
+        raise HeadTooShort
     if is_deflated:
         data, at = inflate(data[at:size], limits), 0
         size = len(data)

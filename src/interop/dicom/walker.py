@@ -71,8 +71,17 @@ def private_vr(creator: str, tag: int) -> bytes:
     return b"UN"
 
 
+class HeadTooShort(Exception):
+    """The bytes at hand end before the header does; walk again over the whole file."""
+
+
 class Walk:
-    """The state of one pass. ``top`` and ``fragments`` describe the outermost data set only."""
+    """The state of one pass. ``top`` and ``members`` describe the outermost data set only.
+
+    ``data`` may be only the first bytes of a file of ``end`` bytes: pixel data at the end of the
+    file is skipped without being there, and anything else that is missing raises HeadTooShort, or
+    struct.error where it is an element's header.
+    """
 
     def __init__(
         self, data: Data, end: int, limits: Limits, *, implicit: bool, big_endian: bool
@@ -198,6 +207,8 @@ class Walk:
             head = _head_by_tag.get((tag, vr)) or _head(tag, vr)
             if length <= INLINE_BYTES and tag not in PIXEL_TAGS:
                 raw = data[at : at + length]
+                if len(raw) != length:
+                    raise HeadTooShort
                 if group & 1 and 0x10 <= element <= 0xFF:
                     creators[element] = raw.decode("latin-1").rstrip("\0 ")
                 elif tag == SPECIFIC_CHARACTER_SET:
@@ -216,7 +227,10 @@ class Walk:
                 members[tag] = f'{head},"BulkDataURI":"{BULK_PREFIX}{where}"}}'
             else:
                 self._count_text(length)
-                members[tag] = f"{head}{encoders[vr](data[at : at + length], decode)}}}"
+                raw = data[at : at + length]
+                if len(raw) != length:
+                    raise HeadTooShort
+                members[tag] = f"{head}{encoders[vr](raw, decode)}}}"
             at += length
         if is_delimited:
             raise self._truncated(at, end, "an item without its delimiter")
