@@ -90,7 +90,9 @@ def statements(metadata: MetaData) -> Iterator[str]:
     yield _in_current_schema(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {{}} TO {APP_ROLE}")
     for table in metadata.sorted_tables:
         yield from protect(table)
-    yield f"GRANT SELECT ON billing_plans, alembic_version TO {APP_ROLE}"
+    yield f"GRANT SELECT ON billing_plans TO {APP_ROLE}"
+    # Alembic's own table, so that the server can tell which revision it works on.
+    yield f"GRANT SELECT ON alembic_version TO {APP_ROLE}"
     yield PROCRASTINATE_GRANTS
 
 

@@ -63,7 +63,10 @@ NAMES = {
 }
 
 # ISO 3950: quadrants 1 to 4 hold eight permanent teeth, quadrants 5 to 8 five deciduous teeth.
-FDI_TOOTH = "(({0} / 10) BETWEEN 1 AND 4 AND ({0} % 10) BETWEEN 1 AND 8) OR (({0} / 10) BETWEEN 5 AND 8 AND ({0} % 10) BETWEEN 1 AND 5)"  # noqa: E501
+FDI_TOOTH = (
+    "(({0} / 10) BETWEEN 1 AND 4 AND ({0} % 10) BETWEEN 1 AND 8)"
+    " OR (({0} / 10) BETWEEN 5 AND 8 AND ({0} % 10) BETWEEN 1 AND 5)"
+)
 # Mesial, occlusal, distal, buccal, lingual, incisal, facial, vestibular, palatal; MOD = several.
 SURFACES = "{0} ~ '^[MODBLIFVP]{{1,6}}$'"
 

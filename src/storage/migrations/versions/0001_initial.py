@@ -22,4 +22,4 @@ def upgrade() -> None:
     pooled = op.get_bind().connection
     connection = cast("psycopg.Connection[tuple[object, ...]]", pooled.driver_connection)
     for statement in script():
-        connection.execute(statement)  # type: ignore[arg-type]
+        connection.execute(statement)
