@@ -31,16 +31,19 @@ __all__ = [
 S3_OPTIONS = ("endpoint_url", "region", "create_bucket")
 
 
-def open_object_store(url: str) -> ObjectStore:
+def open_object_store(url: str, *, durability: str = "full") -> ObjectStore:
     """Open `file:///path` or `s3://bucket/prefix?endpoint_url=...&region=...&create_bucket=true`.
 
-    S3 credentials come from where AWS tools look for them, never from the URL.
+    S3 credentials come from where AWS tools look for them, never from the URL. With durability
+    `relaxed`, local files are left to the operating system to write; S3 decides for itself.
     """
+    if durability not in ("full", "relaxed"):
+        raise ValueError(f"durability {durability!r}: use 'full' or 'relaxed'")
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
         from storage.objects.files import LocalObjectStore
 
-        return LocalObjectStore(Path(unquote(parts.path)))
+        return LocalObjectStore(Path(unquote(parts.path)), is_durable=durability == "full")
     if parts.scheme == "s3" and parts.netloc:
         from storage.objects.s3 import S3ObjectStore
 

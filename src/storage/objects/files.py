@@ -36,11 +36,12 @@ COPY_CHUNK = 1 << 20
 class LocalObjectStore:
     """Objects as files under `root`, at the path that their key says."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, is_durable: bool = True) -> None:
         self.root = Path(root).absolute()
+        self._is_durable = is_durable
         self._temporary = self.root / TEMPORARY
         with _translated("create"):
-            _make_folder(self._temporary)
+            self._make_folder(self._temporary)
 
     def put_file(self, key: str, path: Path, sha256: str | None = None) -> None:
         target = self._path(key)
@@ -100,7 +101,7 @@ class LocalObjectStore:
         path = self._path(key)
         with _translated(key), contextlib.suppress(FileNotFoundError):
             path.unlink()
-            _fsync_folder(path.parent)
+            self._fsync_folder(path.parent)
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         folder = self.root / check_prefix(prefix).rpartition("/")[0]
@@ -126,9 +127,10 @@ class LocalObjectStore:
 
     def _publish(self, source: Path, target: Path) -> None:
         """Make the file durable and give it its name; raises FileExistsError when taken."""
-        _fsync(source)
+        if self._is_durable:
+            _fsync(source)
         for attempt in (1, 2):
-            _make_folder(target.parent)
+            self._make_folder(target.parent)
             try:
                 os.link(source, target, follow_symlinks=False)
                 break
@@ -136,7 +138,20 @@ class LocalObjectStore:
                 # The sweep removed the empty folder in between; or the source is not there.
                 if attempt == 2 or not source.exists():
                     raise
-        _fsync_folder(target.parent)
+        self._fsync_folder(target.parent)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make the folder and its missing parents durable, outermost first."""
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        self._fsync_folder(folder.parent)
+
+    def _fsync_folder(self, folder: Path) -> None:
+        if self._is_durable:
+            _fsync(folder)
 
     def _copy_and_publish(self, source: Path, target: Path) -> None:
         temporary = self._temporary / str(uuid4())
@@ -213,26 +228,8 @@ def _check_sha256(path: Path, sha256: str) -> None:
         raise ChecksumMismatch(f"{path.name} has SHA-256 {found} instead of {sha256}")
 
 
-def _make_folder(folder: Path) -> None:
-    """Make the folder and its missing parents durable, outermost first."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    _fsync_folder(folder.parent)
-
-
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
