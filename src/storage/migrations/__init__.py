@@ -38,6 +38,9 @@ def upgrade(owner_url: str, revision: str = "head") -> None:
     )
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        # The usual start: without this look, Alembic would load all models to find nothing to do.
+        if revision == "head" and current_revision(connection) == newest_revision():
+            return
         command.upgrade(alembic_config(connection), revision)
 
 

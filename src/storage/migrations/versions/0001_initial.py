@@ -11,13 +11,14 @@ from typing import cast
 import psycopg
 from alembic import op
 
-from storage.migrations.initial import script
-
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
+    # Not above: Alembic loads every revision at each start, and the models take a second to load.
+    from storage.migrations.initial import script
+
     # The driver's own execute: it takes several statements at once and leaves '%' alone.
     pooled = op.get_bind().connection
     connection = cast("psycopg.Connection[tuple[object, ...]]", pooled.driver_connection)
