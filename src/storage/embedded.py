@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
+from storage.guarded_process import spawn, spawn_lasting
 from storage.postgres_binaries import PostgresBinaries, ServerUser, wheel_binaries
 
 logger = logging.getLogger(__name__)
@@ -70,22 +70,6 @@ INITIAL_SETTINGS: Mapping[str, str] = {
     "log_parameter_max_length": "0",
     "log_parameter_max_length_on_error": "0",
 }
-
-# Runs in a fresh interpreter between fork and exec, because Python code in a forked child of a
-# threaded process can deadlock. The death signal is set after setuid, which clears it (prctl(2)).
-_BECOME_AND_EXEC = """
-import ctypes, os, signal, sys
-parent, uid, gid = map(int, sys.argv[1:4])
-program = sys.argv[4:]
-if uid >= 0:
-    os.setgroups([]); os.setgid(gid); os.setuid(uid)
-os.umask(0o077)
-if sys.platform == "linux":
-    ctypes.CDLL(None, use_errno=True).prctl(1, int(signal.SIGINT), 0, 0, 0)
-if os.getppid() != parent:
-    sys.exit("the process that starts PostgreSQL is gone")
-os.execv(program[0], program)
-"""
 
 
 class EmbeddedPostgresError(RuntimeError):
@@ -234,7 +218,7 @@ class EmbeddedPostgres:
         # Collation and encoding do not depend on the machine: C order, UTF-8.
         command += ["-E", "UTF8", "--no-locale", "--data-checksums", "--auth-local=trust"]
         with self._open_log() as log:
-            process = _spawn(command, user, (descriptor,), log)
+            process = spawn(command, user=user, descriptors=(descriptor,), log=log)
             if process.wait(START_SECONDS) != 0:
                 raise EmbeddedPostgresError(f"initdb failed: {self._log_tail()}")
         (building / "pg_hba.conf").write_text("local all all trust\n")
@@ -269,9 +253,10 @@ class EmbeddedPostgres:
         for name, value in {**self._settings, **fixed}.items():
             command += ["-c", f"{name}={value}"]
         try:
-            self._process = self._spawn_from_lasting_thread(
-                command, user, (descriptor, socket_descriptor)
-            )
+            with self._open_log() as log:
+                self._process = spawn_lasting(
+                    command, user=user, descriptors=(descriptor, socket_descriptor), log=log
+                )
         finally:
             os.close(descriptor)
             os.close(socket_descriptor)
@@ -284,35 +269,6 @@ class EmbeddedPostgres:
         except BaseException:
             self.stop()
             raise
-
-    def _spawn_from_lasting_thread(
-        self, command: list[str], user: ServerUser | None, descriptors: tuple[int, ...]
-    ) -> subprocess.Popen[bytes]:
-        """Start the child from a thread that lives as long as the child does.
-
-        The kernel sends the parent-death signal when the forking THREAD ends (prctl(2)); a start
-        from a short-lived worker thread would stop the server as soon as that thread was done.
-        """
-        started: list[subprocess.Popen[bytes] | BaseException] = []
-        ready = threading.Event()
-
-        def run() -> None:
-            try:
-                with self._open_log() as log:
-                    process = _spawn(command, user, descriptors, log)
-            except BaseException as error:
-                started.append(error)
-                ready.set()
-                return
-            started.append(process)
-            ready.set()
-            process.wait()
-
-        threading.Thread(target=run, name="embedded-postgres", daemon=True).start()
-        ready.wait()
-        if isinstance(started[0], BaseException):
-            raise started[0]
-        return started[0]
 
     def _wait_until_accepting(self, folder: Path) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -412,26 +368,6 @@ def _path_for_server(path: Path, descriptor: int, user: ServerUser | None) -> st
     if user is not None and sys.platform == "linux":
         return f"/proc/self/fd/{descriptor}"
     return os.fspath(path)
-
-
-def _spawn(
-    command: list[str], user: ServerUser | None, descriptors: tuple[int, ...], log: IO[bytes]
-) -> subprocess.Popen[bytes]:
-    uid, gid = (user.uid, user.gid) if user is not None else (-1, -1)
-    shim = [sys.executable, "-I", "-S", "-c", _BECOME_AND_EXEC]
-    arguments = [str(number) for number in (os.getpid(), uid, gid)]
-    return subprocess.Popen(  # noqa: S603  our own programs and arguments, no shell
-        [*shim, *arguments, *command],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        pass_fds=descriptors,
-        cwd="/",
-        # PG* variables of the caller's shell must not steer the server.
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
-        # Ctrl-C in the terminal stops the owner, which stops the server when its work is done.
-        start_new_session=True,
-    )
 
 
 def _accepts_connections(folder: Path) -> bool:

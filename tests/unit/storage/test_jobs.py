@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,7 +25,6 @@ from storage.jobs import BoundedBackoff, JobRunner, defer
 from storage.tenancy import Tenant
 
 SOURCE = Path(__file__).parents[3] / "src"
-QUICK = {"heartbeat_seconds": 0.3, "stalled_seconds": 1.5, "sweep_seconds": 0.3}
 # Argument 1: URL, 2: queue, 3: a file to write a line to, 4: seconds that a job takes.
 WORKER = """
 import os, signal, sys, time
@@ -53,6 +53,11 @@ def queue() -> str:
     return f"queue-{uuid4().hex}"
 
 
+def quick_runner(database: Database) -> JobRunner:
+    """Return a runner that counts a worker as dead after 1.5 s."""
+    return JobRunner(database, heartbeat_seconds=0.3, stalled_seconds=1.5, sweep_seconds=0.3)
+
+
 @contextmanager
 def running(runner: JobRunner) -> Iterator[None]:
     thread = threading.Thread(target=runner.run)
@@ -70,6 +75,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)
+
+
+def is_longer(found: Sequence[object], length: int) -> bool:
+    return len(found) > length
 
 
 def jobs_of(database: Database, queue: str) -> list[tuple[Any, ...]]:
@@ -159,7 +168,7 @@ def test_job_runs_with_its_arguments_and_leaves_the_queue(
     database: Database, tenant: Tenant, queue: str
 ) -> None:
     seen: list[dict[str, Any]] = []
-    runner = JobRunner(database, **QUICK)
+    runner = quick_runner(database)
 
     @runner.task("see", queue=queue)
     def see(**args: Any) -> None:
@@ -184,10 +193,11 @@ def test_job_starts_soon_after_its_commit(database: Database, tenant: Tenant, qu
     with running(runner):
         wait_for(lambda: runner._worker is not None and runner._worker.worker_id is not None)
         time.sleep(0.5)
-        for number in range(9):
+        for _ in range(9):
+            before = len(started)
             defer_one(database, tenant, "see", queue)
             committed = time.monotonic()
-            wait_for(lambda number=number: len(started) > number)
+            wait_for(partial(is_longer, started, before))
             delays.append(started[-1] - committed)
             time.sleep(0.05)
 
@@ -358,7 +368,7 @@ def test_job_that_kills_its_workers_fails_after_its_attempts(
     database: Database, tenant: Tenant, queue: str
 ) -> None:
     job_id = defer_one(database, tenant, "poison", queue)
-    runner = JobRunner(database, **QUICK)
+    runner = quick_runner(database)
     runner.task("poison", queue=queue, attempts=3)(lambda: None)
 
     found = []
@@ -380,7 +390,7 @@ def test_job_of_a_living_worker_is_never_swept(
     database: Database, tenant: Tenant, queue: str
 ) -> None:
     runs: list[int] = []
-    runner = JobRunner(database, **QUICK)
+    runner = quick_runner(database)
 
     @runner.task("long", queue=queue)
     def long() -> None:
@@ -451,7 +461,7 @@ def test_worker_outlives_the_loss_of_its_connections(
     database: Database, tenant: Tenant, queue: str, owner_url: str
 ) -> None:
     done: list[str] = []
-    runner = JobRunner(database, **QUICK)
+    runner = quick_runner(database)
 
     @runner.task("note", queue=queue)
     def note(word: str) -> None:

@@ -6,7 +6,6 @@ The owner here may not bypass row-level security, as on a managed server.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import psycopg
