@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 DRAIN_SECONDS: Final = 10.0
 # An association without a message for this long while the server stops is not waited for.
 DRAIN_IDLE_SECONDS: Final = 1.0
+# For the threads of cut associations to remove their spool files.
+CUT_SECONDS: Final = 2.0
 # Connections that have not associated yet. When more come, the oldest makes room: a good sender
 # needs milliseconds for its request, a hostile one waits for its deadline (security.md A3).
 MAX_PENDING: Final = 1000
@@ -157,6 +159,9 @@ class Listener:
         for association in self._open_connections():
             logger.warning("association_cut_by_stop")
             association.interrupt()
+        deadline = time.monotonic() + CUT_SECONDS
+        while self._open_connections() and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _open_connections(self) -> list[Association]:
         with self._lock:

@@ -65,7 +65,9 @@ def scan_associate_request(body: bytes) -> AssociateRequest:
     """Check the body of an A-ASSOCIATE-RQ PDU. Raises ProtocolViolation."""
     if len(body) < _FIXED_BYTES:
         raise ProtocolViolation("A-ASSOCIATE-RQ is shorter than its fixed part", INVALID_PARAMETER)
-    kept = [body[:_FIXED_BYTES]]
+    called, calling = _ae_title(body[4:20]), _ae_title(body[20:36])
+    # pynetdicom refuses titles that are padded with NUL.
+    kept = [body[:4], *(_field(title) for title in (called, calling)), body[36:_FIXED_BYTES]]
     context_ids: set[int] = set()
     user_information = 0
     for kind, start, end in _items(body, _FIXED_BYTES, len(body)):
@@ -85,8 +87,8 @@ def scan_associate_request(body: bytes) -> AssociateRequest:
     whole = b"".join(kept)
     return AssociateRequest(
         int.from_bytes(body[:2], "big"),
-        _ae_title(body[4:20]),
-        _ae_title(body[20:36]),
+        called,
+        calling,
         pack(">BxI", A_ASSOCIATE_RQ, len(whole)) + whole,
     )
 
@@ -94,6 +96,10 @@ def scan_associate_request(body: bytes) -> AssociateRequest:
 def _ae_title(field: bytes) -> str:
     """PS3.8 Table 9-11: leading and trailing spaces do not count. Some peers pad with NUL."""
     return field.decode("latin-1").strip(" \0")
+
+
+def _field(ae_title: str) -> bytes:
+    return ae_title.encode("latin-1").ljust(16)
 
 
 def _items(body: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -1,0 +1,328 @@
+"""Who may associate, how many at a time, and how the listener stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+
+from interop.dimse.policy import AssociationLimits
+from interop.dimse.transport_guard import TransportLimits
+from storage.database import Database
+
+# PS3.8 Table 9-21: (result, source, reason) of an A-ASSOCIATE-RJ behind a reserved byte.
+CALLING_UNKNOWN = (3, b"\0\1\1\3")
+CALLED_UNKNOWN = (3, b"\0\1\1\7")
+APPLICATION_CONTEXT = (3, b"\0\1\1\2")
+PROTOCOL_VERSION = (3, b"\0\1\2\2")
+LOCAL_LIMIT = (3, b"\0\2\3\2")
+CONGESTION = (3, b"\0\2\3\1")
+
+
+def set_any_calling(running: Any, tenant: Any, allowed: bool) -> None:
+    with running.services.database.connection(tenant.id) as connection:
+        connection.execute(
+            "UPDATE tenant_settings SET allow_any_calling_ae = %s WHERE tenant_id = %s",
+            (allowed, tenant.id),
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        ({"called": "NOBODY"}, CALLED_UNKNOWN),
+        ({"called": ""}, CALLED_UNKNOWN),
+        ({"called": "interop"}, CALLED_UNKNOWN),
+        ({"called": "../OTHER"}, CALLED_UNKNOWN),
+        ({"calling": "STRANGER"}, CALLING_UNKNOWN),
+        ({"calling": ""}, CALLING_UNKNOWN),
+        ({"calling": "STRANGER", "called": "NOBODY"}, CALLED_UNKNOWN),
+        ({"application_context": "1.2.840.10008.3.1.1.2"}, APPLICATION_CONTEXT),
+        ({"version": 2}, PROTOCOL_VERSION),
+    ],
+)
+def test_a9_refusals_are_those_of_the_standard(
+    start: Any, connect: Any, changes: dict[str, Any], answer: tuple[int, bytes]
+) -> None:
+    peer = connect(start().port)
+
+    assert peer.associate(**changes) == answer
+    assert peer.receive_pdu() is None
+
+
+@pytest.mark.parametrize("title", ["INTEROP", "  INTEROP  ", "INTEROP\0\0"])
+def test_padding_of_ae_titles_does_not_count(start: Any, connect: Any, title: str) -> None:
+    assert connect(start().port).associate(called=title)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("title", "columns", "is_accepted"),
+    [
+        ("MUTE", {"may_send": False}, False),
+        ("RETIRED", {"active": False}, False),
+        ("ELSEWHERE", {"host": "192.0.2.7"}, False),
+        ("NOWHERE", {"host": "no-such-host.invalid"}, False),
+        ("HERE", {"host": "127.0.0.1"}, True),
+        ("HERE6", {"host": "::ffff:127.0.0.1"}, True),
+        ("NAMED", {"host": "localhost"}, True),
+    ],
+)
+def test_a9_what_is_registered_decides(
+    start: Any,
+    connect: Any,
+    registered: Any,
+    title: str,
+    columns: dict[str, Any],
+    is_accepted: bool,
+) -> None:
+    registered(title, **columns)
+
+    answer = connect(start().port).associate(calling=title)
+
+    assert answer[0] == 2 if is_accepted else answer == CALLING_UNKNOWN
+
+
+def test_a9_registered_with_one_tenant_is_unknown_to_the_other(
+    start: Any, connect: Any, registered: Any
+) -> None:
+    registered("ONLYDEMO")
+    port = start().port
+
+    assert connect(port).associate(calling="ONLYDEMO")[0] == 2
+    assert connect(port).associate(calling="ONLYDEMO", called="OTHER") == CALLING_UNKNOWN
+
+
+def test_an_ae_title_works_as_soon_as_it_is_registered(
+    start: Any, connect: Any, registered: Any
+) -> None:
+    port = start().port
+    assert connect(port).associate(calling="NEWCOMER") == CALLING_UNKNOWN
+
+    registered("NEWCOMER")
+
+    assert connect(port).associate(calling="NEWCOMER")[0] == 2
+
+
+def test_a_tenant_may_allow_any_caller(start: Any, connect: Any, tenant: Any) -> None:
+    running = start()
+    set_any_calling(running, tenant, True)
+    try:
+        assert connect(running.port).associate(calling="ANYBODY")[0] == 2
+        assert connect(running.port).associate(calling="ANYBODY", called="OTHER")[0] == 3
+    finally:
+        set_any_calling(running, tenant, False)
+
+
+def test_a9_refusals_are_written_down_and_a_flood_of_them_is_not(
+    start: Any, connect: Any, tenant: Any, eventually: Any
+) -> None:
+    running = start()
+    for _ in range(40):
+        assert connect(running.port).associate(calling="FLOOD") == CALLING_UNKNOWN
+
+    def recorded() -> list[tuple[Any, ...]]:
+        with running.services.database.connection(tenant.id) as connection:
+            found: list[tuple[Any, ...]] = connection.execute(
+                "SELECT status, remote_address, called_ae_title FROM dicom_transactions"
+                " WHERE tenant_id = %s AND operation = 'A-ASSOCIATE' AND calling_ae_title = %s",
+                (tenant.id, "FLOOD"),
+            ).fetchall()
+        return found
+
+    assert eventually(lambda: len(recorded()) >= 10)
+    running.end()
+    assert set(recorded()) == {("FAILURE", "127.0.0.1", "INTEROP")}
+    assert len(recorded()) < 15
+    assert connect(start().port).associate(calling="PEER")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        AssociationLimits(per_process=3, per_tenant=9, per_peer=9),
+        AssociationLimits(per_process=9, per_tenant=3, per_peer=9),
+        AssociationLimits(per_process=9, per_tenant=9, per_peer=3),
+    ],
+)
+def test_one_association_too_many_is_a_clean_transient_refusal(
+    start: Any, connect: Any, limits: AssociationLimits, eventually: Any
+) -> None:
+    running = start(associations=limits)
+    peers = [connect(running.port) for _ in range(3)]
+    assert [peer.associate()[0] for peer in peers] == [2, 2, 2]
+
+    assert connect(running.port).associate() == LOCAL_LIMIT
+
+    peers[0].release()
+    assert connect(running.port).associate()[0] == 2
+    peers[1].close()
+    assert eventually(lambda: connect(running.port).associate()[0] == 2)
+
+
+def test_the_limit_of_one_tenant_leaves_room_for_others(start: Any, connect: Any) -> None:
+    running = start(associations=AssociationLimits(per_process=9, per_tenant=1, per_peer=9))
+    first, second = connect(running.port), connect(running.port)
+
+    assert first.associate()[0] == 2
+    assert second.associate(called="OTHER")[0] == 2
+
+
+def test_a_database_that_is_down_is_a_transient_refusal(
+    start: Any, connect: Any, services: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start()
+    gone = Database("postgresql://nobody@127.0.0.1:1/none")
+
+    def refuse(*_: Any) -> Any:
+        return psycopg.connect(gone.conninfo)
+
+    monkeypatch.setattr(services.database, "connection", refuse)
+    monkeypatch.setattr(services.database, "platform_connection", refuse)
+    services.tenants.forget()
+
+    assert connect(running.port).associate(calling="UNSEEN") == CONGESTION
+
+
+# -- stopping ---------------------------------------------------------------------------------
+
+
+def test_a_stop_ends_idle_associations_and_takes_no_new_ones(start: Any, connect: Any) -> None:
+    running = start()
+    idle, pending = connect(running.port), connect(running.port)
+    idle.associate()
+    began = time.monotonic()
+
+    running.stop.set()
+
+    idle.assert_aborted()
+    assert pending.receive_pdu() is None
+    assert time.monotonic() - began < 5
+    running.thread.join(5)
+    with pytest.raises(OSError):
+        connect(running.port)
+
+
+def test_a_stop_finishes_the_message_in_flight(
+    start: Any, connect: Any, make_ct: Any, wire: Any
+) -> None:
+    running = start()
+    sample = make_ct(300)
+    peer = connect(running.port)
+    peer.associate()
+    half = len(sample.dataset) // 2
+    peer.send(wire.pdu(4, wire.pdv(1, 3, wire.store_rq(sample.sop_instance_uid))))
+    peer.send(wire.pdu(4, wire.pdv(1, 0, sample.dataset[:half])))
+    time.sleep(0.2)
+
+    running.stop.set()
+    time.sleep(0.8)
+    peer.send(wire.pdu(4, wire.pdv(1, 2, sample.dataset[half:])))
+
+    assert peer.response().status == 0
+    peer.assert_aborted()
+
+
+def test_a_stop_does_not_wait_for_ever(
+    start: Any, connect: Any, wire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interop.dimse.scp.DRAIN_SECONDS", 1.0)
+    running = start(TransportLimits())
+    peer = connect(running.port)
+    peer.associate()
+    peer.send(wire.pdu(4, wire.pdv(1, 3, wire.store_rq("1.2.3")) + wire.pdv(1, 0, bytes(10))))
+    time.sleep(0.1)
+
+    running.stop.set()
+
+    peer.assert_aborted()
+    running.thread.join(5)
+    assert not running.thread.is_alive()
+
+
+_WORKER = """
+import sys
+from pathlib import Path
+from interop.dicom.ingest import Ingest
+from interop.dicom.spool import Spool
+from interop.dimse import scp
+from interop.settings import Settings
+from storage.database import Database
+from storage.objects import open_object_store
+from storage.tenancy import TenantDirectory
+
+url, data, port = sys.argv[1:]
+class Services:
+    settings = Settings(data_dir=Path(data), dicom_port=int(port))
+    database = Database(url)
+    tenants = TenantDirectory(database)
+    spool = Spool(settings.spool_dir)
+    ingest = Ingest(database, open_object_store(settings.effective_objects_url), spool)
+scp.run(Services())
+Services.ingest.close()
+Services.spool.close()
+Services.database.close()
+print("drained", flush=True)
+"""
+
+
+def test_sigterm_drains_a_worker_and_workers_share_a_port(
+    connect: Any, services: Any, make_ct: Any, tmp_path: Any, eventually: Any, wire: Any
+) -> None:
+    port = _free_port()
+    argv = [sys.executable, "-c", _WORKER, services.database.url, str(tmp_path), str(port)]
+    workers = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        assert eventually(lambda: _listening(port) == 2, 60)
+        peers = [connect(port) for _ in range(12)]
+        assert {peer.associate()[0] for peer in peers} == {2}
+        samples = [make_ct() for _ in peers]
+        assert {p.store(s).status for p, s in zip(peers, samples, strict=True)} == {0}
+
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+
+        for peer in peers:
+            peer.assert_aborted()
+        assert [worker.communicate(timeout=20)[0] for worker in workers] == ["drained\n"] * 2
+        assert [worker.returncode for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+            worker.wait()
+            if worker.stdout is not None:
+                worker.stdout.close()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def _listening(port: int) -> int:
+    """How many sockets listen on this loopback port."""
+    wanted = f"0100007F:{port:04X}"
+    with open("/proc/net/tcp") as table:
+        return sum(line.split()[1] == wanted and line.split()[3] == "0A" for line in table)
+
+
+def test_threads_end_with_their_connections(start: Any, connect: Any, eventually: Any) -> None:
+    running = start()
+    for _ in range(50):
+        peer = connect(running.port)
+        peer.associate()
+        peer.close()
+
+    assert eventually(
+        lambda: "dimse-association" not in {thread.name for thread in threading.enumerate()}
+    )
