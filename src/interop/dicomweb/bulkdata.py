@@ -110,13 +110,9 @@ def locate(
 def _joined_fragments(file: Path, offset: int) -> bytes:
     """An encapsulated value without its item headers and offset table."""
     with file.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
-        view = memoryview(data)
-        try:
-            fragments = walk_fragments(view, offset, len(data), DEFAULT_LIMITS.fragments)
-            places = zip(fragments.offsets, fragments.lengths, strict=True)
-            return b"".join(bytes(view[at : at + length]) for at, length in places)
-        finally:
-            view.release()
+        fragments = walk_fragments(data, offset, len(data), DEFAULT_LIMITS.fragments)
+        places = zip(fragments.offsets, fragments.lengths, strict=True)
+        return b"".join(data[at : at + length] for at, length in places)
 
 
 def swapped(data: bytes, word: int) -> bytes:

@@ -28,8 +28,10 @@ from interop.dicomweb.reading import Read, admitted, reading, services_of
 from interop.dicomweb.responses import (
     GZIP_LEVEL,
     GZIP_THRESHOLD,
+    REVALIDATE,
     accepts_gzip,
     compress,
+    is_current,
     json_response,
     streamed,
 )
@@ -133,7 +135,7 @@ async def retrieve_study_metadata(request: Request) -> Response:
         audited(read, target, sum(row[3] for row in rows))
     series = [row[2] for row in rows]
     use_gzip = accepts_gzip(request.headers.get("accept-encoding"))
-    headers = {"Content-Encoding": "gzip", "Vary": "Authorization, Accept, Accept-Encoding"}
+    headers = {**REVALIDATE, "Content-Encoding": "gzip"}
     body = _joined(services, caller, target, series)
     return streamed(_zipped(body) if use_gzip else body, media_type, headers if use_gzip else None)
 
@@ -195,13 +197,8 @@ async def _keep(
 
 async def _answer(request: Request, metadata: Metadata, media_type: str) -> Response:
     etag = f'"{metadata.etag}"'
-    headers = {
-        "ETag": etag,
-        # Revalidation is the point of the tag; without it nothing may be reused.
-        "Cache-Control": "private, no-cache",
-        "Vary": "Authorization, Accept, Accept-Encoding",
-    }
-    if _matches(request.headers.get("if-none-match"), etag):
+    headers = {**REVALIDATE, "ETag": etag}
+    if is_current(request, etag):
         return Response(status_code=304, headers={**SECURITY_HEADERS, **headers})
     if not accepts_gzip(request.headers.get("accept-encoding")):
         return json_response(await _plain(metadata), media_type, headers)
@@ -213,14 +210,6 @@ async def _answer(request: Request, metadata: Metadata, media_type: str) -> Resp
 
 async def _plain(metadata: Metadata) -> bytes:
     return await to_thread.run_sync(metadata.plain) if metadata.is_gzip else metadata.body
-
-
-def _matches(header: str | None, etag: str) -> bool:
-    """Whether If-None-Match names the tag (RFC 9110 13.1.2, weak comparison)."""
-    if not header:
-        return False
-    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
-    return "*" in tags or etag in tags
 
 
 async def _joined(

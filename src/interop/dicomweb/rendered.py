@@ -1,42 +1,172 @@
-"""WADO-RS rendered and thumbnail resources (PS3.18 10.4.1.1.3, 10.4.1.1.4, 8.3.5).
+"""WADO-RS rendered and thumbnail resources (PS3.18 10.4.1.1.3, 10.4.1.1.4).
 
-Pixels of strangers are decoded in a limited child process (security.md B5). A study or a series is
-shown by the middle frame of its middle image; PS3.18 leaves that choice to the server.
+Pixels of strangers are decoded in a limited child process (security.md B5). An image type in
+Accept gets one image: of a study or a series the middle image, of an instance its first frame when it is
+rendered and its middle frame as a thumbnail. multipart/related gets every image there is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from hashlib import sha256
+from typing import NamedTuple
+from uuid import UUID
 
-MAX_VIEWPORT = 8_192
-THUMBNAIL_SIZE = 256
-JPEG, PNG = "image/jpeg", "image/png"
-DEFAULT_QUALITY = 90
-_WINDOW_FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+
+from interop.dicom import render
+from interop.dicomweb.bulkdata import local_file
+from interop.dicomweb.errors import SECURITY_HEADERS
+from interop.dicomweb.frames import frame_numbers
+from interop.dicomweb.media_types import MULTIPART, MediaType, accepted
+from interop.dicomweb.multipart import MultipartWriter
+from interop.dicomweb.reading import Read, admitted, reading, services_of
+from interop.dicomweb.rendering import Rendering, Viewport, parse_rendering
+from interop.dicomweb.responses import REVALIDATE, is_current, primed, streamed
+from interop.dicomweb.targets import Target, audited
+from interop.errors import NotAcceptable, NotFound, PayloadTooLarge
+from interop.services import Services
+
+EVENT = "IMAGING_RENDERED"
+MAX_IMAGES = 100
+THUMBNAIL = Viewport(256, 256)
+_COLUMNS = (
+    "s.id, e.series_uid, o.sop_instance_uid, o.storage_uri, o.hash, coalesce(o.number_of_frames, 0)"
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Viewport:
-    """The size that the image is fitted into, and the part of the source that is shown."""
+class ImageRow(NamedTuple):
+    """An instance that may have images."""
 
-    width: int
-    height: int
-    source: tuple[float, float, float, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A VOI window; `function` as in VOI LUT Function (0028,1056)."""
-
-    center: float
-    width: float
-    function: str
+    study_id: UUID
+    series_uid: str
+    sop_instance_uid: str
+    storage_uri: str
+    hash: str
+    number_of_frames: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rendering:
-    """How an image is to be rendered."""
+class Picture(NamedTuple):
+    """One frame, counted from 1, of one instance."""
 
-    quality: int = DEFAULT_QUALITY
-    viewport: Viewport | None = None
-    window: Window | None = None
+    row: ImageRow
+    frame: int
+
+
+async def retrieve_rendered(request: Request) -> Response:
+    """The target as an image, or as all its images."""
+    return await _answer(request, is_thumbnail=False)
+
+
+async def retrieve_thumbnail(request: Request) -> Response:
+    """A small image that stands for the target."""
+    return await _answer(request, is_thumbnail=True)
+
+
+async def _answer(request: Request, *, is_thumbnail: bool) -> Response:
+    caller = await admitted(request, "r")
+    target = Target.of(request)
+    wanted = accepted(request.headers.get("accept"), request.query_params.get("accept"))
+    rendering = parse_rendering(request.query_params.multi_items(), wanted)
+    if is_thumbnail and rendering.viewport is None:
+        rendering = replace(rendering, viewport=THUMBNAIL)
+    frames = request.path_params.get("frames")
+    numbers = frame_numbers(frames) if frames else None
+    services = services_of(request)
+    async with reading(services, caller, EVENT) as read:
+        rows = await _images(read, target)
+        if wants_all(wanted) and not is_thumbnail:
+            pictures = all_pictures(rows, numbers)
+        elif numbers is not None and len(numbers) > 1:
+            raise NotAcceptable(f"{len(numbers)} frames are served as {MULTIPART} only")
+        else:
+            pictures = [one_picture(rows, numbers, middle_frame=is_thumbnail)]
+        audited(read, target, len({picture.row.sop_instance_uid for picture in pictures}))
+    etag = tag_of(pictures, rendering)
+    if is_current(request, etag):
+        return Response(status_code=304, headers={**SECURITY_HEADERS, **REVALIDATE, "ETag": etag})
+    headers = {**REVALIDATE, "ETag": etag}
+    if wants_all(wanted) and not is_thumbnail:
+        writer = MultipartWriter(rendering.media_type)
+        body = await primed(_parts(services, target, pictures, rendering, writer))
+        return streamed(body, writer.content_type, headers)
+    image = await to_thread.run_sync(_render, services, pictures[0], rendering)
+    merged = {**SECURITY_HEADERS, **headers}
+    return Response(image, media_type=rendering.media_type, headers=merged)
+
+
+def wants_all(wanted: list[MediaType]) -> bool:
+    """Whether the best type in Accept is multipart."""
+    return wanted[0].is_multipart
+
+
+async def _images(read: Read, target: Target) -> list[ImageRow]:
+    """The instances with images at or below the target, in viewing order. Raises NotFound."""
+    rows = await read.rows(target.query(_COLUMNS), target.parameters)
+    if not rows:
+        raise NotFound()
+    read.resource_id = str(rows[0][0])
+    images = [ImageRow(*row) for row in rows if row[-1] > 0]
+    if not images:
+        raise NotAcceptable("there is no image to render here; retrieve the instance itself")
+    return images
+
+
+def one_picture(rows: list[ImageRow], numbers: list[int] | None, *, middle_frame: bool) -> Picture:
+    """The frame that stands for the rows."""
+    row = rows[(len(rows) - 1) // 2]
+    if numbers is not None:
+        return Picture(row, _existing(row, numbers[0]))
+    return Picture(row, (row.number_of_frames + 1) // 2 if middle_frame else 1)
+
+
+def all_pictures(rows: list[ImageRow], numbers: list[int] | None) -> list[Picture]:
+    """Every frame of the rows, or those that are listed. Raises PayloadTooLarge."""
+    pictures: list[Picture] = []
+    for row in rows:
+        frames = numbers or range(1, row.number_of_frames + 1)
+        if len(pictures) + len(frames) > MAX_IMAGES:
+            raise PayloadTooLarge(
+                f"more than {MAX_IMAGES} images; render a series, an instance or listed frames"
+            )
+        pictures += [Picture(row, _existing(row, number)) for number in frames]
+    return pictures
+
+
+def _existing(row: ImageRow, number: int) -> int:
+    if number > row.number_of_frames:
+        raise NotFound(f"this instance has {row.number_of_frames} frames")
+    return number
+
+
+def tag_of(pictures: list[Picture], rendering: Rendering) -> str:
+    """An entity tag: the same frames of the same bytes, rendered the same way, by this version."""
+    digest = sha256(repr((render.VERSION, rendering)).encode())
+    for picture in pictures:
+        digest.update(f"{picture.row.hash} {picture.frame}".encode())
+    return f'"{digest.hexdigest()[:32]}"'
+
+
+async def _parts(
+    services: Services,
+    target: Target,
+    pictures: list[Picture],
+    rendering: Rendering,
+    writer: MultipartWriter,
+) -> AsyncIterator[bytes]:
+    for picture in pictures:
+        image = await to_thread.run_sync(_render, services, picture, rendering)
+        url = target.instance_url(picture.row.series_uid, picture.row.sop_instance_uid)
+        location = f"{url}/frames/{picture.frame}/rendered"
+        yield writer.head(rendering.media_type, location) + image
+    yield writer.tail()
+
+
+def _render(services: Services, picture: Picture, rendering: Rendering) -> bytes:
+    """Render one frame; blocking."""
+    folder = services.settings.spool_dir
+    with local_file(services.objects, picture.row.storage_uri, folder) as file:
+        return render.render(file, picture.frame - 1, rendering)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 from anyio import to_thread
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -23,6 +24,21 @@ GZIP_LEVEL = 3
 GZIP_THRESHOLD = 1400
 
 Headers = Mapping[str, str]
+
+# With an entity tag a client may keep a copy, and must ask each time whether it still holds.
+REVALIDATE = {
+    "Cache-Control": "private, no-cache",
+    "Vary": "Authorization, Accept, Accept-Encoding",
+}
+
+
+def is_current(request: Request, etag: str) -> bool:
+    """Whether If-None-Match names the tag (RFC 9110 13.1.2, weak comparison)."""
+    header = request.headers.get("if-none-match")
+    if not header:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    return "*" in tags or etag in tags
 
 
 def warning_headers(warnings: tuple[str, ...] | list[str], agent: str) -> dict[str, str]:
@@ -90,6 +106,18 @@ async def in_thread(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
         close = getattr(chunks, "close", None)
         if close is not None:
             close()
+
+
+async def primed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Take the first chunk now, so that what fails at once is an error answer."""
+    first = await anext(chunks, b"")
+
+    async def all_chunks() -> AsyncIterator[bytes]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return all_chunks()
 
 
 def streamed(

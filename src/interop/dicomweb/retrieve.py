@@ -29,7 +29,7 @@ from interop.dicomweb.media_types import (
 )
 from interop.dicomweb.multipart import MultipartWriter
 from interop.dicomweb.reading import admitted, reading, services_of
-from interop.dicomweb.responses import CHUNK_BYTES, FileResponse, in_thread, streamed
+from interop.dicomweb.responses import CHUNK_BYTES, FileResponse, in_thread, primed, streamed
 from interop.dicomweb.segments import ObjectRange, Segment, chunks_of, segments_response
 from interop.dicomweb.targets import StoredInstance, Target, audited, stored_instances
 from interop.errors import NotAcceptable
@@ -76,7 +76,7 @@ async def retrieve_instances(request: Request) -> Response:
             services.objects, segments, writer.content_type, headers, status=status
         )
     body = _transcoded_parts(services, heads, planned, writer.tail())
-    return streamed(body, writer.content_type, headers, status=status)
+    return streamed(await primed(body), writer.content_type, headers, status=status)
 
 
 def whole(instance: StoredInstance) -> ObjectRange:
@@ -116,23 +116,11 @@ async def _single(services: Services, instance: StoredInstance, syntax: str) -> 
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     if syntax != instance.transfer_syntax_uid:
         body = _transcoded_parts(services, [b""], [(instance, syntax)], b"")
-        return streamed(await _primed(body), content_type, headers)
+        return streamed(await primed(body), content_type, headers)
     path = await to_thread.run_sync(services.objects.local_path, instance.storage_uri)
     if path is not None:
         return FileResponse(path, instance.byte_size, content_type, headers)
     return await segments_response(services.objects, [whole(instance)], content_type, headers)
-
-
-async def _primed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Take the first chunk now, so that what fails at once is an error answer."""
-    first = await anext(chunks, b"")
-
-    async def all_chunks() -> AsyncIterator[bytes]:
-        yield first
-        async for chunk in chunks:
-            yield chunk
-
-    return all_chunks()
 
 
 async def _transcoded_parts(

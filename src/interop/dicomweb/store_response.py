@@ -1,8 +1,8 @@
 """The Store Instances Response Module (PS3.18 Annex I) and the status that goes with it.
 
-200 all stored without a warning, 202 some stored or stored with warnings, 409 none stored, 503 none
-stored for want of resources; an error of the request as a whole keeps its own status when nothing
-was stored (PS3.18 Table 10.5.3-1).
+200 all stored without a warning, 202 some stored or stored with warnings, 409 none stored, 413 none
+stored because they are too large, 503 none stored for want of resources; an error of the request as
+a whole keeps its own status when nothing was stored (PS3.18 Table 10.5.3-1).
 """
 
 from __future__ import annotations
@@ -13,8 +13,14 @@ from typing import Any
 
 import orjson
 
-from interop.dicom.failures import OUT_OF_RESOURCES, PROCESSING_FAILURE, Failure
+from interop.dicom.failures import (
+    OBJECT_TOO_LARGE,
+    OUT_OF_RESOURCES,
+    PROCESSING_FAILURE,
+    Failure,
+)
 from interop.dicom.ingest_types import Outcome
+from interop.dicom.spool import SpoolLimitExceeded
 from interop.dicomweb.attributes import tag_of
 from interop.errors import ServerError
 
@@ -57,6 +63,8 @@ class StoreReport:
             return self.error.http_status
         if failed and all(outcome.kind == "failed" for outcome in failed):
             return 503
+        if failed and all(_is_too_large(outcome) for outcome in failed):
+            return 413
         return 409
 
     def module(self, root: str) -> bytes:
@@ -83,8 +91,15 @@ class StoreReport:
 
 def could_not_spool(failure: Failure) -> Outcome:
     """The outcome of a part that never became a whole object."""
-    kind = "failed" if failure.reason == OUT_OF_RESOURCES.reason else "refused"
-    return Outcome(kind, "", "", "", "", failure=failure)  # type: ignore[arg-type]
+    is_full = failure.reason == OUT_OF_RESOURCES.reason
+    is_passing = is_full and not isinstance(failure, SpoolLimitExceeded)
+    return Outcome("failed" if is_passing else "refused", "", "", "", "", failure=failure)
+
+
+def _is_too_large(outcome: Outcome) -> bool:
+    # The number is that of a full disk as well; refused for good is what tells them apart.
+    failure = outcome.failure
+    return failure is not None and failure.reason == OBJECT_TOO_LARGE.reason
 
 
 def _success(outcome: Outcome, root: str) -> Json:

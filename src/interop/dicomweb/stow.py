@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import cast
 
 from anyio import CapacityLimiter, Semaphore, create_task_group, to_thread
 from anyio.abc import TaskGroup
@@ -19,7 +20,7 @@ from starlette.responses import Response
 
 from interop.access import Caller
 from interop.dicom.failures import CANNOT_UNDERSTAND, Failure
-from interop.dicom.ingest_types import Outcome, Source
+from interop.dicom.ingest_types import ActorType, Outcome, Source
 from interop.dicom.spool import SpoolWriter
 from interop.dicomweb.errors import RETRY_AFTER_SECONDS, error_response
 from interop.dicomweb.media_types import (
@@ -126,7 +127,7 @@ class Batch:
             actor=caller.actor_name,
             remote_address=caller.remote_address,
             request_id=caller.request_id,
-            actor_type=caller.actor_type,
+            actor_type=cast(ActorType, caller.actor_type),
             actor_id=caller.actor_id,
         )
         self._slots = Semaphore(CONCURRENT_STORES)
