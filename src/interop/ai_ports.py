@@ -9,12 +9,12 @@ from functools import lru_cache
 from uuid import UUID
 
 import numpy as np
-from ai.runtime.bundle import Bundle, load_bundle
 from pydicom import Dataset
 
 from ai.pipeline import Pipeline, Ports, SourceImage
 from ai.registry import platform_bundles
 from ai.runtime import InferenceFailed, InferenceRuntime
+from ai.runtime.bundle import Bundle, load_bundle
 from interop.dicom import frames, render
 from interop.dicom.ingest import Source
 from interop.services import Services

@@ -79,7 +79,7 @@ class Opened:
 @contextmanager
 def opened() -> Iterator[Opened]:
     """Settings, database and tenants, with the embedded database started when needed."""
-    from interop.services import open_database
+    from interop.connections import open_database
     from interop.supervisor import running_database
 
     settings = read_settings()
@@ -236,7 +236,7 @@ def token(
     scope: Annotated[str, typer.Option(help="SMART scopes.")] = "system/*.cruds",
 ) -> None:
     """Print a bearer token for the operator of this machine."""
-    from interop.services import open_tokens
+    from interop.connections import open_tokens
 
     scopes = parse_scopes(scope)
     with opened() as interop:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from interop.services import open_database
+from interop.connections import open_database
 from interop.settings import Settings, is_loopback
 from interop.supervisor import running_database
 from storage.objects import open_object_store

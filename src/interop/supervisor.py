@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from ai.registry import register_platform_bundles
 from interop.settings import Settings
 from storage import migrations
 from storage.embedded import EmbeddedPostgres
@@ -101,6 +100,8 @@ def running_database(settings: Settings) -> Iterator[RunningDatabase]:
 
 def serve(settings: Settings, roles: tuple[str, ...], announce: Callable[[str], None]) -> None:
     """Run `roles` until SIGTERM or SIGINT. Raises StartFailed when one does not come up."""
+    from ai.registry import register_platform_bundles  # loads numpy, which commands do without
+
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

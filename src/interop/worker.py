@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import psycopg
-from storage.jobs import JobRunner
-from storage.sweep import sweep
 
 from interop.fhir.rendering import render_stale
 from interop.services import Services, open_services
 from interop.settings import Settings
+from storage.jobs import JobRunner
+from storage.sweep import sweep
 
 if TYPE_CHECKING:
     from ai.pipeline import Pipeline

@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.orm import Session
+
+if TYPE_CHECKING:
+    # Loaded at first use: hot paths and short commands speak psycopg only.
+    from sqlalchemy import Engine
+    from sqlalchemy.orm import Session
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -65,7 +68,9 @@ class Database:
 
     @cached_property
     def engine(self) -> Engine:
-        """SQLAlchemy over the same pool, for models, CLI and administration."""
+        """SQLAlchemy on connections of its own, for models and administration."""
+        from sqlalchemy import create_engine
+
         return create_engine("postgresql+psycopg://", creator=self._checkout, pool_pre_ping=True)
 
     def _checkout(self) -> Connection:
@@ -76,6 +81,9 @@ class Database:
     @contextmanager
     def session(self, tenant_id: UUID) -> Iterator[Session]:
         """A SQLAlchemy session in one transaction of one tenant; commits on success."""
+        from sqlalchemy import text
+        from sqlalchemy.orm import Session
+
         require_tenant(tenant_id)
         with Session(self.engine) as session, session.begin():
             session.execute(

@@ -19,7 +19,7 @@ from interop.demo.clinic import DemoClinic
 from interop.demo.images import DemoStudy
 from interop.demo.patients import PATIENTS
 from interop.progress import progress_bar
-from interop.services import open_tokens
+from interop.connections import open_tokens
 from interop.settings import Settings
 
 STUDIES = (

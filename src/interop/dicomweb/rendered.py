@@ -1,8 +1,8 @@
 """WADO-RS rendered and thumbnail resources (PS3.18 10.4.1.1.3, 10.4.1.1.4).
 
 Pixels of strangers are decoded in a limited child process (security.md B5). An image type in
-Accept gets one image: of a study or a series the middle image, of an instance its first frame when it is
-rendered and its middle frame as a thumbnail. multipart/related gets every image there is.
+Accept gets one image: of a study or a series the middle image, of an instance its first frame when
+it is rendered and its middle frame as a thumbnail. multipart/related gets every image there is.
 """
 
 from __future__ import annotations

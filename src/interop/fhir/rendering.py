@@ -13,8 +13,7 @@ from uuid import UUID
 
 from interop.fhir import json
 from interop.fhir.lens import Connection, JsonObject
-from interop.fhir.mappings import LENSES
-from interop.fhir.row_writing import RowWriter, resolve_waiting
+from interop.fhir.row_writing import RowWriter, lenses, resolve_waiting
 from interop.fhir.search.extraction import extract
 from interop.fhir.versions import is_same_content, next_time, stamped
 from storage import resources
@@ -87,7 +86,7 @@ def render_resource(
 ) -> None:
     """Make the version that a stale resource's rows now say. The resource is locked."""
     key = (resource_type, resource_id)
-    lens = LENSES.get(resource_type)
+    lens = lenses(own_base).get(resource_type)
     if lens is None or stored.row_id is None:
         resources.mark_fresh(connection, tenant_id, *key)
         return
@@ -106,7 +105,7 @@ def render_resource(
     else:
         _store(connection, tenant_id, key, stored, now, presented, own_base)
         if stored.version == 0 or stored.deleted:
-            resolve_waiting(RowWriter(connection, tenant_id, ACTOR), f"{key[0]}/{key[1]}")
+            resolve_waiting(RowWriter(connection, tenant_id, ACTOR, own_base), f"{key[0]}/{key[1]}")
 
 
 def _store(

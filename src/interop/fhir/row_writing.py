@@ -8,6 +8,8 @@ served, and its rows are written in the transaction that makes the last of them 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from functools import cache
 from uuid import UUID, uuid4
 
 import psycopg
@@ -15,20 +17,29 @@ import psycopg
 from interop.errors import Conflict, ServerError, Unprocessable
 from interop.fhir import json
 from interop.fhir.lens import Connection, JsonObject, Lens, NamesItsRow
-from interop.fhir.mappings import LENSES
+from interop.fhir.mappings import build_lenses
 from storage import resources
 from storage.resources import Stored
 
 logger = logging.getLogger(__name__)
 
 
+@cache
+def lenses(own_base: str | None) -> Mapping[str, Lens]:
+    """The lenses of a server whose FHIR base URL is `own_base`: http://host/t/{tenant}/fhir/R4."""
+    return build_lenses(own_base.rpartition("/t/")[0] if own_base else None)
+
+
 class RowWriter:
     """Writes rows within one transaction."""
 
-    def __init__(self, connection: Connection, tenant_id: UUID, actor: str) -> None:
+    def __init__(
+        self, connection: Connection, tenant_id: UUID, actor: str, own_base: str | None
+    ) -> None:
         self.connection = connection
         self.tenant_id = tenant_id
         self._actor = actor
+        self._lenses = lenses(own_base)
 
     def write(
         self, key: tuple[str, str], resource: JsonObject, before: Stored | None
@@ -38,7 +49,7 @@ class RowWriter:
         Returns the row that holds it: None while it waits, and for types without tables. Raises
         Unprocessable where the tenant requires references to resolve.
         """
-        lens = LENSES.get(key[0])
+        lens = self._lenses.get(key[0])
         if lens is None:
             return None
         row_id = self._row_id(lens, key, resource, before)
@@ -56,7 +67,7 @@ class RowWriter:
 
     def delete(self, key: tuple[str, str], before: Stored) -> None:
         """Remove the rows of a resource, and what it waited for."""
-        lens = LENSES.get(key[0])
+        lens = self._lenses.get(key[0])
         if lens is None:
             return
         if before.row_id is not None:

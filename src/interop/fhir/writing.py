@@ -101,7 +101,7 @@ class Writer:
             if before is None or before.deleted:
                 return None
             key = (resource_type, resource_id)
-            RowWriter(connection, self._tenant_id, self._caller.actor_name).delete(key, before)
+            self._rows(connection).delete(key, before)
             moment = next_time(now, before.last_updated)
             version = Version(resource_type, resource_id, before.version + 1, moment, None)
             self._store(connection, version, before.row_id, "DELETE", {})
@@ -125,7 +125,7 @@ class Writer:
         moment = next_time(now, before.last_updated if before else None)
         whole = stamped(resource, key[1], number, moment)
         self._check_references(connection, whole)
-        rows = RowWriter(connection, self._tenant_id, self._caller.actor_name)
+        rows = self._rows(connection)
         row_id = rows.write(key, whole, before)
         is_new = before is None or before.deleted
         version = Version(*key, number, moment, json.dumps(whole), is_new)
@@ -135,6 +135,9 @@ class Writer:
         if is_new or before is None or before.row_id != row_id:
             resolve_waiting(rows, version.reference)
         return version
+
+    def _rows(self, connection: Connection) -> RowWriter:
+        return RowWriter(connection, self._tenant_id, self._caller.actor_name, self._own_base)
 
     def _current(
         self, connection: Connection, resource_type: str, resource_id: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from interop.errors import Unprocessable
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.mappings import ai_finding, perio, vital_signs
 from interop.fhir.mappings.perio import ToothLens
@@ -39,10 +40,21 @@ class ObservationLens:
         if self.finding.exists(connection, tenant_id, proposed):
             return proposed
         if perio.is_tooth(resource):
-            return self.tooth.row_id(connection, tenant_id, resource)
+            named = self.tooth.row_id(connection, tenant_id, resource)
+            if named is not None and named != proposed:
+                self._refuse_move(connection, tenant_id, proposed)
+            return named
         if perio.is_exam(resource):
             return self._exam_id(connection, tenant_id, resource)
         return proposed if vital_signs.is_vital_signs(resource) else None
+
+    def _refuse_move(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
+        if self.tooth.exists(connection, tenant_id, row_id):
+            raise Unprocessable(
+                "patient, encounter, tooth and day are what a charted tooth is known by; delete"
+                " this Observation and create another",
+                expression="Observation.bodySite",
+            )
 
     def _exam_id(
         self, connection: Connection, tenant_id: UUID, resource: JsonObject
@@ -64,6 +76,10 @@ class ObservationLens:
         actor: str,
     ) -> list[str]:
         part = self._for_content(connection, tenant_id, row_id, resource)
+        for other in (self.tooth, self.vital_signs):
+            if other is not part:
+                # What the Observation was before is no longer what its rows could say.
+                other.delete(connection, tenant_id, row_id)
         return part.write(connection, tenant_id, row_id, resource, actor) if part else []
 
     def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:

@@ -16,7 +16,6 @@ from datetime import UTC, date, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from interop.errors import Conflict
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.mappings import references
 from interop.fhir.mappings.body_site import tooth_concept, tooth_of
@@ -369,11 +368,6 @@ class ToothLens:
         waiting = [row[column] for column in _LINKS if row[column] and links[column] is None]
         if waiting:
             return waiting
-        if self.row_id(connection, tenant_id, resource) != row_id:
-            raise Conflict(
-                "patient, encounter, tooth and day of a charted tooth make its identity;"
-                " send the changed Observation as a new one"
-            )
         by = row["measured_by_id"]
         common = {**links, "tooth_number": row["tooth_number"]}
         common["measured_by_id"] = references.resolve(connection, tenant_id, by) if by else None
@@ -396,6 +390,9 @@ class ToothLens:
                 key = {"tenant_id": tenant_id, "observation_id": row_id, "site": site}
                 delete(connection, "perio_measurements", key)
         return []
+
+    def exists(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> bool:
+        return bool(self._rows(connection, tenant_id, row_id))
 
     def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:
         """References whose columns are empty until their resources exist."""

@@ -6,7 +6,9 @@ Extractors are compiled from the official expressions, one list for each resourc
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -21,7 +23,7 @@ from interop.fhir.search.converters import (
     Row,
     identifier_types,
 )
-from interop.fhir.search.values import fold, grams
+from interop.fhir.search.values import EARLIEST, LATEST, fold, grams
 
 # The parameters that fhir_resources answers from its own columns.
 COLUMN_PARAMETERS = ("_id", "_lastUpdated")
@@ -47,10 +49,25 @@ class SearchRows:
 
     def as_json(self) -> dict[str, list[Any]]:
         """What the SQL function `fhir_write_search_rows` takes."""
-        found: dict[str, list[Any]] = {name: rows for name, rows in self.tables.items() if rows}
+        found: dict[str, list[Any]] = {
+            name: [[_plain(value) for value in row] for row in rows]
+            for name, rows in self.tables.items()
+            if rows
+        }
         if self.grams:
             found["gram"] = sorted(self.grams)
         return found
+
+
+def _plain(value: Any) -> Any:
+    """A column as PostgreSQL reads it from JSON, infinity included."""
+    if isinstance(value, datetime):
+        if value in (EARLIEST, LATEST):
+            return "-infinity" if value == EARLIEST else "infinity"
+        return value.isoformat()
+    if isinstance(value, float) and math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 @dataclass(frozen=True, slots=True)

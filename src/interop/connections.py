@@ -1,0 +1,31 @@
+"""Database and token service from the settings: what even the shortest command needs.
+
+Apart from interop.services, which loads everything that moves DICOM: a command that prints a
+token should not wait for that.
+"""
+
+from __future__ import annotations
+
+from interop.settings import Settings
+from interop.smart.tokens import TokenService
+from storage.database import Database
+from storage.encryption import MasterKey
+
+APPLICATION_ROLE = "interop_app"
+
+
+def open_database(settings: Settings) -> Database:
+    """The database as the application role. `database_url` must be set by now."""
+    if settings.database_url is None:
+        raise RuntimeError("no database: start the embedded one first, or set INTEROP_DATABASE_URL")
+    return Database(settings.database_url, role=APPLICATION_ROLE)
+
+
+def open_master_key(settings: Settings) -> MasterKey:
+    if settings.master_key is not None:
+        return MasterKey.from_base64(settings.master_key.get_secret_value())
+    return MasterKey.from_file(settings.data_dir / "master.key")
+
+
+def open_tokens(settings: Settings, database: Database) -> TokenService:
+    return TokenService(database, open_master_key(settings), settings.token_seconds)
