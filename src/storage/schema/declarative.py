@@ -45,7 +45,7 @@ class Sensitivity(StrEnum):
     INTERNAL = "INTERNAL"  # the organization's own business data
     CLINICAL = "CLINICAL"  # about a person's health, once linked to the person
     IDENTIFYING = "IDENTIFYING"  # names a person (HIPAA 164.514(b)(2) identifiers)
-    RESTRICTED = "RESTRICTED"  # secrets, national ids, payment tokens: encrypted per column
+    RESTRICTED = "RESTRICTED"  # secrets and payment tokens: hashed, or sealed with a key
 
 
 Json = dict[str, Any]

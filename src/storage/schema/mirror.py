@@ -30,7 +30,7 @@ HEADER = """\
 # Generated from src/storage/schema by `python -m storage.schema.mirror`; do not edit.
 # scope: global = no tenant; tenant = row-level security on tenant_id;
 #        platform = tenant_id NULL is a row of the platform, which tenants read.
-# phi: NONE, INTERNAL, CLINICAL, IDENTIFYING, RESTRICTED (encrypted per column).
+# phi: NONE, INTERNAL, CLINICAL, IDENTIFYING, RESTRICTED (hashed, or sealed with a key).
 """
 
 

@@ -19,7 +19,6 @@ from storage.schema.declarative import (
     link,
     one_of,
     period,
-    phi,
 )
 
 SECTION = "III. Patient & Clinical Data"
@@ -80,7 +79,7 @@ class PatientIdentifier(TenantTable, Base):
         "INTERNAL", "MRN", "INSURANCE_MEMBER", "NATIONAL_ID", "DSO_GLOBAL_ID", default="MRN"
     )
     assigner: Mapped[Exact | None]
-    value: Mapped[Exact] = phi(Sensitivity.RESTRICTED)
+    value: Mapped[Exact]
     is_primary: Mapped[bool] = flag()
     valid_from: Mapped[date | None]
     valid_until: Mapped[date | None]
