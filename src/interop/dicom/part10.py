@@ -121,13 +121,21 @@ def parse(source: Path | bytes, limits: Limits = DEFAULT_LIMITS) -> Instance:
         # One read instead of a mapping and its page faults: enough for nearly every image whose
         # pixel data is native and last.
         head = os.pread(file.fileno(), _HEAD, 0)
-        try:
-            return _parse(head, size, limits)
-        except (HeadTooShort, StructError):
-            if len(head) == size:
-                raise
+        found = parse_head(head, size, limits)
+        if found is not None:
+            return found
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parse(data, size, limits)
+
+
+def parse_head(head: bytes, size: int, limits: Limits = DEFAULT_LIMITS) -> Instance | None:
+    """Read a file of ``size`` bytes from its first bytes; None when they are not enough."""
+    try:
+        return _parse(head, size, limits)
+    except (HeadTooShort, StructError):
+        if len(head) >= size:
+            raise
+        return None
 
 
 def _parse(data: bytes | mmap.mmap, size: int, limits: Limits) -> Instance:
@@ -236,14 +244,25 @@ def _frame_table(walk: Walk, instance: Instance, limits: Limits, is_deflated: bo
     if is_deflated:
         # Offsets into the inflated stream are no byte ranges of the stored object.
         return FrameTable(frames)
-    bits = _bits_per_frame(instance, tag)
+    bits = bits_per_frame(instance, tag)
     if bits is None or bits * frames > length * 8:
         walk._warn("pixel data is shorter than rows, columns, samples, bits and frames declare")
         return FrameTable(frames, None, length)
-    return FrameTable(frames, at, length, bits // 8 if bits % 8 == 0 else None)
+    if bits % 8 or has_swapped_bytes(instance, tag):
+        return FrameTable(frames, at, length)
+    return FrameTable(frames, at, length, bits // 8)
 
 
-def _bits_per_frame(instance: Instance, tag: int) -> int | None:
+def has_swapped_bytes(instance: Instance, tag: int) -> bool:
+    """Whether bytes stand in words of the wrong order: 8-bit pixels as OW, big endian (PS3.5 D)."""
+    return (
+        instance.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN
+        and instance.top[tag][0] == b"OW"
+        and (instance.integer(0x00280100) or 16) <= 8
+    )
+
+
+def bits_per_frame(instance: Instance, tag: int) -> int | None:
     rows, columns = instance.integer(0x00280010), instance.integer(0x00280011)
     samples = instance.integer(0x00280002) or 1
     allocated = {FLOAT_PIXEL_DATA: 32, DOUBLE_FLOAT_PIXEL_DATA: 64}.get(

@@ -1,0 +1,65 @@
+"""What the decode child can be asked: a decoded frame, displayed values, a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from interop.dicom.decode import Array, CannotDecode, colour_space, decode_frame
+from interop.dicom.display import Window, displayed, in_displayed_polarity
+from interop.dicom.picture import picture
+from interop.dicom.pixels import PixelDescription
+
+Answer = tuple[dict[str, Any], bytes]
+
+
+def answer(header: dict[str, Any], frame: bytes) -> Answer:
+    """Return the answer to one request. Raises CannotDecode."""
+    described = PixelDescription.from_json(header["pixels"])
+    stored = decode_frame(described, frame)
+    match header["wanted"]:
+        case "native":
+            return _native(described, stored)
+        case "polarity":
+            return _array(in_displayed_polarity(described, stored))
+        case "picture":
+            window = Window(*header["window"]) if header["window"] else None
+            viewport = header["viewport"]
+            if viewport is not None:
+                width, height, source = viewport
+                viewport = (width, height, tuple(source) if source else None)
+            grey = displayed(described, stored, window)
+            return {}, picture(grey, header["media_type"], header["quality"], viewport)
+    raise CannotDecode(f"unknown request {header['wanted']!r}")
+
+
+def _native(described: PixelDescription, stored: Array) -> Answer:
+    """Return the frame as Explicit VR Little Endian holds it, pixel by pixel (PS3.5 8.1.1)."""
+    if described.bits_allocated == 1:
+        packed = np.packbits(stored.astype(np.uint8).reshape(-1), bitorder="little")
+        return {
+            "photometric_interpretation": described.photometric_interpretation
+        }, packed.tobytes()
+    kind = "f" if described.is_float else "i" if described.is_signed else "u"
+    dtype = np.dtype(f"<{kind}{described.bits_allocated // 8}")
+    if stored.dtype.itemsize > dtype.itemsize:
+        raise CannotDecode(
+            f"the codestream has {stored.dtype.itemsize * 8} bits a sample;"
+            f" Bits Allocated says {described.bits_allocated}"
+        )
+    if described.is_signed and stored.dtype.kind == "u":
+        # Codecs that know no sign: extend it from the highest stored bit.
+        sign = 1 << (described.bits_stored - 1)
+        stored = (
+            (stored.astype(np.int64) ^ sign) - sign
+            if described.bits_stored < (dtype.itemsize * 8)
+            else stored.view(stored.dtype.str.replace("u", "i"))
+        )
+    values = np.ascontiguousarray(stored).astype(dtype, copy=False)
+    return {"photometric_interpretation": colour_space(described)}, values.tobytes()
+
+
+def _array(array: Array) -> Answer:
+    values = np.ascontiguousarray(array)
+    return {"shape": list(values.shape), "dtype": values.dtype.str}, values.tobytes()

@@ -1,0 +1,256 @@
+"""Frames and bulk data of stored objects, read by byte range (PS3.18 10.4.1.1.5, 10.4.1.1.6).
+
+Ingest stored where each frame lies, so a frame is one range read that parses nothing. What has no
+range of its own (deflated data sets, frames of single bits that begin inside a byte) is made from
+the object on demand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import LiteralString, Protocol
+from uuid import UUID
+
+from interop.dicom.decodable import COMPRESSED, can_decode
+from interop.dicom.decode_pool import shared_pool
+from interop.dicom.failures import Failure
+from interop.dicom.filemeta import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN
+from interop.dicom.frame_table import entry, join_fragments
+from interop.dicom.inflate import inflate
+from interop.dicom.json_values import swap_words
+from interop.dicom.limits import DEFAULT_LIMITS
+from interop.dicom.part10 import (
+    Instance,
+    bits_per_frame,
+    has_swapped_bytes,
+    parse,
+    parse_head,
+)
+from interop.dicom.pixels import PixelDescription, describe
+from interop.dicom.walker import PIXEL_TAGS, UNDEFINED
+from interop.errors import NotFound, Unprocessable
+from storage.database import Connection
+from storage.objects import ObjectStore
+
+__all__ = [
+    "COLUMNS",
+    "FrameRange",
+    "FrameRow",
+    "StoredFrames",
+    "bulk_value",
+    "can_decode",
+    "description",
+    "frame_range",
+    "load_row",
+    "native_frame",
+    "read_frame",
+]
+
+_HEAD = 256 << 10
+_WORD_BITS = {b"OW": 16, b"OF": 32, b"OL": 32, b"OD": 64, b"OV": 64}
+
+
+class StoredFrames(Protocol):
+    """The columns of imaging_objects that say where frames lie."""
+
+    @property
+    def storage_uri(self) -> str: ...
+    @property
+    def transfer_syntax_uid(self) -> str: ...
+    @property
+    def number_of_frames(self) -> int: ...
+    @property
+    def pixel_data_offset(self) -> int | None: ...
+    @property
+    def frame_length(self) -> int | None: ...
+    @property
+    def frame_table(self) -> bytes | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRow:
+    """A row of imaging_objects as rendering and the AI need it; made from COLUMNS."""
+
+    storage_uri: str
+    transfer_syntax_uid: str
+    number_of_frames: int
+    pixel_data_offset: int | None
+    frame_length: int | None
+    frame_table: bytes | None
+    dicom_json: str
+
+
+# For a table named or aliased imaging_objects o.
+COLUMNS: LiteralString = (
+    "o.storage_uri, o.transfer_syntax_uid, coalesce(o.number_of_frames, 0), o.pixel_data_offset,"
+    " o.frame_length, o.frame_table, coalesce(o.dicom_json, '{}')"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRange:
+    """Where a frame's bytes lie; fragmented ones have item headers between them."""
+
+    offset: int
+    length: int
+    is_fragmented: bool = False
+
+
+def load_row(connection: Connection, tenant_id: UUID, imaging_object_id: UUID) -> FrameRow | None:
+    """Return the row of an object of the tenant, or None."""
+    row = connection.execute(
+        f"SELECT {COLUMNS} FROM imaging_objects o WHERE o.tenant_id = %s AND o.id = %s",
+        (tenant_id, imaging_object_id),
+    ).fetchone()
+    return FrameRow(*row) if row else None
+
+
+def frame_range(row: StoredFrames, index: int) -> FrameRange | None:
+    """Return the range of a frame counted from 0, or None where it must be made from the object.
+
+    Raises NotFound for a frame that is not there.
+    """
+    if not 0 <= index < row.number_of_frames:
+        raise NotFound(f"the instance has {row.number_of_frames} frames; {index + 1} is not there")
+    if row.frame_table is not None:
+        if len(row.frame_table) < 16 * (index + 1):
+            raise NotFound(f"frame {index + 1} is not in the pixel data")
+        return FrameRange(*entry(row.frame_table, index))
+    if row.frame_length is not None and row.pixel_data_offset is not None:
+        return FrameRange(row.pixel_data_offset + index * row.frame_length, row.frame_length)
+    return None
+
+
+def read_frame(objects: ObjectStore, row: StoredFrames, index: int) -> bytes:
+    """Return a frame as it is stored: its codestream, or uncompressed little endian pixels."""
+    raw = stored_frame(objects, row, index)
+    if row.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
+        return _little_endian(objects, row, raw)
+    return raw
+
+
+def stored_frame(objects: ObjectStore, row: StoredFrames, index: int) -> bytes:
+    """Return a frame's bytes in the stored byte order. Raises NotFound and Unprocessable."""
+    found = frame_range(row, index)
+    if found is None:
+        return _made_frame(objects, row, index)
+    raw = objects.get_range(row.storage_uri, found.offset, found.length)
+    if len(raw) < found.length:
+        raise Unprocessable(f"frame {index + 1} is cut short in the stored object")
+    return join_fragments(raw) if found.is_fragmented else raw
+
+
+def native_frame(objects: ObjectStore, row: StoredFrames, index: int) -> bytes:
+    """Return a frame uncompressed, little endian, pixel by pixel, whatever its storage.
+
+    Compressed frames are decoded in the limited child process. Raises Unprocessable.
+    """
+    instance = parse_stored(objects, row.storage_uri)
+    whole = _row_of(instance, row)
+    if row.transfer_syntax_uid not in COMPRESSED:
+        return read_frame(objects, whole, index)
+    described = description(objects, whole, index)
+    header = {"wanted": "native", "pixels": described.as_json()}
+    _, pixels = shared_pool().ask(header, stored_frame(objects, whole, index))
+    return pixels
+
+
+def description(objects: ObjectStore, row: FrameRow, index: int) -> PixelDescription:
+    """Return what decoding and displaying the frame needs. Raises Unprocessable."""
+    return describe(
+        row.dicom_json,
+        row.transfer_syntax_uid,
+        index,
+        lambda path: bulk_value(objects, row.storage_uri, path)[1],
+    )
+
+
+def bulk_value(objects: ObjectStore, key: str, path: str) -> tuple[str, bytes]:
+    """Return (VR, bytes, little endian) of a bulk data path of the stored DICOM JSON.
+
+    Not for encapsulated pixel data, whose frames are read one by one. Raises NotFound.
+    """
+    instance = parse_stored(objects, key)
+    found = instance.bulk.get(path)
+    if found is None or found[2] == UNDEFINED:
+        raise NotFound(f"the object has no bulk data at {path}")
+    vr, offset, length = found
+    if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        raw = _inflated(objects, key, instance)[offset : offset + length]
+    else:
+        raw = objects.get_range(key, offset, length)
+    if instance.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
+        raw = swap_words(raw, _WORD_BITS.get(vr, 8) // 8)
+    return vr.decode("ascii"), raw
+
+
+def parse_stored(objects: ObjectStore, key: str) -> Instance:
+    """Parse a stored object, from its head where that is enough."""
+    try:
+        path = objects.local_path(key)
+        if path is not None:
+            return parse(path)
+        head = objects.get_range(key, 0, _HEAD)
+        size = objects.stat(key).size
+        return parse_head(head, size) or parse(objects.get(key))
+    except Failure as failure:
+        raise Unprocessable(failure.message) from failure
+
+
+def _row_of(instance: Instance, row: StoredFrames) -> FrameRow:
+    frames = instance.frames
+    return FrameRow(
+        storage_uri=row.storage_uri,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        number_of_frames=frames.number_of_frames,
+        pixel_data_offset=frames.pixel_data_offset,
+        frame_length=frames.frame_length,
+        frame_table=frames.table,
+        dicom_json=instance.dicom_json.decode("utf-8"),
+    )
+
+
+def _inflated(objects: ObjectStore, key: str, instance: Instance) -> bytes:
+    try:
+        return inflate(objects.get(key)[instance.meta.dataset_offset :], DEFAULT_LIMITS)
+    except Failure as failure:
+        raise Unprocessable(failure.message) from failure
+
+
+def _made_frame(objects: ObjectStore, row: StoredFrames, index: int) -> bytes:
+    """Cut a frame out of inflated or bit-packed pixel data."""
+    instance = parse_stored(objects, row.storage_uri)
+    bits = _frame_bits(instance)
+    tag = next((tag for tag in PIXEL_TAGS if tag in instance.top), None)
+    if tag is None or bits is None or instance.top[tag][2] == UNDEFINED:
+        raise Unprocessable("the pixel data does not say where its frames are")
+    _, offset, length = instance.top[tag]
+    if (index + 1) * bits > length * 8:
+        raise Unprocessable(
+            f"frame {index + 1} of {bits} bits is not in pixel data of {length} bytes"
+        )
+    first, last = index * bits // 8, ((index + 1) * bits + 7) // 8
+    if has_swapped_bytes(instance, tag):
+        begin, end = first - first % 2, last + last % 2
+        words = swap_words(objects.get_range(row.storage_uri, offset + begin, end - begin), 2)
+        return words[first - begin : last - begin]
+    if row.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        raw = _inflated(objects, row.storage_uri, instance)[offset + first : offset + last]
+    else:
+        raw = objects.get_range(row.storage_uri, offset + first, last - first)
+    shift = index * bits % 8
+    if shift == 0 and bits % 8 == 0:
+        return raw
+    # Frames of single bits follow each other without padding (PS3.5 8.1.1): move to a byte.
+    number = (int.from_bytes(raw, "little") >> shift) & ((1 << bits) - 1)
+    return number.to_bytes((bits + 7) // 8, "little")
+
+
+def _frame_bits(instance: Instance) -> int | None:
+    tag = next((tag for tag in PIXEL_TAGS if tag in instance.top), 0)
+    return bits_per_frame(instance, tag)
+
+
+def _little_endian(objects: ObjectStore, row: StoredFrames, raw: bytes) -> bytes:
+    allocated = parse_stored(objects, row.storage_uri).integer(0x00280100) or 8
+    return swap_words(raw, allocated // 8) if allocated >= 16 else raw
