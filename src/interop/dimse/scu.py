@@ -67,7 +67,9 @@ class _Candidate:
     transfer_syntax_uid: str
 
 
-Progress = Callable[[Sent], None]
+# Called with 1 after each file, sent or not.
+Progress = Callable[[int], object]
+_Note = Callable[[Sent], None]
 
 
 def echo(host: str, port: int, called_ae_title: str, calling_ae_title: str) -> int:
@@ -97,7 +99,7 @@ def send(
     def note(entry: Sent) -> None:
         report.sent.append(entry)
         if progress is not None:
-            progress(entry)
+            progress(1)
 
     peer = (host, port, called_ae_title, calling_ae_title)
     for group in _grouped(_files(paths), note):
@@ -114,7 +116,7 @@ def _files(paths: Iterable[Path | str]) -> Iterator[Path]:
             yield path
 
 
-def _grouped(paths: Iterable[Path], note: Progress) -> Iterator[list[_Candidate]]:
+def _grouped(paths: Iterable[Path], note: _Note) -> Iterator[list[_Candidate]]:
     """Files in groups that fit into one association's presentation contexts."""
     group: list[_Candidate] = []
     contexts: set[tuple[str, str]] = set()
@@ -135,7 +137,7 @@ def _grouped(paths: Iterable[Path], note: Progress) -> Iterator[list[_Candidate]
         yield group
 
 
-def _send_group(group: list[_Candidate], peer: tuple[str, int, str, str], note: Progress) -> None:
+def _send_group(group: list[_Candidate], peer: tuple[str, int, str, str], note: _Note) -> None:
     wanted = sorted({(c.sop_class_uid, c.transfer_syntax_uid) for c in group})
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
     with _association(*peer, contexts) as association:
