@@ -50,6 +50,7 @@ PRESENTED: dict[str, tuple[Presented, ...]] = {
     ),
     "vital_signs": (Presented("Observation"),),
     "ai_predictions": (Presented("Observation"),),
+    "ai_review_events": (Presented("Observation", "prediction_id"),),
     "ai_inference_jobs": (
         Presented("Task"),
         Presented("DiagnosticReport"),

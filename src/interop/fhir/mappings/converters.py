@@ -299,7 +299,7 @@ class FirstOf:
 
     def put(self, value: Any, node: Any) -> Any:
         items = _items(node)
-        if value is None:
+        if value is None or (isinstance(value, tuple) and not any(v is not None for v in value)):
             return [item for item in items if self.item.get(item) is None] or None
         for index, item in enumerate(items):
             if self.item.get(item) is not None:
