@@ -29,11 +29,11 @@ n = 0
 while True:
     data = hashlib.sha256(str(n).encode()).digest() * 20_000
     if n % 2:
-        store.put_bytes(f"tenant/hour/{n}", data)
+        store.put_bytes(f"tenant/{sys.argv[3]}/{n}", data)
     else:
         spooled = Path(sys.argv[2]) / str(n)
         spooled.write_bytes(data)
-        store.put_file(f"tenant/hour/{n}", spooled)
+        store.put_file(f"tenant/{sys.argv[3]}/{n}", spooled)
     print(n, flush=True)
     n += 1
 """
@@ -99,26 +99,25 @@ def test_killed_writer_leaves_whole_objects_and_nothing_that_the_sweep_keeps(
 ) -> None:
     root, spool = tmp_path / "objects", tmp_path / "spool"
     spool.mkdir()
-    acknowledged: set[int] = set()
-    for _ in range(5):
-        acknowledged |= write_until_killed(root, spool)
+    acknowledged: set[str] = set()
+    for attempt in range(5):
+        acknowledged |= write_until_killed(root, spool, f"attempt{attempt}")
 
     store = LocalObjectStore(root)
-    found = {int(entry.key.rpartition("/")[2]) for entry in store.list("tenant/")}
+    found = {entry.key for entry in store.list("tenant/")}
     store.remove_abandoned(datetime.now(UTC) + timedelta(hours=1))
 
     assert acknowledged and acknowledged <= found
-    for number in found:
-        expected = hashlib.sha256(str(number).encode()).digest() * 20_000
-        assert store.get(f"tenant/hour/{number}") == expected
+    for key in found:
+        number = key.rpartition("/")[2]
+        assert store.get(key) == hashlib.sha256(number.encode()).digest() * 20_000
     assert list((root / TEMPORARY).iterdir()) == []
 
 
-def write_until_killed(root: Path, spool: Path) -> set[int]:
-    for left in root.glob("tenant/hour/*"):
-        left.unlink()
+def write_until_killed(root: Path, spool: Path, folder: str) -> set[str]:
+    """Return the keys that the writer said were stored."""
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITE_FOR_EVER, os.fspath(root), os.fspath(spool)],
+        [sys.executable, "-c", WRITE_FOR_EVER, os.fspath(root), os.fspath(spool), folder],
         stdout=subprocess.PIPE,
         text=True,
         env={"PYTHONPATH": os.fspath(SOURCE)},
@@ -129,7 +128,7 @@ def write_until_killed(root: Path, spool: Path) -> set[int]:
     writer.send_signal(signal.SIGKILL)
     # A line cut short by the kill acknowledges nothing.
     rest, _ = writer.communicate()
-    return {int(line) for line in (first + rest).split("\n")[:-1]}
+    return {f"tenant/{folder}/{line}" for line in (first + rest).split("\n")[:-1]}
 
 
 def test_only_old_temporary_files_are_removed(store: LocalObjectStore) -> None:

@@ -39,7 +39,8 @@ def test_write_whose_answer_was_lost_succeeds_at_the_second_attempt(
     faulty_proxy: FaultyProxy, behind_proxy: S3ObjectStore
 ) -> None:
     key = new_key(uuid4())
-    faulty_proxy.faults.append(0)
+    # The server asks for the body, takes it, and its final answer never arrives.
+    faulty_proxy.faults.append(len(b"HTTP/1.1 100 Continue\r\n\r\n"))
 
     behind_proxy.put_bytes(key, b"stored by the first attempt")
 
