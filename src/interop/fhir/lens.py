@@ -64,3 +64,15 @@ class NamesItsRow(Protocol):
         Called before `write`, which gets the answer; `proposed` is what the engine would take.
         """
         ...
+
+
+@runtime_checkable
+class FillsLinks(Protocol):
+    """A lens whose rows can be without some of the rows that the resource refers to."""
+
+    def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:
+        """References whose columns are empty because they do not resolve yet.
+
+        When one of them comes to exist, the rows are written again.
+        """
+        ...

@@ -16,7 +16,7 @@ import psycopg
 
 from interop.errors import Conflict, ServerError, Unprocessable
 from interop.fhir import json
-from interop.fhir.lens import Connection, JsonObject, Lens, NamesItsRow
+from interop.fhir.lens import Connection, FillsLinks, JsonObject, Lens, NamesItsRow
 from interop.fhir.mappings import build_lenses
 from storage import resources
 from storage.resources import Stored
@@ -63,7 +63,10 @@ class RowWriter:
                 f"references that do not resolve: {', '.join(unresolved)}; "
                 "a record that exists cannot be changed to wait for them"
             )
-        return None if unresolved else row_id
+        if unresolved:
+            return None
+        self._remember_open_links(lens, key, row_id, resource)
+        return row_id
 
     def delete(self, key: tuple[str, str], before: Stored) -> None:
         """Remove the rows of a resource, and what it waited for."""
@@ -109,6 +112,21 @@ class RowWriter:
             raise Unprocessable(f"references that do not resolve: {', '.join(unresolved)}")
         return unresolved
 
+    def _remember_open_links(
+        self, lens: Lens, key: tuple[str, str], row_id: UUID, resource: JsonObject
+    ) -> None:
+        """Have the rows written again when a resource comes that an empty column refers to."""
+        if not isinstance(lens, FillsLinks):
+            return
+        waiting = lens.waits_for(self.connection, self.tenant_id, resource)
+        if not waiting:
+            return
+        for reference in sorted(set(waiting)):
+            resources.lock_name(self.connection, self.tenant_id, reference)
+        lens.write(self.connection, self.tenant_id, row_id, resource, self._actor)
+        waiting = lens.waits_for(self.connection, self.tenant_id, resource)
+        resources.set_pending(self.connection, self.tenant_id, *key, waiting)
+
 
 def resolve_waiting(rows: RowWriter, reference: str) -> None:
     """Write the rows of what waited for "Type/id", and of what waited for those in turn."""
@@ -117,13 +135,14 @@ def resolve_waiting(rows: RowWriter, reference: str) -> None:
     while todo:
         for key in resources.pending_on(connection, tenant_id, todo.pop()):
             stored = resources.current(connection, tenant_id, *key)
-            if stored is None or stored.deleted or stored.row_id is not None:
+            if stored is None or stored.deleted:
                 resources.set_pending(connection, tenant_id, *key, [])
                 continue
             try:
                 with connection.transaction():
+                    resources.set_pending(connection, tenant_id, *key, [])
                     row_id = rows.write(key, json.loads(stored.body.encode()), stored)
-                    if row_id is not None:
+                    if row_id is not None and stored.row_id is None:
                         resources.set_row_id(connection, tenant_id, *key, row_id)
                         todo.append(f"{key[0]}/{key[1]}")
             except (ServerError, psycopg.Error) as error:

@@ -324,7 +324,7 @@ class ImagingStudyLens(ViewLens):
         """References whose columns are empty until their resources exist."""
         row = self.get(resource).row
         named = [row[column] for column in CLIENT_COLUMNS if row[column]]
-        return [item for item in named if references.resolve(connection, tenant_id, item) is None]
+        return references.unresolved(connection, tenant_id, named)
 
     def present(
         self, connection: Connection, tenant_id: UUID, row_id: UUID, stored: JsonObject | None

@@ -367,7 +367,7 @@ class ToothLens:
         links = resolve(connection, tenant_id, row)
         waiting = [row[column] for column in _LINKS if row[column] and links[column] is None]
         if waiting:
-            return waiting
+            return references.local_parts(connection, tenant_id, waiting)
         by = row["measured_by_id"]
         common = {**links, "tooth_number": row["tooth_number"]}
         common["measured_by_id"] = references.resolve(connection, tenant_id, by) if by else None
@@ -397,7 +397,7 @@ class ToothLens:
     def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:
         """References whose columns are empty until their resources exist."""
         by = self.get(resource).row["measured_by_id"]
-        return [by] if by and references.resolve(connection, tenant_id, by) is None else []
+        return references.unresolved(connection, tenant_id, [by] if by else [])
 
     def present(
         self, connection: Connection, tenant_id: UUID, row_id: UUID, stored: JsonObject | None

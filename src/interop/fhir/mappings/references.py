@@ -7,6 +7,7 @@ still waits for a reference of its own has no row that a foreign key could point
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final, LiteralString
 from uuid import UUID
 
@@ -59,6 +60,17 @@ def local_part(connection: Connection, tenant_id: UUID, reference: str) -> str |
         return reference
     found = connection.execute("SELECT slug FROM tenants WHERE id = %s", (tenant_id,)).fetchone()
     return absolute["rest"] if found and found[0] == absolute["slug"] else None
+
+
+def local_parts(connection: Connection, tenant_id: UUID, named: Iterable[str]) -> list[str]:
+    """References as `Type/id`, where they are of this tenant; others as they are."""
+    return [local_part(connection, tenant_id, item) or item for item in named]
+
+
+def unresolved(connection: Connection, tenant_id: UUID, named: Iterable[str]) -> list[str]:
+    """Those of the references that have no row yet."""
+    waiting = [item for item in named if resolve(connection, tenant_id, item) is None]
+    return local_parts(connection, tenant_id, waiting)
 
 
 def literal(connection: Connection, tenant_id: UUID, resource_type: str, row: UUID) -> str:

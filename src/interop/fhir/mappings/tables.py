@@ -80,7 +80,7 @@ class TableLens:
         resolved = self._resolve(connection, tenant_id, rows.row)
         waiting = [rows.row[c] for c in self.needs if c in self.links and resolved[c] is None]
         if waiting:
-            return waiting
+            return references.local_parts(connection, tenant_id, waiting)
         with refusing_bad_rows(connection, self.resource_type):
             self._upsert(connection, tenant_id, row_id, {**rows.row, **resolved}, actor)
             for children in self.mapping.children:
@@ -91,8 +91,8 @@ class TableLens:
     def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:
         """References whose columns are empty until their resources exist."""
         row = self.get(resource).row
-        resolved = self._resolve(connection, tenant_id, row)
-        return [row[column] for column, found in resolved.items() if row[column] and not found]
+        optional = [row[c] for c in self.links if c not in self.needs and row[c]]
+        return references.unresolved(connection, tenant_id, optional)
 
     def exists(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> bool:
         return self._select(connection, tenant_id, row_id) is not None

@@ -30,6 +30,7 @@ from storage.database import Database
 from storage.tenancy import Tenant
 
 SHARED = Path(__file__).parents[6] / "shared" / "fhir"
+BASE = "https://example.org/t/demo/fhir/R4"
 NOW = datetime(2026, 11, 1, 10, 15, 0, 250000, tzinfo=UTC)
 Resource = dict[str, Any]
 
@@ -46,7 +47,7 @@ class Server:
         with self.database.connection(self.tenant_id) as connection:
             now = resources.begin_write(connection, "test")
             before = resources.current(connection, self.tenant_id, *key)
-            rows = RowWriter(connection, self.tenant_id, "test")
+            rows = RowWriter(connection, self.tenant_id, "test", BASE)
             row_id = rows.write(key, resource, before)
             resources.store(
                 connection,
@@ -67,13 +68,13 @@ class Server:
             resources.begin_write(connection, "test")
             stored = resources.current(connection, self.tenant_id, resource_type, resource_id)
             assert stored is not None
-            RowWriter(connection, self.tenant_id, "test").delete(
+            RowWriter(connection, self.tenant_id, "test", BASE).delete(
                 (resource_type, resource_id), stored
             )
 
     def read(self, resource_type: str, resource_id: str | UUID) -> Resource | None:
         """The resource as it is served, its rows rendered into it; without what engines stamp."""
-        render_stale(self.database, self.tenant_id)
+        render_stale(self.database, self.tenant_id, own_base=BASE)
         with self.database.connection(self.tenant_id) as connection:
             stored = resources.current(connection, self.tenant_id, resource_type, str(resource_id))
         if stored is None or stored.deleted or not stored.body:
@@ -609,8 +610,9 @@ def test_other_organizations_and_devices_are_stored_whole(server: Server) -> Non
 
     for resource in (laboratory, implant):
         server.write(resource)
-        assert server.read(resource["resourceType"], resource["id"]) == resource
-        server.delete(resource["resourceType"], resource["id"])
+        key = (str(resource["resourceType"]), str(resource["id"]))
+        assert server.read(*key) == resource
+        server.delete(*key)
 
 
 def test_a_location_becomes_a_row_and_comes_back_whole(server: Server) -> None:
@@ -638,13 +640,8 @@ def test_a_location_becomes_a_row_and_comes_back_whole(server: Server) -> None:
 
 
 def a_tooth(patient: Resource, depth: object) -> Resource:
-    site = {
-        "url": perio.SITE,
-        "valueCodeableConcept": {
-            "coding": [{"system": f"{'urn:dental-interop'}:periodontal-site"}]
-        },
-    }
-    site["valueCodeableConcept"]["coding"][0]["code"] = "MB"  # type: ignore[index]
+    mesiobuccal = {"system": "urn:dental-interop:periodontal-site", "code": "MB"}
+    site = {"url": perio.SITE, "valueCodeableConcept": {"coding": [mesiobuccal]}}
     return {
         "resourceType": "Observation",
         "id": unique("tooth"),
@@ -950,7 +947,7 @@ def test_a_second_resource_of_a_held_study_is_refused(server: Server) -> None:
 
 
 def test_images_held_elsewhere_are_stored_whole(server: Server) -> None:
-    elsewhere = {
+    elsewhere: Resource = {
         "resourceType": "ImagingStudy",
         "id": unique("study"),
         "status": "available",
