@@ -39,14 +39,18 @@ def measure(server: LiveServer, token: str, runs: int, folder: Path) -> list[flo
             for resource in (patient_resource(subject), consent(subject)):
                 url = f"{base}/fhir/R4/{resource['resourceType']}/{resource['id']}"
                 client.put(url, json=resource).raise_for_status()
-            report = scu.send(
-                [path], "127.0.0.1", server.dicom_port, "INTEROP", "BENCH", lambda _: None
-            )
-            assert not report.failed, report.failed
-            started = time.perf_counter()
-            server.wait_for(lambda: _is_visible(client, base, study), 120, every=0.05)
-            seconds.append(time.perf_counter() - started)
+            seconds.append(_time_one(server, client, base, study, path))
     return seconds
+
+
+def _time_one(
+    server: LiveServer, client: httpx.Client, base: str, study: DemoStudy, path: Path
+) -> float:
+    report = scu.send([path], "127.0.0.1", server.dicom_port, "INTEROP", "BENCH", lambda _: None)
+    assert not report.failed, report.failed
+    started = time.perf_counter()
+    server.wait_for(lambda: _is_visible(client, base, study), 120, every=0.05)
+    return time.perf_counter() - started
 
 
 def _is_visible(client: httpx.Client, base: str, study: DemoStudy) -> bool:

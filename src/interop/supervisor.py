@@ -105,7 +105,7 @@ def serve(settings: Settings, roles: tuple[str, ...], announce: Callable[[str], 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     _require_free_ports(settings, roles)
     with running_database(settings) as running:
         register_platform_bundles(running.owner_url)

@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 RENDER_BATCH = 200
 SWEEP_SECONDS = 3600.0
-SWEEP_OLDER_THAN = timedelta(hours=1)
+# Listing two days of keys each hour is cheap; `interop sweep` lists everything.
+SWEEP_WITHIN = timedelta(hours=48)
 
 
 def run(settings: Settings) -> None:
@@ -126,5 +127,5 @@ def _render(services: Services, tenant_id: UUID) -> None:
 
 def _sweep_hourly(services: Services, stop: threading.Event) -> None:
     while not stop.wait(SWEEP_SECONDS):
-        report = sweep(services.database, services.objects, older_than=SWEEP_OLDER_THAN)
+        report = sweep(services.database, services.objects, within=SWEEP_WITHIN)
         logger.info("swept", extra={"report": str(report)})

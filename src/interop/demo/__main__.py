@@ -62,7 +62,7 @@ def run(settings: Settings, *, once: bool) -> None:
 @contextmanager
 def serving(settings: Settings) -> Iterator[subprocess.Popen[str]]:
     """`interop serve` as a child, ready; ended with the block."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     log_path = settings.data_dir / "server.log"
     with log_path.open("ab") as log:
         server = subprocess.Popen(

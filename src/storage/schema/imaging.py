@@ -207,6 +207,7 @@ class QuarantinedObject(TenantTable, Base):
     __table_args__ = (
         Index(None, "tenant_id", "state", "received_at"),
         Index(None, "tenant_id", "sop_instance_uid"),
+        Index(None, "tenant_id", "storage_uri"),
     )
 
     sop_instance_uid: Mapped[Exact | None]
