@@ -14,12 +14,12 @@ from rich.console import Console
 
 from interop.access.scopes import Scopes
 from interop.cli import CommandFailed, Opened, opened
+from interop.connections import open_tokens
 from interop.demo import account, images, records
 from interop.demo.clinic import DemoClinic
 from interop.demo.images import DemoStudy
 from interop.demo.patients import PATIENTS
 from interop.progress import progress_bar
-from interop.connections import open_tokens
 from interop.settings import Settings
 
 STUDIES = (

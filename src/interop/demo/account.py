@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from interop.demo.clinic import AiOutcome, DemoClinic
+from interop.demo.clinic import TOKEN_FILE, AiOutcome, DemoClinic
 from interop.demo.images import DemoStudy
 
 KINDS = {
@@ -77,31 +78,32 @@ def _lines(
     files: dict[str, list[Path]],
 ) -> None:
     px, ct = studies[0].study_uid, studies[1].study_uid
-    host, port = clinic.settings.dicom_host, clinic.settings.dicom_port
-    called = clinic.tenant.ae_title
-    token = f'"Authorization: Bearer {clinic.token}"'
+    peer = f"{clinic.tenant.ae_title} {clinic.settings.dicom_host} {clinic.settings.dicom_port}"
+    header = clinic.write_token_files()
+    curl = f"curl -s -H @{header}"
     patient = studies[0].patient.id
-    lines = f"""
-FHIR      {clinic.fhir_url}
-DICOMweb  {clinic.dicomweb_url}
-DICOM     {called} at {host}:{port}
+    fhir, web = clinic.fhir_url, clinic.dicomweb_url
+    # Not through rich: a line that is folded or styled can't be pasted.
+    print(f"""
+FHIR      {fhir}
+DICOMweb  {web}
+DICOM     {peer}
 token     {clinic.token}
 
-Paste any of these:
+Paste any of these (they read the token from {header}):
 
 # who the patient is, what was charted, what the AI says
-curl -s -H {token} '{clinic.fhir_url}/Patient/{patient}'
-curl -s -H {token} '{clinic.fhir_url}/Observation?patient={patient}&_count=5'
-curl -s -H {token} '{clinic.fhir_url}/DiagnosticReport?patient={patient}&_include=DiagnosticReport:result'
+{curl} '{fhir}/Patient/{patient}'
+{curl} '{fhir}/Observation?patient={patient}&_count=5'
+{curl} '{fhir}/DiagnosticReport?patient={patient}&_include=DiagnosticReport:result'
 # the study list, the panoramic as a picture, the AI's report and segmentation beside it
-curl -s -H {token} '{clinic.dicomweb_url}/studies'
-curl -s -H {token} -H 'Accept: image/jpeg' -o panoramic.jpg '{clinic.dicomweb_url}/studies/{px}/rendered'
-curl -s -H {token} '{clinic.dicomweb_url}/studies/{px}/series'
+{curl} '{web}/studies'
+{curl} -H 'Accept: image/jpeg' -o panoramic.jpg '{web}/studies/{px}/rendered'
+{curl} '{web}/studies/{px}/series'
 # the door of devices, with DCMTK
-echoscu -aec {called} {host} {port}
-storescu -aec {called} {host} {port} '{files["PX"][0]}'
+echoscu -aec {peer}
+storescu -aec {peer} '{files["PX"][0]}'
 # the cone beam CT with dicomweb-client
-.venv/bin/dicomweb_client --url '{clinic.dicomweb_url}' --bearer-token '{clinic.token}' search instances --study '{ct}' --limit 3
-"""  # noqa: E501
-    # Not through rich: a line that is folded or styled can't be pasted.
-    print(lines, flush=True)
+{Path(sys.prefix) / "bin" / "dicomweb_client"} --url '{web}' --bearer-token "$(cat {header.with_name(TOKEN_FILE)})" \\
+    search instances --study '{ct}' --limit 3
+""", flush=True)  # fmt: skip  # noqa: E501

@@ -23,6 +23,7 @@ from storage.database import Database
 from storage.tenancy import Tenant
 
 CALLING_AE_TITLE = "PYNETDICOM"
+TOKEN_FILE, HEADER_FILE = "demo-token", "demo-header"
 AI_SECONDS = 120.0
 
 
@@ -101,6 +102,17 @@ class DemoClinic:
         session = create_session_from_auth(BearerToken(self.token))
         client = DICOMwebClient(self.dicomweb_url, session=session)
         client.store_instances([pydicom.dcmread(path) for path in paths])
+
+    def write_token_files(self) -> Path:
+        """Keep the token where pasted lines read it; return the path of the header file."""
+        header = self.settings.data_dir / HEADER_FILE
+        for path, text in (
+            (header, f"Authorization: Bearer {self.token}\n"),
+            (header.with_name(TOKEN_FILE), self.token),
+        ):
+            path.touch(mode=0o600)
+            path.write_text(text, encoding="ascii")
+        return header
 
     def wait_for_ai(self) -> AiOutcome:
         """Wait until every complete study was decided and no job is under way."""
