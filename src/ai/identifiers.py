@@ -30,7 +30,7 @@ def derived_uid(key: str, *names: object) -> str:
 
 def derived_uuid(key: str, *names: object) -> UUID:
     """A row id that depends on nothing but its arguments."""
-    return UUID(bytes=_digest(key, *names)[:16], version=8)
+    return UUID(bytes=_digest(key, *names)[:16], version=5)
 
 
 def _digest(*names: object) -> bytes:
