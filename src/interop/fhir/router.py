@@ -42,6 +42,7 @@ from interop.fhir.writing import Writer
 
 BASE = "/t/{tenant}/fhir/R4"
 FORM = "application/x-www-form-urlencoded"
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 class _OutsideWellKnown(StringConvertor):
@@ -55,7 +56,8 @@ register_url_convertor("fhir_path", _OutsideWellKnown())
 
 def routes() -> list[Route]:
     """The routes of all interactions; the last answers what no other does."""
-    return [*_INTERACTIONS, Route(BASE, unknown), Route(f"{BASE}/{{path:fhir_path}}", unknown)]
+    rest = [Route(path, unknown, methods=METHODS) for path in (BASE, f"{BASE}/{{path:fhir_path}}")]
+    return [*_INTERACTIONS, *rest]
 
 
 @public_endpoint
