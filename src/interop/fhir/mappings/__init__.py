@@ -11,6 +11,7 @@ from typing import Final
 
 from interop.fhir.lens import Lens
 from interop.fhir.mappings import (
+    ai_device,
     ai_job,
     condition,
     consent,
@@ -36,7 +37,7 @@ _FACTORIES: Final[tuple[Callable[[str | None], Lens], ...]] = (
     imaging_study.lens,
     observation.lens,
     ai_job.diagnostic_report,
-    ai_job.device,
+    ai_device.device,
     ai_job.provenance,
     ai_job.task,
     consent.lens,

@@ -15,23 +15,11 @@ from uuid import UUID
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.mappings import references
 from interop.fhir.mappings.body_site import BodySite
-from interop.fhir.mappings.converters import (
-    Choice,
-    Codes,
-    Coding,
-    FirstOf,
-    Fixed,
-    Float,
-    Moment,
-    Quantity,
-    Reference,
-    Text,
-    codings,
-    plain,
-    replaced,
-)
+from interop.fhir.mappings.concepts import Coding, Reference, codings, replaced
+from interop.fhir.mappings.converters import Codes, Float, Moment, Quantity, Text, plain
 from interop.fhir.mappings.imaging_study import Uid
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows
+from interop.fhir.mappings.places import Choice, FirstOf, Fixed
 from interop.fhir.mappings.systems import (
     AI_ASSERTED,
     AI_TRANSPARENCY,
@@ -41,6 +29,7 @@ from interop.fhir.mappings.systems import (
     SNOMED_CT,
     own,
 )
+from interop.fhir.mappings.tables import query
 from interop.fhir.mappings.views import ViewLens
 
 FINDING: Final = Coding(DICOM, "121071", "Finding")
@@ -216,12 +205,10 @@ WHERE p.tenant_id = %s AND p.id = %s
 
 def load(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | None:
     """A prediction with its job, study, region and last review."""
-    cursor = connection.execute(_SELECT, (tenant_id, row_id))
-    found = cursor.fetchone()
-    if found is None:
+    found = query(connection, _SELECT, tenant_id, row_id)
+    if not found:
         return None
-    names = [column.name for column in cursor.description or ()]
-    data: dict[str, Any] = dict(zip(names, found, strict=True))
+    data = found[0]
 
     def named(resource_type: str, target: UUID | None) -> str | None:
         return references.literal(connection, tenant_id, resource_type, target) if target else None

@@ -13,24 +13,15 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from interop.fhir.lens import Connection, JsonObject
+from interop.fhir.lens import Connection
 from interop.fhir.mappings import references
 from interop.fhir.mappings.ai_finding import DISPLAYS, Alternate, Label
-from interop.fhir.mappings.converters import (
-    Choice,
-    Codes,
-    Coding,
-    Converter,
-    FirstOf,
-    Moment,
-    Reference,
-    References,
-    Text,
-    Within,
-)
+from interop.fhir.mappings.concepts import Coding, Reference
+from interop.fhir.mappings.converters import Codes, Converter, Moment, Text
 from interop.fhir.mappings.imaging_study import Uid
-from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows
+from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows, constant
 from interop.fhir.mappings.organization import dicomweb_address
+from interop.fhir.mappings.places import Choice, FirstOf, References, Within
 from interop.fhir.mappings.systems import (
     AI_ASSERTED,
     AI_DEVICE,
@@ -39,6 +30,7 @@ from interop.fhir.mappings.systems import (
     OWN,
     PARTICIPANT_TYPE,
 )
+from interop.fhir.mappings.tables import query
 from interop.fhir.mappings.views import ViewLens
 
 DISCLAIMER: Final = "Trained on synthetic images. Not for clinical use."
@@ -109,10 +101,6 @@ class DicomUid:
         return {"system": DICOM_UID, "value": Uid().put(value, None)}
 
 
-def _constant(template: JsonObject) -> Any:
-    return lambda row: template
-
-
 TASK: Final = ResourceMapping(
     "Task",
     "ai_inference_jobs",
@@ -155,7 +143,7 @@ TASK: Final = ResourceMapping(
             FirstOf(Output("DICOM SEG", "valueIdentifier", DicomUid())),
         ),
     ],
-    template=_constant({"intent": "order", "priority": "routine", "code": FULFILL.concept()}),
+    template=constant({"intent": "order", "priority": "routine", "code": FULFILL.concept()}),
 )
 
 DIAGNOSTIC_REPORT: Final = ResourceMapping(
@@ -177,7 +165,7 @@ DIAGNOSTIC_REPORT: Final = ResourceMapping(
         Entry("sr_url", "presentedForm", FirstOf(Attachment(SR_TITLE))),
         Entry("seg_url", "presentedForm", FirstOf(Attachment(SEG_TITLE))),
     ],
-    template=_constant({"category": [RADIOLOGY.concept()], "code": REPORT.concept()}),
+    template=constant({"category": [RADIOLOGY.concept()], "code": REPORT.concept()}),
 )
 
 PROVENANCE: Final = ResourceMapping(
@@ -205,60 +193,9 @@ PROVENANCE: Final = ResourceMapping(
             FirstOf(Within("what", Reference(("ImagingStudy",)), {"role": "source"})),
         ),
     ],
-    template=_constant({"reason": [AI_ASSERTED.concept()], "activity": CREATE.concept()}),
+    template=constant({"reason": [AI_ASSERTED.concept()], "activity": CREATE.concept()}),
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Property:
-    """The code of a Device property, known by the text of its type."""
-
-    text: str
-
-    @property
-    def label(self) -> str:
-        return f"valueCode.text of the property {self.text!r}"
-
-    def get(self, node: Any) -> str | None:
-        if not isinstance(node, Mapping) or (node.get("type") or {}).get("text") != self.text:
-            return None
-        return next((Text().get(item.get("text")) for item in node.get("valueCode") or []), None)
-
-    def put(self, value: str | None, node: Any) -> Any:
-        return {"type": {"text": self.text}, "valueCode": [{"text": value}]}
-
-
-@dataclass(frozen=True, slots=True)
-class Disclaimer:
-    """Whether a note says that the model is experimental."""
-
-    label: str = "the note with our disclaimer"
-
-    def get(self, node: Any) -> bool | None:
-        return True if isinstance(node, Mapping) and node.get("text") == DISCLAIMER else None
-
-    def put(self, value: bool | None, node: Any) -> Any:
-        return {"text": DISCLAIMER} if value else None
-
-
-DEVICE: Final = ResourceMapping(
-    "Device",
-    "ai_model_versions",
-    [
-        Entry("manufacturer", "manufacturer", Text()),
-        Entry("name", "deviceName[type=model-name].name", Text()),
-        Entry("model_number", "modelNumber", Text()),
-        Entry("version_tag", "version[].value", Text()),
-        Entry("artifact_digest", "property", FirstOf(Property("bundle sha256"))),
-        Entry("is_experimental", "note", FirstOf(Disclaimer())),
-    ],
-    template=_constant(
-        {
-            "status": "active",
-            "type": {**AI_DEVICE.concept(), "text": "Artificial Intelligence (algorithm)"},
-        }
-    ),
-)
 
 _JOB: Final = """
 SELECT j.idempotency_key, j.status, j.state_reason, j.created_at, j.started_at, j.completed_at,
@@ -287,12 +224,6 @@ WHERE o.tenant_id = %s AND o.sop_instance_uid = %s
 """
 
 
-def _rows(connection: Connection, statement: str, *values: object) -> list[dict[str, Any]]:
-    cursor = connection.execute(statement.encode(), values)
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
 class _Job:
     """What is known of one job, with its references spelled out."""
 
@@ -313,7 +244,7 @@ class _Job:
         """Where DICOMweb has an object that the job has made."""
         if sop_instance_uid is None:
             return None
-        found = _rows(self._connection, _SERIES_OF, self._tenant_id, sop_instance_uid)
+        found = query(self._connection, _SERIES_OF, self._tenant_id, sop_instance_uid)
         if not found:
             return None
         base = dicomweb_address(public_url, self.data["slug"])
@@ -322,7 +253,7 @@ class _Job:
 
 
 def _job(connection: Connection, tenant_id: UUID, row_id: UUID) -> _Job | None:
-    found = _rows(connection, _JOB, tenant_id, row_id)
+    found = query(connection, _JOB, tenant_id, row_id)
     return _Job(connection, tenant_id, found[0]) if found else None
 
 
@@ -345,7 +276,7 @@ def _report_loader(public_url: str | None) -> Any:
         if job is None or not job.is_done:
             return None
         data = job.data
-        findings = _rows(connection, _FINDINGS, tenant_id, row_id)
+        findings = query(connection, _FINDINGS, tenant_id, row_id)
         is_reviewed = bool(findings) and all(item["review_action"] for item in findings)
         row: Row = {
             "label": "REVIEWED" if is_reviewed else "AI",
@@ -397,7 +328,7 @@ def _load_provenance(connection: Connection, tenant_id: UUID, row_id: UUID) -> R
     job = _job(connection, tenant_id, row_id)
     if job is None or not job.is_done:
         return None
-    findings = _rows(connection, _FINDINGS, tenant_id, row_id)
+    findings = query(connection, _FINDINGS, tenant_id, row_id)
     report = str(job.named("DiagnosticReport", row_id))
     completed: datetime = job.data["completed_at"] or job.data["created_at"]
     row = {
@@ -407,30 +338,6 @@ def _load_provenance(connection: Connection, tenant_id: UUID, row_id: UUID) -> R
         "recorded": completed,
         "device": job.device,
         "study": job.study,
-    }
-    return Rows(row)
-
-
-def _load_device(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | None:
-    found = _rows(
-        connection,
-        "SELECT m.name, m.vendor_name, m.regulatory_class, v.version_tag, v.artifact_digest"
-        " FROM ai_model_versions AS v JOIN ai_models AS m ON m.id = v.model_id WHERE v.id = %s"
-        " AND EXISTS (SELECT FROM ai_inference_jobs AS j"
-        " WHERE j.tenant_id = %s AND j.model_version_id = v.id)",
-        row_id,
-        tenant_id,
-    )
-    if not found:
-        return None
-    data = found[0]
-    row = {
-        "manufacturer": data["vendor_name"] or MANUFACTURER,
-        "name": data["name"],
-        "model_number": data["name"],
-        "version_tag": data["version_tag"],
-        "artifact_digest": data["artifact_digest"],
-        "is_experimental": True if data["regulatory_class"] == "EXPERIMENTAL" else None,
     }
     return Rows(row)
 
@@ -448,7 +355,3 @@ def diagnostic_report(public_url: str | None) -> ViewLens:
 
 def provenance(public_url: str | None) -> ViewLens:
     return ViewLens(PROVENANCE, _load_provenance, _ORIGIN)
-
-
-def device(public_url: str | None) -> ViewLens:
-    return ViewLens(DEVICE, _load_device, "a model version of this server")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from interop.fhir.lens import JsonObject
-from interop.fhir.mappings.converters import Coding, codings
+from interop.fhir.mappings.concepts import Coding, codings
 from interop.fhir.mappings.systems import (
     ADA_UNIVERSAL,
     BODY_SITE,

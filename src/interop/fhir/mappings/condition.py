@@ -10,18 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from interop.fhir.mappings.body_site import BodySite
-from interop.fhir.mappings.converters import (
-    Choice,
-    Coding,
-    Concept,
-    Moment,
-    Notes,
-    Reference,
-    Text,
-    codings,
-    replaced,
-)
+from interop.fhir.mappings.concepts import Coding, Concept, Reference, codings, replaced
+from interop.fhir.mappings.converters import Moment, Text
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row
+from interop.fhir.mappings.places import Choice, Notes
 from interop.fhir.mappings.systems import DENTAL, ICD10_CM, SNOMED_CT
 from interop.fhir.mappings.tables import TableLens
 

@@ -9,20 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from interop.fhir.lens import JsonObject
-from interop.fhir.mappings.converters import (
-    Codes,
-    Coding,
-    Concept,
-    FirstOf,
-    Moment,
-    Reference,
-    Text,
-)
-from interop.fhir.mappings.lens import Entry, ResourceMapping, Row
+from interop.fhir.mappings.concepts import Coding, Concept, Reference
+from interop.fhir.mappings.converters import Codes, Moment, Text
+from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, constant
 from interop.fhir.mappings.path import path
+from interop.fhir.mappings.places import FirstOf
 from interop.fhir.mappings.systems import own, own_extension
 from interop.fhir.mappings.tables import TableLens
 
@@ -92,10 +86,6 @@ def normalize(row: Row) -> Row:
     return row if row["granted_at"] else {**row, "revoked_at": None}
 
 
-def _template(row: Row) -> dict[str, Any]:
-    return {"scope": PRIVACY.concept(), "policyRule": OPT_IN.concept()}
-
-
 def mapping(public_url: str | None) -> ResourceMapping:
     return ResourceMapping(
         "Consent",
@@ -108,7 +98,7 @@ def mapping(public_url: str | None) -> ResourceMapping:
             Entry("source", f"extension[url={SOURCE}].valueCode", SOURCES, "API"),
             Entry("document_uri", "sourceAttachment.url", Text()),
         ],
-        template=_template,
+        template=constant({"scope": PRIVACY.concept(), "policyRule": OPT_IN.concept()}),
     )
 
 

@@ -8,21 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from interop.fhir.lens import JsonObject
-from interop.fhir.mappings.converters import (
-    Codes,
-    Coding,
-    Concept,
-    ConceptText,
-    FirstOf,
-    Moment,
-    Reference,
-    Within,
-)
-from interop.fhir.mappings.lens import Entry, ResourceMapping, Row
+from interop.fhir.mappings.concepts import Coding, Concept, ConceptText, Reference
+from interop.fhir.mappings.converters import Codes, Moment
+from interop.fhir.mappings.lens import Entry, ResourceMapping, constant
 from interop.fhir.mappings.path import path
+from interop.fhir.mappings.places import FirstOf, Within
 from interop.fhir.mappings.systems import CDT_SYSTEMS, own, own_extension
 from interop.fhir.mappings.tables import TableLens
 
@@ -138,10 +131,6 @@ def _set_moment(node: JsonObject, value: datetime | None) -> JsonObject:
     return _START.put(node, Moment().put(value, None))
 
 
-def _template(row: Row) -> dict[str, Any]:
-    return {"class": AMBULATORY.json()}
-
-
 def mapping(public_url: str | None) -> ResourceMapping:
     practitioner = Reference(("Practitioner",), public_url)
     location = Reference(("Location",), public_url)
@@ -161,7 +150,7 @@ def mapping(public_url: str | None) -> ResourceMapping:
             Entry("reason", "reasonCode", FirstOf(ConceptText())),
             Entry("location_id", "location", FirstOf(Within("location", location))),
         ],
-        template=_template,
+        template=constant({"class": AMBULATORY.json()}),
     )
 
 

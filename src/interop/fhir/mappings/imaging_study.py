@@ -16,19 +16,10 @@ from uuid import UUID
 from interop.errors import Conflict
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.mappings import references
-from interop.fhir.mappings.converters import (
-    Codes,
-    Coding,
-    Converter,
-    Day,
-    FirstOf,
-    Fixed,
-    Integer,
-    Moment,
-    Reference,
-    Text,
-)
+from interop.fhir.mappings.concepts import Coding, Reference
+from interop.fhir.mappings.converters import Codes, Converter, Day, Integer, Moment, Text
 from interop.fhir.mappings.lens import Children, Entry, ResourceMapping, Row, Rows
+from interop.fhir.mappings.places import FirstOf, Fixed
 from interop.fhir.mappings.systems import DICOM, DICOM_UID, IDENTIFIER_TYPE, SNOMED_CT, URI
 from interop.fhir.mappings.tables import refusing_bad_rows, select, spell, update, with_id
 from interop.fhir.mappings.views import ViewLens
@@ -74,7 +65,8 @@ class Modalities:
             for item in node or []
             if item.get("system") != DICOM or item.get("code") in (None, *value)
         ]
-        added = [code for code in value if code not in {item.get("code") for item in kept}]
+        known = self.get(kept)
+        added = [code for code in value if code not in known]
         return [*kept, *(Coding(DICOM, code).json() for code in added)] or None
 
 
@@ -315,7 +307,7 @@ class ImagingStudyLens(ViewLens):
             column: references.resolve(connection, tenant_id, row[column]) if row[column] else None
             for column in CLIENT_COLUMNS
         }
-        with refusing_bad_rows(connection, self.resource_type):
+        with refusing_bad_rows(self.resource_type):
             key = {"tenant_id": tenant_id, "id": row_id}
             update(connection, "imaging_studies", {**links, "updated_by": actor}, key)
         return []

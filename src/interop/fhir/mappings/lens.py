@@ -221,6 +221,11 @@ class ResourceMapping:
         return result
 
 
+def constant(template: JsonObject) -> Callable[[Row], JsonObject]:
+    """A template that is the same for every row."""
+    return lambda row: template
+
+
 def get_entries(entries: Iterable[Entry], node: JsonObject) -> Row:
     """The columns that the entries read from a node."""
     return {column: value for entry in entries for column, value in entry.get(node).items()}

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from interop.fhir.mappings.converters import (
-    Codes,
-    Concept,
-    FirstAndRest,
-    FirstOf,
-    Float,
-    Reference,
-    Text,
-)
-from interop.fhir.mappings.lens import Entry, ResourceMapping, Row
+from interop.fhir.mappings.concepts import Concept, Reference
+from interop.fhir.mappings.converters import Codes, Float, Text
+from interop.fhir.mappings.lens import Entry, ResourceMapping, constant
+from interop.fhir.mappings.places import FirstAndRest, FirstOf
 from interop.fhir.mappings.systems import own
 from interop.fhir.mappings.tables import TableLens
 
@@ -52,10 +46,6 @@ class Position:
         return {**(node or {}), "longitude": longitude, "latitude": latitude}
 
 
-def _template(row: Row) -> dict[str, Any]:
-    return {"mode": "instance"}
-
-
 def mapping(public_url: str | None) -> ResourceMapping:
     return ResourceMapping(
         "Location",
@@ -81,7 +71,7 @@ def mapping(public_url: str | None) -> ResourceMapping:
             Entry("time_zone", f"extension[url={TIME_ZONE}].valueCode", Text()),
             Entry("parent_location_id", "partOf", Reference(("Location",), public_url)),
         ],
-        template=_template,
+        template=constant({"mode": "instance"}),
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from interop.fhir.lens import Connection
-from interop.fhir.mappings.converters import Boolean, Codes, Coding, Reference, Text
+from interop.fhir.mappings.concepts import Coding, Reference
+from interop.fhir.mappings.converters import Boolean, Codes, Text
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows
 from interop.fhir.mappings.systems import OWN
 from interop.fhir.mappings.views import ViewLens

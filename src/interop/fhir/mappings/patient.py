@@ -14,20 +14,10 @@ from datetime import date, datetime
 from typing import Any, Final
 
 from interop.fhir.lens import JsonObject
-from interop.fhir.mappings.converters import (
-    CodeOf,
-    Codes,
-    Coding,
-    Concept,
-    Day,
-    FirstAndRest,
-    Moment,
-    Text,
-    codings,
-    replaced,
-    without_choice,
-)
+from interop.fhir.mappings.concepts import CodeOf, Coding, Concept, codings, replaced
+from interop.fhir.mappings.converters import Codes, Day, Moment, Text
 from interop.fhir.mappings.lens import Children, Entry, ResourceMapping
+from interop.fhir.mappings.places import FirstAndRest, without_choice
 from interop.fhir.mappings.systems import IDENTIFIER_TYPE, LANGUAGE, US_CORE
 from interop.fhir.mappings.tables import TableLens
 

@@ -13,8 +13,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from interop.fhir.lens import Connection, JsonObject
-from interop.fhir.mappings.converters import Coding, Concept, FirstOf, Text, Within
+from interop.fhir.mappings.concepts import Coding, Concept
+from interop.fhir.mappings.converters import Text
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Rows
+from interop.fhir.mappings.places import FirstOf, Within
 from interop.fhir.mappings.systems import NPI, NUCC, own
 from interop.fhir.mappings.tables import delete, insert, refusing_bad_rows, update, with_id
 
@@ -111,7 +113,7 @@ class PractitionerLens:
     ) -> list[str]:
         row = dict(self.get(resource).row)
         full_name, user_type = row.pop("full_name"), row.pop("user_type")
-        with refusing_bad_rows(connection, self.resource_type):
+        with refusing_bad_rows(self.resource_type):
             key = {"tenant_id": tenant_id, "user_id": row_id}
             if update(connection, "user_tenants", {**row, "updated_by": actor}, key):
                 connection.execute(
@@ -136,7 +138,7 @@ class PractitionerLens:
 
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
         """End the membership. The user stays: rows of the past name who did what."""
-        with refusing_bad_rows(connection, self.resource_type):
+        with refusing_bad_rows(self.resource_type):
             delete(connection, "user_tenants", {"tenant_id": tenant_id, "user_id": row_id})
 
     def _select(

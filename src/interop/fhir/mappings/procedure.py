@@ -11,19 +11,10 @@ from typing import Any, Final
 
 from interop.fhir.lens import JsonObject
 from interop.fhir.mappings.body_site import BodySite
-from interop.fhir.mappings.converters import (
-    Codes,
-    FirstOf,
-    Moment,
-    Notes,
-    Reference,
-    Text,
-    Within,
-    codings,
-    replaced,
-    without_choice,
-)
+from interop.fhir.mappings.concepts import Reference, codings, replaced
+from interop.fhir.mappings.converters import Codes, Moment, Text
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row
+from interop.fhir.mappings.places import FirstOf, Notes, Within, without_choice
 from interop.fhir.mappings.systems import CDT, CDT_SYSTEMS, DENTAL
 from interop.fhir.mappings.tables import TableLens
 

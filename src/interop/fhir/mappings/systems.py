@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from interop.fhir.mappings.converters import Coding
+from interop.fhir.mappings.concepts import Coding
 
 OWN: Final = "urn:dental-interop"
 _HL7: Final = "http://terminology.hl7.org/CodeSystem"

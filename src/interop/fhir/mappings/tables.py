@@ -8,9 +8,9 @@ its column empty and the reference in the resource (see `waits_for`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 from interop.errors import Conflict, Unprocessable
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.mappings import references
-from interop.fhir.mappings.converters import Reference
+from interop.fhir.mappings.concepts import Reference
 from interop.fhir.mappings.lens import Children, Entry, ResourceMapping, Row, Rows
 
 
@@ -81,11 +81,15 @@ class TableLens:
         waiting = [rows.row[c] for c in self.needs if c in self.links and resolved[c] is None]
         if waiting:
             return references.local_parts(connection, tenant_id, waiting)
-        with refusing_bad_rows(connection, self.resource_type):
-            self._upsert(connection, tenant_id, row_id, {**rows.row, **resolved}, actor)
+        row = {**rows.row, **resolved}
+        with refusing_bad_rows(self.resource_type):
+            is_new = self._upsert(connection, tenant_id, row_id, row, actor)
             for children in self.mapping.children:
                 wanted = rows.children[children.table]
-                self._synchronize(connection, tenant_id, row_id, children, wanted, actor)
+                if is_new:
+                    self._add(connection, tenant_id, row_id, children, wanted, actor)
+                else:
+                    self._synchronize(connection, tenant_id, row_id, children, wanted, actor)
         return []
 
     def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:
@@ -105,16 +109,43 @@ class TableLens:
 
     def _upsert(
         self, connection: Connection, tenant_id: UUID, row_id: UUID, row: Row, actor: str
-    ) -> None:
+    ) -> bool:
+        """Insert or change the row; whether it is new."""
         fixed = {entry.columns[0] for entry in self.mapping.entries if entry.insert_only}
-        values = {**row, **self.where, "updated_by": actor}
-        changes = {column: value for column, value in values.items() if column not in fixed}
-        if update(connection, self.mapping.table, changes, {"tenant_id": tenant_id, "id": row_id}):
-            return
-        identity = {"tenant_id": tenant_id, "id": row_id, "created_by": actor}
-        # A NULL is left to the default of the column, where it has one.
-        given = {column: value for column, value in values.items() if value is not None}
-        insert(connection, self.mapping.table, {**identity, **given})
+        key = {"tenant_id": tenant_id, "id": row_id}
+        values = {**key, **self.where, **row, "created_by": actor, "updated_by": actor}
+        changed = [column for column in (*row, "updated_by") if column not in fixed]
+        # A row of another kind under the same id is not ours to change.
+        ours = sql.SQL(" WHERE {}").format(_matching(self.where, self.mapping.table))
+        statement = sql.SQL(
+            "INSERT INTO {table} ({columns}) VALUES ({places})"
+            " ON CONFLICT (tenant_id, id) DO UPDATE SET {changes}{ours} RETURNING xmax = 0"
+        ).format(
+            table=sql.Identifier(self.mapping.table),
+            columns=sql.SQL(", ").join(map(sql.Identifier, values)),
+            places=sql.SQL(", ").join(map(sql.Placeholder, values)),
+            changes=sql.SQL(", ").join(
+                sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(column)) for column in changed
+            ),
+            ours=ours if self.where else sql.SQL(""),
+        )
+        written = connection.execute(statement, _bound(values)).fetchone()
+        if written is None:
+            raise Conflict(f"a record of another kind has the id {row_id}; choose another id")
+        return bool(written[0])
+
+    def _add(
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        row_id: UUID,
+        children: Children,
+        rows: Iterable[Row],
+        actor: str,
+    ) -> None:
+        for row in rows:
+            identity = {"tenant_id": tenant_id, self.parent: row_id, "created_by": actor}
+            insert(connection, children.table, {**identity, **row})
 
     def _synchronize(
         self,
@@ -140,9 +171,7 @@ class TableLens:
                     update(connection, children.table, {**found, "updated_by": actor}, key)
         for child_id in present:
             delete(connection, children.table, {"tenant_id": tenant_id, "id": child_id})
-        for row in left:
-            identity = {"tenant_id": tenant_id, self.parent: row_id, "created_by": actor}
-            insert(connection, children.table, {**identity, **row})
+        self._add(connection, tenant_id, row_id, children, left, actor)
 
     # -- presenting -----------------------------------------------------------------------------
 
@@ -174,7 +203,7 @@ class TableLens:
         return any(references.resolve(connection, tenant_id, item) is None for item in needed)
 
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
-        with refusing_bad_rows(connection, self.resource_type):
+        with refusing_bad_rows(self.resource_type):
             key = {"tenant_id": tenant_id, "id": row_id, **self.where}
             delete(connection, self.mapping.table, key)
 
@@ -236,11 +265,10 @@ def with_id(resource: JsonObject, row_id: UUID) -> JsonObject:
 
 
 @contextmanager
-def refusing_bad_rows(connection: Connection, resource_type: str) -> Iterator[None]:
-    """Turn what the tables refuse into an answer, keeping the caller's transaction usable."""
+def refusing_bad_rows(resource_type: str) -> Iterator[None]:
+    """Turn what the tables refuse into an answer; the transaction can then only be rolled back."""
     try:
-        with connection.transaction():
-            yield
+        yield
     except errors.ForeignKeyViolation as error:
         raise Conflict(
             f"{resource_type} is still referred to ({error.diag.table_name}); delete or change"
@@ -267,6 +295,13 @@ def select(
     )
     found = connection.execute(statement, dict(key)).fetchall()
     return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+def query(connection: Connection, statement: LiteralString, *values: object) -> list[Row]:
+    """The rows of a statement, by the names of its columns."""
+    cursor = connection.execute(statement, values)
+    names = [column.name for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def insert(connection: Connection, table: str, row: Row) -> None:
@@ -299,9 +334,10 @@ def delete(connection: Connection, table: str, key: Mapping[str, Any]) -> None:
     connection.execute(statement, dict(key))
 
 
-def _matching(key: Mapping[str, Any]) -> sql.Composable:
+def _matching(key: Mapping[str, Any], *table: str) -> sql.Composable:
     return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(column), sql.Placeholder(column)) for column in key
+        sql.SQL("{} = {}").format(sql.Identifier(*table, column), sql.Placeholder(column))
+        for column in key
     )
 
 

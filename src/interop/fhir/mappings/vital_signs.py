@@ -10,17 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from interop.fhir.lens import JsonObject
-from interop.fhir.mappings.converters import (
-    Choice,
-    Coding,
-    FirstOf,
-    Moment,
-    Quantity,
-    Reference,
-    has_coding,
-    without_choice,
-)
+from interop.fhir.mappings.concepts import Coding, Reference, has_coding
+from interop.fhir.mappings.converters import Moment, Quantity
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row
+from interop.fhir.mappings.places import Choice, FirstOf, without_choice
 from interop.fhir.mappings.systems import LOINC
 from interop.fhir.mappings.tables import TableLens
 

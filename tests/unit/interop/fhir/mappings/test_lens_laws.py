@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from interop.fhir.mappings import (
+    ai_device,
     ai_finding,
     ai_job,
     build_lenses,
@@ -33,6 +34,7 @@ from interop.fhir.mappings import (
     organization,
     patient,
     perio,
+    perio_sites,
     practitioner,
     procedure,
     vital_signs,
@@ -158,8 +160,10 @@ SITE_ROW = record(
     mobility_grade=maybe(st.integers(0, 3)),
     furcation_involvement=maybe(st.integers(0, 4)),
 )
-SITES = st.dictionaries(st.sampled_from(list(perio.SITES)), SITE_ROW, max_size=6).map(
-    lambda found: tuple({"site": site, **found[site]} for site in perio.SITES if site in found)
+SITES = st.dictionaries(st.sampled_from(list(perio_sites.SITES)), SITE_ROW, max_size=6).map(
+    lambda found: tuple(
+        {"site": site, **found[site]} for site in perio_sites.SITES if site in found
+    )
 )
 INSTANCE = record(
     sop_instance_uid=UIDS,
@@ -452,7 +456,7 @@ CASES: dict[str, Case] = {
         {},
     ),
     "Device": (
-        ai_job.DEVICE,
+        ai_device.DEVICE,
         record(
             manufacturer=TEXT,
             name=TEXT,

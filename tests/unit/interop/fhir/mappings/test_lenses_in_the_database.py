@@ -20,8 +20,8 @@ import pytest
 
 from interop.errors import Conflict, Unprocessable
 from interop.fhir import json as fhir_json
-from interop.fhir.mappings import LENSES, perio, references
-from interop.fhir.mappings.ai_job import DISCLAIMER
+from interop.fhir.mappings import LENSES, perio, perio_sites, references
+from interop.fhir.mappings.ai_device import DISCLAIMER
 from interop.fhir.mappings.practitioner import NOT_PRESENTED
 from interop.fhir.rendering import render_stale
 from interop.fhir.row_writing import RowWriter, resolve_waiting
@@ -641,7 +641,7 @@ def test_a_location_becomes_a_row_and_comes_back_whole(server: Server) -> None:
 
 def a_tooth(patient: Resource, depth: object) -> Resource:
     mesiobuccal = {"system": "urn:dental-interop:periodontal-site", "code": "MB"}
-    site = {"url": perio.SITE, "valueCodeableConcept": {"coding": [mesiobuccal]}}
+    site = {"url": perio_sites.SITE, "valueCodeableConcept": {"coding": [mesiobuccal]}}
     return {
         "resourceType": "Observation",
         "id": unique("tooth"),
