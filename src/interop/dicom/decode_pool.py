@@ -6,6 +6,7 @@ error that says so, and the parent never runs a codec itself.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import queue
@@ -85,7 +86,6 @@ class DecodePool:
         self._idle: queue.LifoQueue[DecodeChild | None] = queue.LifoQueue()
         for _ in range(size):
             self._idle.put(None)
-        self._size = size
 
     def ask(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         """Return (header, body) of the answer.
@@ -116,12 +116,14 @@ class DecodePool:
 
     def close(self) -> None:
         """Stop the idle children."""
-        for _ in range(self._size):
-            with suppress(queue.Empty):
-                child = self._idle.get_nowait()
-                if child is not None:
-                    child.close()
-                self._idle.put(None)
+        taken = []
+        with suppress(queue.Empty):
+            while True:
+                taken.append(self._idle.get_nowait())
+        for child in taken:
+            if child is not None:
+                child.close()
+            self._idle.put(None)
 
 
 _pools: dict[int, DecodePool] = {}
@@ -134,6 +136,8 @@ def shared_pool() -> DecodePool:
     with _pools_lock:
         pool = _pools.get(pid)
         if pool is None:
+            if not _pools:
+                atexit.register(close_shared_pool)
             _pools.clear()
             pool = _pools[pid] = DecodePool()
         return pool

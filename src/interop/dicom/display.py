@@ -134,7 +134,7 @@ def _looked_up(table: LookUpTable, values: NDArray[np.float64]) -> NDArray[np.fl
         table.first - 65536 if table.first >= 32768 and values.min(initial=0) < 0 else table.first
     )
     index = np.clip(np.rint(values) - first, 0, len(data) - 1).astype(np.intp)
-    return data[index].astype(np.float64)
+    return np.asarray(data[index], np.float64)
 
 
 def _table_values(table: LookUpTable) -> NDArray[np.uint16]:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
+import pydicom.data
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from interop.dicom.spool import Spool, Spooled
+
+# The files that come inside the pydicom wheel; asking pydicom for them would try to download more.
+_DATA = Path(pydicom.data.__file__).parent
+CORPUS = sorted(
+    path
+    for folder in ("test_files", "charset_files")
+    for path in (_DATA / folder).rglob("*")
+    if path.is_file() and path.suffix in (".dcm", "")
+)
 
 INTRAORAL = "1.2.840.10008.5.1.4.1.1.1.3"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
