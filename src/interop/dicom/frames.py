@@ -8,6 +8,8 @@ the object on demand.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import LiteralString, Protocol
 from uuid import UUID
 
@@ -30,12 +32,14 @@ from interop.dicom.pixels import PixelDescription, describe
 from interop.dicom.walker import PIXEL_TAGS, UNDEFINED
 from interop.errors import NotFound, Unprocessable
 from storage.database import Connection
-from storage.objects import ObjectStore
+from storage.objects.store import ObjectStat
 
 __all__ = [
     "COLUMNS",
+    "FrameObjects",
     "FrameRange",
     "FrameRow",
+    "OneFile",
     "StoredFrames",
     "bulk_value",
     "can_decode",
@@ -44,10 +48,43 @@ __all__ = [
     "load_row",
     "native_frame",
     "read_frame",
+    "stored_frame",
+    "stored_row",
 ]
 
 _HEAD = 256 << 10
 _WORD_BITS = {b"OW": 16, b"OF": 32, b"OL": 32, b"OD": 64, b"OV": 64}
+
+
+class FrameObjects(Protocol):
+    """The part of an object store that reading frames needs."""
+
+    def get(self, key: str) -> bytes: ...
+    def get_range(self, key: str, offset: int, length: int) -> bytes: ...
+    def stat(self, key: str) -> ObjectStat: ...
+    def local_path(self, key: str) -> Path | None: ...
+
+
+class OneFile:
+    """A file where an object store is asked for; every key is this file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get(self, key: str) -> bytes:
+        return self._path.read_bytes()
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        with self._path.open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def stat(self, key: str) -> ObjectStat:
+        found = self._path.stat()
+        return ObjectStat(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
+
+    def local_path(self, key: str) -> Path | None:
+        return self._path
 
 
 class StoredFrames(Protocol):
@@ -121,7 +158,7 @@ def frame_range(row: StoredFrames, index: int) -> FrameRange | None:
     return None
 
 
-def read_frame(objects: ObjectStore, row: StoredFrames, index: int) -> bytes:
+def read_frame(objects: FrameObjects, row: StoredFrames, index: int) -> bytes:
     """Return a frame as it is stored: its codestream, or uncompressed little endian pixels."""
     raw = stored_frame(objects, row, index)
     if row.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
@@ -129,7 +166,7 @@ def read_frame(objects: ObjectStore, row: StoredFrames, index: int) -> bytes:
     return raw
 
 
-def stored_frame(objects: ObjectStore, row: StoredFrames, index: int) -> bytes:
+def stored_frame(objects: FrameObjects, row: StoredFrames, index: int) -> bytes:
     """Return a frame's bytes in the stored byte order. Raises NotFound and Unprocessable."""
     found = frame_range(row, index)
     if found is None:
@@ -140,13 +177,13 @@ def stored_frame(objects: ObjectStore, row: StoredFrames, index: int) -> bytes:
     return join_fragments(raw) if found.is_fragmented else raw
 
 
-def native_frame(objects: ObjectStore, row: StoredFrames, index: int) -> bytes:
+def native_frame(objects: FrameObjects, row: StoredFrames, index: int) -> bytes:
     """Return a frame uncompressed, little endian, pixel by pixel, whatever its storage.
 
     Compressed frames are decoded in the limited child process. Raises Unprocessable.
     """
-    instance = parse_stored(objects, row.storage_uri)
-    whole = _row_of(instance, row)
+    # The caller's table may hold only the frames that it needs.
+    whole = stored_row(objects, row.storage_uri)
     if row.transfer_syntax_uid not in COMPRESSED:
         return read_frame(objects, whole, index)
     described = description(objects, whole, index)
@@ -155,7 +192,7 @@ def native_frame(objects: ObjectStore, row: StoredFrames, index: int) -> bytes:
     return pixels
 
 
-def description(objects: ObjectStore, row: FrameRow, index: int) -> PixelDescription:
+def description(objects: FrameObjects, row: FrameRow, index: int) -> PixelDescription:
     """Return what decoding and displaying the frame needs. Raises Unprocessable."""
     return describe(
         row.dicom_json,
@@ -165,7 +202,7 @@ def description(objects: ObjectStore, row: FrameRow, index: int) -> PixelDescrip
     )
 
 
-def bulk_value(objects: ObjectStore, key: str, path: str) -> tuple[str, bytes]:
+def bulk_value(objects: FrameObjects, key: str, path: str) -> tuple[str, bytes]:
     """Return (VR, bytes, little endian) of a bulk data path of the stored DICOM JSON.
 
     Not for encapsulated pixel data, whose frames are read one by one. Raises NotFound.
@@ -184,7 +221,7 @@ def bulk_value(objects: ObjectStore, key: str, path: str) -> tuple[str, bytes]:
     return vr.decode("ascii"), raw
 
 
-def parse_stored(objects: ObjectStore, key: str) -> Instance:
+def parse_stored(objects: FrameObjects, key: str) -> Instance:
     """Parse a stored object, from its head where that is enough."""
     try:
         path = objects.local_path(key)
@@ -197,11 +234,13 @@ def parse_stored(objects: ObjectStore, key: str) -> Instance:
         raise Unprocessable(failure.message) from failure
 
 
-def _row_of(instance: Instance, row: StoredFrames) -> FrameRow:
+def stored_row(objects: FrameObjects, key: str) -> FrameRow:
+    """Return what a row of the object says, read from the object itself. Raises Unprocessable."""
+    instance = parse_stored(objects, key)
     frames = instance.frames
     return FrameRow(
-        storage_uri=row.storage_uri,
-        transfer_syntax_uid=row.transfer_syntax_uid,
+        storage_uri=key,
+        transfer_syntax_uid=instance.transfer_syntax_uid,
         number_of_frames=frames.number_of_frames,
         pixel_data_offset=frames.pixel_data_offset,
         frame_length=frames.frame_length,
@@ -210,14 +249,14 @@ def _row_of(instance: Instance, row: StoredFrames) -> FrameRow:
     )
 
 
-def _inflated(objects: ObjectStore, key: str, instance: Instance) -> bytes:
+def _inflated(objects: FrameObjects, key: str, instance: Instance) -> bytes:
     try:
         return inflate(objects.get(key)[instance.meta.dataset_offset :], DEFAULT_LIMITS)
     except Failure as failure:
         raise Unprocessable(failure.message) from failure
 
 
-def _made_frame(objects: ObjectStore, row: StoredFrames, index: int) -> bytes:
+def _made_frame(objects: FrameObjects, row: StoredFrames, index: int) -> bytes:
     """Cut a frame out of inflated or bit-packed pixel data."""
     instance = parse_stored(objects, row.storage_uri)
     bits = _frame_bits(instance)
@@ -251,6 +290,6 @@ def _frame_bits(instance: Instance) -> int | None:
     return bits_per_frame(instance, tag)
 
 
-def _little_endian(objects: ObjectStore, row: StoredFrames, raw: bytes) -> bytes:
+def _little_endian(objects: FrameObjects, row: StoredFrames, raw: bytes) -> bytes:
     allocated = parse_stored(objects, row.storage_uri).integer(0x00280100) or 8
     return swap_words(raw, allocated // 8) if allocated >= 16 else raw

@@ -6,6 +6,7 @@ happen in the limited child process (security.md B5).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,11 +14,19 @@ from numpy.typing import NDArray
 
 from interop.dicom.decodable import can_decode
 from interop.dicom.decode_pool import DecodePool, shared_pool
-from interop.dicom.frames import FrameRow, description, stored_frame
+from interop.dicom.frames import (
+    FrameObjects,
+    FrameRow,
+    OneFile,
+    description,
+    stored_frame,
+    stored_row,
+)
 from interop.dicom.pixels import PixelDescription
 from interop.errors import NotAcceptable, Unprocessable
-from storage.objects import ObjectStore
 
+# Part of the entity tag of every image: raise it when the same pixels come out differently.
+VERSION = "1"
 THUMBNAIL_SIDE = 256
 _THUMBNAIL_QUALITY = 80
 _MOST_SAMPLES = 256_000_000
@@ -59,7 +68,7 @@ class RenderParameters(Protocol):
 
 
 def render_frame(
-    objects: ObjectStore,
+    objects: FrameObjects,
     row: FrameRow,
     index: int,
     parameters: RenderParameters,
@@ -84,8 +93,26 @@ def render_frame(
     )
 
 
+def render_object(
+    objects: FrameObjects,
+    key: str,
+    index: int,
+    parameters: RenderParameters,
+    pool: DecodePool | None = None,
+) -> bytes:
+    """Render a frame of a stored object of which only the key is known; parses its header."""
+    return render_frame(objects, stored_row(objects, key), index, parameters, pool)
+
+
+def render(
+    file: Path, index: int, parameters: RenderParameters, pool: DecodePool | None = None
+) -> bytes:
+    """Render a frame of a file, counted from 0."""
+    return render_object(OneFile(file), str(file), index, parameters, pool)
+
+
 def thumbnail(
-    objects: ObjectStore,
+    objects: FrameObjects,
     row: FrameRow,
     index: int | None = None,
     *,
@@ -106,7 +133,7 @@ def thumbnail(
 
 
 def display_pixels(
-    objects: ObjectStore, row: FrameRow, index: int = 0, pool: DecodePool | None = None
+    objects: FrameObjects, row: FrameRow, index: int = 0, pool: DecodePool | None = None
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Return all bits of a frame with larger values brighter; colour as [rows, columns, 3]."""
     described, frame = _described_frame(objects, row, index)
@@ -119,7 +146,7 @@ def display_pixels(
 
 
 def _picture(
-    objects: ObjectStore,
+    objects: FrameObjects,
     row: FrameRow,
     index: int,
     wanted: dict[str, object],
@@ -132,7 +159,7 @@ def _picture(
 
 
 def _described_frame(
-    objects: ObjectStore, row: FrameRow, index: int
+    objects: FrameObjects, row: FrameRow, index: int
 ) -> tuple[PixelDescription, bytes]:
     if not row.number_of_frames:
         raise NotAcceptable("the instance has no pixel data and so no picture")

@@ -150,6 +150,21 @@ def test_viewport_crops_and_keeps_the_aspect_ratio(objects: ObjectStore) -> None
     assert part.shape == (80, 80)
 
 
+def test_file_object_and_row_render_the_same(objects: ObjectStore, tmp_path: Path) -> None:
+    content = encoded(instance(rows=20, columns=30, frames=3))
+    stored = row(objects, content)
+    file = tmp_path / "file"
+    file.write_bytes(content)
+
+    made = {
+        render.render_frame(objects, stored, 1, Parameters()),
+        render.render_object(objects, stored.storage_uri, 1, Parameters()),
+        render.render(file, 1, Parameters()),
+    }
+
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize("media_type", ["image/jpeg", "image/png", "image/gif"])
 def test_image_types(objects: ObjectStore, media_type: str) -> None:
     made = render.render_frame(
