@@ -39,5 +39,13 @@ def configure_logging(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # These libraries log each statement, header or association at INFO.
-    for noisy in ("alembic", "procrastinate", "pynetdicom", "httpx", "botocore", "psycopg.pool"):
+    for noisy in (
+        "alembic",
+        "highdicom",
+        "procrastinate",
+        "pynetdicom",
+        "httpx",
+        "botocore",
+        "psycopg.pool",
+    ):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
