@@ -18,7 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from interop.dicom import render
-from interop.dicomweb.bulkdata import local_file
+from interop.dicom.frames import COLUMNS as SOURCE_COLUMNS
+from interop.dicom.frames import FrameRow
 from interop.dicomweb.errors import SECURITY_HEADERS
 from interop.dicomweb.frames import frame_numbers
 from interop.dicomweb.media_types import MULTIPART, MediaType, accepted
@@ -35,6 +36,10 @@ MAX_IMAGES = 100
 THUMBNAIL = Viewport(256, 256)
 _COLUMNS = (
     "s.id, e.series_uid, o.sop_instance_uid, o.storage_uri, o.hash, coalesce(o.number_of_frames, 0)"
+)
+_SOURCES = (
+    f"SELECT {SOURCE_COLUMNS} FROM imaging_objects o"
+    " WHERE o.tenant_id = %(tenant_id)s AND o.storage_uri = ANY(%(keys)s)"
 )
 
 
@@ -54,6 +59,9 @@ class Picture(NamedTuple):
 
     row: ImageRow
     frame: int
+
+
+Sources = dict[str, FrameRow]
 
 
 async def retrieve_rendered(request: Request) -> Response:
@@ -84,16 +92,17 @@ async def _answer(request: Request, *, is_thumbnail: bool) -> Response:
             raise NotAcceptable(f"{len(numbers)} frames are served as {MULTIPART} only")
         else:
             pictures = [one_picture(rows, numbers, middle_frame=is_thumbnail)]
-        audited(read, target, len({picture.row.sop_instance_uid for picture in pictures}))
+        sources = await _sources(read, pictures)
+        audited(read, target, len(sources))
     etag = tag_of(pictures, rendering)
     if is_current(request, etag):
         return Response(status_code=304, headers={**SECURITY_HEADERS, **REVALIDATE, "ETag": etag})
     headers = {**REVALIDATE, "ETag": etag}
     if wants_all(wanted) and not is_thumbnail:
         writer = MultipartWriter(rendering.media_type)
-        body = await primed(_parts(services, target, pictures, rendering, writer))
+        body = await primed(_parts(services, target, pictures, sources, rendering, writer))
         return streamed(body, writer.content_type, headers)
-    image = await to_thread.run_sync(_render, services, pictures[0], rendering)
+    image = await to_thread.run_sync(_render, services, pictures[0], sources, rendering)
     merged = {**SECURITY_HEADERS, **headers}
     return Response(image, media_type=rendering.media_type, headers=merged)
 
@@ -113,6 +122,13 @@ async def _images(read: Read, target: Target) -> list[ImageRow]:
     if not images:
         raise NotAcceptable("there is no image to render here; retrieve the instance itself")
     return images
+
+
+async def _sources(read: Read, pictures: list[Picture]) -> Sources:
+    """Where the pixels of the pictures are, by storage key."""
+    keys = list({picture.row.storage_uri for picture in pictures})
+    rows = await read.rows(_SOURCES, {"keys": keys})
+    return {row[0]: FrameRow(*row) for row in rows}
 
 
 def one_picture(rows: list[ImageRow], numbers: list[int] | None, *, middle_frame: bool) -> Picture:
@@ -154,19 +170,19 @@ async def _parts(
     services: Services,
     target: Target,
     pictures: list[Picture],
+    sources: Sources,
     rendering: Rendering,
     writer: MultipartWriter,
 ) -> AsyncIterator[bytes]:
     for picture in pictures:
-        image = await to_thread.run_sync(_render, services, picture, rendering)
+        image = await to_thread.run_sync(_render, services, picture, sources, rendering)
         url = target.instance_url(picture.row.series_uid, picture.row.sop_instance_uid)
         location = f"{url}/frames/{picture.frame}/rendered"
         yield writer.head(rendering.media_type, location) + image
     yield writer.tail()
 
 
-def _render(services: Services, picture: Picture, rendering: Rendering) -> bytes:
+def _render(services: Services, picture: Picture, sources: Sources, rendering: Rendering) -> bytes:
     """Render one frame; blocking."""
-    folder = services.settings.spool_dir
-    with local_file(services.objects, picture.row.storage_uri, folder) as file:
-        return render.render(file, picture.frame - 1, rendering)
+    row = sources[picture.row.storage_uri]
+    return render.render_frame(services.objects, row, picture.frame - 1, rendering)

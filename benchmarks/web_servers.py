@@ -1,0 +1,158 @@
+"""The two servers of the web benchmark as processes: ours with all it does, Debian's Orthanc.
+
+Both keep their default durability (files synced). Orthanc gets `TCP_NODELAY=1`, without which it
+waits 40 ms for a delayed ACK, and no authentication; ours checks a token, writes an audit row for
+each request and runs under row-level security.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from interop.access import Scopes
+from interop.services import open_tokens
+from interop.settings import Settings
+from storage.database import Database
+from storage.embedded import EmbeddedPostgres
+from storage.migrations import upgrade
+from storage.tenancy import TenantDirectory
+
+ORTHANC = Path("/usr/sbin/Orthanc")
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
+
+@dataclass
+class Running:
+    """A server under load: where it is, and the memory of its processes."""
+
+    name: str
+    base: str
+    headers: dict[str, str]
+    pid: int
+    peak_bytes: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        """Note the largest resident set of any one process: a worker is what has a budget."""
+        while not self.stop.wait(0.05):
+            for process in self._processes():
+                try:
+                    self.peak_bytes = max(self.peak_bytes, process.memory_info().rss)
+                except psutil.Error:
+                    continue
+
+    def _processes(self) -> list[psutil.Process]:
+        try:
+            top = psutil.Process(self.pid)
+            return [top, *top.children(recursive=True)]
+        except psutil.Error:
+            return []
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def process(argv: list[str], port: int, log: Path, env: dict[str, str]) -> Iterator[int]:
+    """Run a server until the block ends."""
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            argv, stdout=out, stderr=out, env=os.environ | env, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if child.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"the server did not start; see {log}") from None
+                time.sleep(0.05)
+        yield child.pid
+    finally:
+        try:
+            os.killpg(child.pid, signal.SIGTERM)
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+@contextmanager
+def ours(folder: Path, app: str, workers: int) -> Iterator[Running]:
+    """Embedded PostgreSQL, local objects, granian workers."""
+    port = free_port()
+    with EmbeddedPostgres(folder / "postgres") as postgres:
+        upgrade(postgres.owner_url)
+        owner = Database(postgres.owner_url)
+        tenant = TenantDirectory(owner).create("bench", ae_title="BENCH")
+        owner.close()
+        settings = Settings(
+            data_dir=folder, database_url=postgres.app_url, http_port=port, http_workers=workers
+        )
+        database = Database(postgres.app_url)
+        scopes = Scopes.parse("system/*.cruds")
+        token = open_tokens(settings, database).issue(tenant, None, "benchmark", scopes)
+        database.close()
+        argv = [
+            sys.executable, "-m", "granian", "--interface", "asgi", "--factory", "--host",
+            "127.0.0.1", "--port", str(port), "--workers", str(workers), "--loop", "uvloop",
+            "--log-level", "warning", app,
+        ]  # fmt: skip
+        env = {
+            "INTEROP_DATA_DIR": str(folder),
+            "INTEROP_DATABASE_URL": postgres.app_url,
+            "INTEROP_HTTP_PORT": str(port),
+        }
+        with process(argv, port, folder / "http.log", env) as pid:
+            root = f"http://127.0.0.1:{port}/t/bench/dicom-web"
+            running = Running("ours", root, {"Authorization": f"Bearer {token}"}, pid)
+            yield running
+            running.stop.set()
+
+
+@contextmanager
+def orthanc(folder: Path) -> Iterator[Running]:
+    """Debian's Orthanc with its DICOMweb plugin, without DIMSE."""
+    if not ORTHANC.exists() or not PLUGIN.exists():
+        raise RuntimeError("Orthanc is not installed: apt-get install orthanc orthanc-dicomweb")
+    port = free_port()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    configuration = {
+        "Name": "bench", "StorageDirectory": str(folder / "store"),
+        "IndexDirectory": str(folder / "store"), "Plugins": [str(PLUGIN)], "HttpPort": port,
+        "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "DicomServerEnabled": False,
+        "KeepAlive": True, "TcpNoDelay": True, "HttpThreadsCount": 50,
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }  # fmt: skip
+    path = folder / "orthanc.json"
+    path.write_text(json.dumps(configuration))
+    with process(
+        [str(ORTHANC), str(path)], port, folder / "orthanc.log", {"TCP_NODELAY": "1"}
+    ) as pid:
+        running = Running("Orthanc", f"http://127.0.0.1:{port}/dicom-web", {}, pid)
+        yield running
+        running.stop.set()
