@@ -24,6 +24,9 @@ SOURCES: dict[str, str] = {
     "consents": "SELECT * FROM {rows} AS rows WHERE subject_type = 'PATIENT'",
     "users": "SELECT m.tenant_id, m.user_id FROM {rows} AS u"
     " JOIN user_tenants AS m ON m.user_id = u.id",
+    # What a review says of a finding, the report of its job says too.
+    "ai_review_events": "SELECT e.tenant_id, e.prediction_id, p.job_id FROM {rows} AS e"
+    " JOIN ai_predictions AS p ON p.tenant_id = e.tenant_id AND p.id = e.prediction_id",
     "tenants": "SELECT s.tenant_id, s.id FROM {rows} AS t"
     " JOIN tenant_settings AS s ON s.tenant_id = t.id",
 }
@@ -50,7 +53,10 @@ PRESENTED: dict[str, tuple[Presented, ...]] = {
     ),
     "vital_signs": (Presented("Observation"),),
     "ai_predictions": (Presented("Observation"),),
-    "ai_review_events": (Presented("Observation", "prediction_id"),),
+    "ai_review_events": (
+        Presented("Observation", "prediction_id"),
+        Presented("DiagnosticReport", "job_id"),
+    ),
     "ai_inference_jobs": (
         Presented("Task"),
         Presented("DiagnosticReport"),

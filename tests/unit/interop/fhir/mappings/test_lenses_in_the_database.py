@@ -1020,6 +1020,7 @@ def test_a_review_changes_the_status_and_the_label(
     assert finding["status"] == status
     assert [item["code"] for item in finding["meta"]["security"]] == ["CLINAST_AIRPT"]
     assert finding["performer"][1] == {"reference": f"Practitioner/{reviewer}"}
+    assert server.one("DiagnosticReport", study.job)["status"] == "final"
 
 
 def test_what_a_client_adds_to_a_finding_stays_and_what_the_rows_say_wins(server: Server) -> None:
