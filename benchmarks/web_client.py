@@ -26,23 +26,32 @@ class Figures:
 
 
 class Connection:
-    """One keep-alive connection."""
+    """One keep-alive connection, opened again where the server closed it between requests."""
 
     def __init__(self, base: str, headers: dict[str, str]) -> None:
         parts = urlsplit(base)
         assert parts.hostname
+        self.address = (parts.hostname, parts.port or 80)
         self.prefix = parts.path
         self.fixed = f"Host: {parts.netloc}\r\n" + "".join(
             f"{name}: {value}\r\n" for name, value in headers.items()
         )
-        self.socket = socket.create_connection((parts.hostname, parts.port or 80), 60)
+        self._open()
+
+    def _open(self) -> None:
+        self.socket = socket.create_connection(self.address, 60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.file = self.socket.makefile("rb", buffering=1 << 18)
 
     def get(self, path: str, accept: str) -> tuple[int, int]:
         head = f"GET {self.prefix}{path} HTTP/1.1\r\n{self.fixed}Accept: {accept}\r\n\r\n"
-        self.socket.sendall(head.encode())
-        return self.answer()
+        try:
+            self.socket.sendall(head.encode())
+            return self.answer()
+        except (ConnectionError, IndexError):
+            self._open()
+            self.socket.sendall(head.encode())
+            return self.answer()
 
     def post(self, path: str, content_type: str, body: list[bytes]) -> tuple[int, int]:
         length = sum(map(len, body))
