@@ -25,7 +25,7 @@ from interop.fhir.mappings.tables import refusing_bad_rows, select, spell, updat
 from interop.fhir.mappings.views import ViewLens
 
 # A study of more instances lists its series only: a resource is read whole, DICOMweb in parts.
-MAX_LISTED_INSTANCES: Final = 2000
+MAX_LISTED_INSTANCES: Final = 1000
 ACCESSION: Final = Coding(IDENTIFIER_TYPE, "ACSN", "Accession ID")
 LATERALITIES: Final = {
     "L": Coding(SNOMED_CT, "7771000", "Left"),
@@ -328,7 +328,8 @@ class ImagingStudyLens(ViewLens):
         row = dict(rows.row)
         for column, target in CLIENT_COLUMNS.items():
             spelled = said.get(column)
-            row[column] = spell(connection, tenant_id, (target,), row[column], spelled)
+            meant = references.resolve(connection, tenant_id, spelled) if spelled else None
+            row[column] = spell(connection, tenant_id, (target,), row[column], spelled, meant)
         return with_id(self.put(Rows(row, rows.children), stored), row_id)
 
 

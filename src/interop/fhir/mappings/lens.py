@@ -160,6 +160,8 @@ class Children:
 
     def _rank(self, row: Row) -> tuple[Any, ...]:
         leading = tuple((row[column] is None, row[column]) for column in self.order)
+        if self.key:
+            return *leading, *map(str, self._key(row))
         return *leading, repr(sorted(row.items(), key=_name_of))
 
     def _is_row(self, item: Any) -> bool:

@@ -28,6 +28,7 @@ from interop.fhir.mappings.systems import DENTAL, LOINC, own
 from interop.fhir.mappings.tables import (
     delete,
     insert,
+    mark_stale,
     refusing_bad_rows,
     select,
     spell,
@@ -104,11 +105,17 @@ def exam_mapping(public_url: str | None) -> ResourceMapping:
     )
 
 
+_READER: Final = tooth_mapping(None)
+# What was withdrawn is no row: a row says that something was measured.
+WITHDRAWN: Final = ("entered-in-error", "cancelled")
+
+
 def is_tooth(resource: JsonObject) -> bool:
     """Whether the rows can hold the Observation: a panel of a tooth with a site and a moment."""
-    row = tooth_mapping(None).get(resource).row
-    needed = (row["measured_at"], row["tooth_number"], row["sites"])
-    return has_coding(resource.get("code"), *PANELS) and all(needed)
+    if resource.get("status") in WITHDRAWN or not has_coding(resource.get("code"), *PANELS):
+        return False
+    row = _READER.get(resource).row
+    return all((row["measured_at"], row["tooth_number"], row["sites"]))
 
 
 def is_exam(resource: JsonObject) -> bool:
@@ -194,6 +201,7 @@ class ToothLens:
             for site in present:
                 key = {"tenant_id": tenant_id, "observation_id": row_id, "site": site}
                 delete(connection, "perio_measurements", key)
+        self._mark_exam(connection, tenant_id, row_id)
         return []
 
     def exists(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> bool:
@@ -222,13 +230,25 @@ class ToothLens:
         said = self.get(stored).row if stored else {}
         for column, target in {**_LINKS, "measured_by_id": "Practitioner"}.items():
             spelled = said.get(column)
-            row[column] = spell(connection, tenant_id, (target,), row[column], spelled)
+            meant = references.resolve(connection, tenant_id, spelled) if spelled else None
+            row[column] = spell(connection, tenant_id, (target,), row[column], spelled, meant)
         return with_id(self.put(Rows(row), stored), row_id)
 
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
+        self._mark_exam(connection, tenant_id, row_id)
         with refusing_bad_rows(self.resource_type):
             key = {"tenant_id": tenant_id, "observation_id": row_id}
             delete(connection, "perio_measurements", key)
+
+    def _mark_exam(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
+        """The exam names its teeth: have it rendered when one comes, changes or goes."""
+        found = connection.execute(
+            "SELECT exam_observation_id FROM perio_measurements"
+            " WHERE tenant_id = %s AND observation_id = %s LIMIT 1",
+            (tenant_id, row_id),
+        ).fetchone()
+        if found is not None:
+            mark_stale(connection, tenant_id, self.resource_type, found[0])
 
     def _rows(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> list[Row]:
         key = {"tenant_id": tenant_id, "observation_id": row_id}

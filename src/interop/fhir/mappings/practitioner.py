@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.mappings.concepts import Coding, Concept
@@ -103,6 +103,18 @@ class PractitionerLens:
     def put(self, rows: Rows, resource: JsonObject | None) -> JsonObject:
         return MAPPING.put(rows, resource)
 
+    def row_id(
+        self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID
+    ) -> UUID | None:
+        """The proposed row, unless a user elsewhere has that id, who must not become a member."""
+        found = connection.execute(
+            "SELECT u.created_by = %(feed)s AND u.email IS NULL OR EXISTS"
+            " (SELECT FROM user_tenants AS m WHERE m.tenant_id = %(tenant)s AND m.user_id = u.id)"
+            " FROM users AS u WHERE u.id = %(user)s",
+            {"feed": _feed_of(tenant_id), "tenant": tenant_id, "user": proposed},
+        ).fetchone()
+        return proposed if found is None or found[0] else uuid4()
+
     def write(
         self,
         connection: Connection,
@@ -122,8 +134,12 @@ class PractitionerLens:
                     (full_name, actor, row_id, _feed_of(tenant_id)),
                 )
             else:
-                user = {"id": row_id, "full_name": full_name, "created_by": _feed_of(tenant_id)}
-                insert(connection, "users", user)
+                connection.execute(
+                    "INSERT INTO users AS known (id, full_name, created_by) VALUES (%s, %s, %s)"
+                    " ON CONFLICT (id) DO UPDATE SET full_name = EXCLUDED.full_name"
+                    " WHERE known.created_by = EXCLUDED.created_by AND known.email IS NULL",
+                    (row_id, full_name, _feed_of(tenant_id)),
+                )
                 membership = {**key, **row, "user_type": user_type, "created_by": actor}
                 insert(connection, "user_tenants", membership)
         return []

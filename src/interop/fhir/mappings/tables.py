@@ -182,12 +182,14 @@ class TableLens:
         if row is None:
             return None
         row = self.normalize(row)
-        if stored and self._is_waiting(connection, tenant_id, stored):
-            return stored
         said = self.get(stored).row if stored else {}
         for column, types in self.links.items():
             spelled = said.get(column)
-            row[column] = spell(connection, tenant_id, types, row[column], spelled)
+            meant = references.resolve(connection, tenant_id, spelled) if spelled else None
+            if spelled and meant is None and column in self.needs:
+                # The stored resource is newer than its row, which it cannot have yet.
+                return stored
+            row[column] = spell(connection, tenant_id, types, row[column], spelled, meant)
         children = {
             item.table: item.sorted(
                 child for _, child in self._children(connection, tenant_id, row_id, item)
@@ -195,12 +197,6 @@ class TableLens:
             for item in self.mapping.children
         }
         return with_id(self.put(Rows(row, children), stored), row_id)
-
-    def _is_waiting(self, connection: Connection, tenant_id: UUID, stored: JsonObject) -> bool:
-        """Whether the stored resource is newer than its row, which it cannot have yet."""
-        row = self.get(stored).row
-        needed = [row[column] for column in self.needs if column in self.links and row[column]]
-        return any(references.resolve(connection, tenant_id, item) is None for item in needed)
 
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
         with refusing_bad_rows(self.resource_type):
@@ -244,12 +240,12 @@ def spell(
     types: tuple[str, ...],
     target: UUID | None,
     spelled: str | None,
+    meant: UUID | None,
 ) -> str | None:
-    """The reference to a row, as the client spelled it where it means the same row.
+    """The reference to a row, as the client `spelled` it where it `meant` the same row.
 
     Where the column is empty, a reference stays that still waits for its resource.
     """
-    meant = references.resolve(connection, tenant_id, spelled) if spelled else None
     if target is None:
         return spelled if meant is None else None
     return (
@@ -332,6 +328,21 @@ def delete(connection: Connection, table: str, key: Mapping[str, Any]) -> None:
     """Remove the rows of a key."""
     statement = sql.SQL("DELETE FROM {} WHERE {}").format(sql.Identifier(table), _matching(key))
     connection.execute(statement, dict(key))
+
+
+def mark_stale(connection: Connection, tenant_id: UUID, resource_type: str, row_id: UUID) -> None:
+    """Have a resource rendered that a lens' write has changed besides its own.
+
+    The staleness triggers keep quiet about the writes of lenses; this says what they would.
+    """
+    connection.execute(
+        "INSERT INTO fhir_resources AS known"
+        " (tenant_id, resource_type, resource_id, row_id, version, last_updated, body, stale)"
+        " VALUES (%(tenant_id)s, %(type)s, %(row_id)s::text, %(row_id)s, 0, now(), '', true)"
+        " ON CONFLICT (tenant_id, resource_type, row_id) DO UPDATE SET stale = true",
+        {"tenant_id": tenant_id, "type": resource_type, "row_id": row_id},
+    )
+    connection.execute("SELECT pg_notify('fhir_stale', %s)", (str(tenant_id),))
 
 
 def _matching(key: Mapping[str, Any], *table: str) -> sql.Composable:

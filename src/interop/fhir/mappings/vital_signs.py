@@ -205,12 +205,6 @@ def _is_other_panel(node: JsonObject) -> bool:
     return not is_single
 
 
-def is_vital_signs(resource: JsonObject) -> bool:
-    """Whether the row can hold the Observation: a moment, a patient and a measure."""
-    row = mapping(None).get(resource).row
-    return row["measured_at"] is not None and any(row[column] is not None for column in COLUMNS)
-
-
 def _template(row: Row) -> dict[str, Any]:
     return {"status": "final", "category": [CATEGORY.concept()]}
 
@@ -229,6 +223,17 @@ def mapping(public_url: str | None) -> ResourceMapping:
         ],
         template=_template,
     )
+
+
+_READER: Final = mapping(None)
+
+
+def is_vital_signs(resource: JsonObject) -> bool:
+    """Whether the row can hold the Observation: a moment, a measure, and not withdrawn."""
+    if resource.get("status") in ("entered-in-error", "cancelled"):
+        return False
+    row = _READER.get(resource).row
+    return row["measured_at"] is not None and any(row[column] is not None for column in COLUMNS)
 
 
 def lens(public_url: str | None) -> TableLens:

@@ -581,6 +581,31 @@ def test_the_name_of_a_user_who_signs_in_is_not_changed_over_fhir(server: Server
     assert found == [("Ada Molar", "HYGIENIST")]
 
 
+def test_a_user_of_another_tenant_never_becomes_a_member(
+    server: Server, other_server: Server
+) -> None:
+    theirs = other_server.add("users", full_name="Secret Name")
+    other_server.add("user_tenants", user_id=theirs)
+    practitioner = {"resourceType": "Practitioner", "id": str(theirs), "name": [{"text": "Eve"}]}
+
+    server.write(practitioner)
+
+    assert row_of(server, practitioner) != theirs
+    assert server.sql("SELECT 1 FROM user_tenants WHERE user_id = %s", theirs) == []
+    assert server.sql("SELECT full_name FROM users WHERE id = %s", theirs) == [("Secret Name",)]
+
+
+def test_a_practitioner_who_was_deleted_can_come_back(server: Server) -> None:
+    practitioner = {"resourceType": "Practitioner", "id": str(uuid4()), "name": [{"text": "A B"}]}
+    server.write(practitioner)
+    server.delete("Practitioner", str(practitioner["id"]))
+
+    server.write({**practitioner, "name": [{"text": "A C"}]})
+
+    found = server.sql("SELECT full_name FROM users WHERE id = %s", row_of(server, practitioner))
+    assert found == [("A C",)]
+
+
 @pytest.mark.parametrize("user_type", NOT_PRESENTED)
 def test_users_who_are_no_practitioners_are_not_presented(server: Server, user_type: str) -> None:
     user = server.add("users", full_name="Somebody")
@@ -722,6 +747,34 @@ def test_a_chart_written_in_sql_is_one_observation_a_tooth(server: Server) -> No
     assert left == [("MB",)]
     server.delete("Observation", str(tooth_id))
     assert server.sql("SELECT 1 FROM perio_measurements WHERE patient_id = %s", patient) == []
+
+
+def exam_of(server: Server, tooth: Resource) -> UUID:
+    found = server.sql(
+        "SELECT exam_observation_id FROM perio_measurements WHERE observation_id = %s",
+        row_of(server, tooth),
+    )
+    exam = found[0][0]
+    assert isinstance(exam, UUID)
+    return exam
+
+
+def test_an_exam_follows_the_teeth_that_clients_send_and_withdraw(server: Server) -> None:
+    patient = a_patient(server)
+    first = server.write(a_tooth(patient, 5))
+    exam = exam_of(server, first)
+    second = a_tooth(patient, 4)
+    second["bodySite"]["coding"][0]["code"] = "17"
+    server.write(second)
+    both = [{"reference": f"Observation/{item['id']}"} for item in (first, second)]
+
+    assert server.one("Observation", exam)["hasMember"] == sorted(both, key=str)
+
+    server.write({**second, "status": "entered-in-error"})
+    assert server.one("Observation", exam)["hasMember"] == both[:1]
+    assert server.one("Observation", second["id"])["status"] == "entered-in-error"
+    server.delete("Observation", first["id"])
+    assert server.read("Observation", exam) is None
 
 
 def test_a_charted_tooth_cannot_become_another_tooth(server: Server) -> None:
