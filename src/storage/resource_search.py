@@ -367,7 +367,7 @@ class SearchStatement:
                     f" WHERE m.ordinal <= {limit}"
                 )
         return (
-            f"SELECT w.type, w.id FROM ({' UNION '.join(branches)}) AS w"
+            f"SELECT DISTINCT w.type, w.id FROM ({' UNION '.join(branches)}) AS w"
             " JOIN fhir_resources AS i ON i.tenant_id = $1 AND i.resource_type = w.type"
             " AND i.resource_id = w.id AND NOT i.deleted AND i.version > 0"
             f" WHERE NOT (w.type = '{self.resource_type}' AND EXISTS (SELECT FROM matches AS m"

@@ -164,8 +164,9 @@ class Conditions:
             raise BadRequest(
                 f"{clause.name}={value[:64]!r}; expected an id, <type>/<id> or an absolute URL"
             )
-        whole = exact_key(text if target.resource_type else url)
-        return self._statement.reference_url(whole, exact_key(version) if version else None)
+        return self._statement.reference_url(
+            exact_key(url), exact_key(version) if version else None
+        )
 
     def _date(self, value: str, clause: Clause) -> RowCondition:
         return self._statement.date(*self._moment(value, clause))

@@ -93,7 +93,7 @@ def found(expression: str, resource: dict[str, Any]) -> list[Any]:
 
 
 def canonical(values: list[Any]) -> list[str]:
-    return sorted({standard_json.dumps(value, sort_keys=True) for value in values})
+    return sorted({standard_json.dumps(value, sort_keys=True, default=float) for value in values})
 
 
 @pytest.mark.slow
