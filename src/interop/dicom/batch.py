@@ -37,7 +37,7 @@ from interop.dicom.received import (
     transaction_columns,
 )
 from storage import jobs
-from storage.audit import INSERT_AUDIT, system_audit
+from storage.audit import system_audit
 from storage.database import Connection
 
 _SEX = {"M": "MALE", "F": "FEMALE", "O": "OTHER"}
@@ -63,6 +63,7 @@ class Batch:
     known: Snapshot
     results: dict[int, Result] = field(default_factory=dict)
     stale: set[tuple[str, UUID]] = field(default_factory=set)
+    outbox: list[dict[str, object]] = field(default_factory=list)
 
     @property
     def studies(self) -> dict[str, StudyRow]:
@@ -335,7 +336,6 @@ def _insert_series_and_objects(connection: Connection, batch: Batch) -> dict[UUI
         for received in group:
             objects.append(
                 {
-                    "tenant_id": batch.tenant_id,
                     "id": uuid4(),
                     "study_id": study.id,
                     "series_id": series_id,
@@ -345,7 +345,9 @@ def _insert_series_and_objects(connection: Connection, batch: Batch) -> dict[UUI
         added[study.id] = added.get(study.id, 0) + len(group)
     rows.execute_many(connection, rows.INSERT_SERIES, inserts)
     rows.execute_many(connection, rows.UPDATE_SERIES, updates)
-    rows.execute_many(connection, rows.INSERT_OBJECT, objects)
+    connection.execute(
+        rows.INSERT_OBJECTS, {"tenant_id": batch.tenant_id, "rows": rows.json_text(objects)}
+    )
     for n, received in pending:
         batch.results[n] = Result("stored")
         study = batch.studies[received.study_instance_uid]
@@ -380,7 +382,7 @@ def _json_object(parts: dict[int, str]) -> str:
 def _update_studies(connection: Connection, batch: Batch, added: dict[UUID, int]) -> None:
     changed = [study for study in batch.studies.values() if study.id in added]
     changed.sort(key=lambda study: study.study_uid)
-    updates, activity, outbox = [], [], []
+    updates, activity = [], []
     for study in changed:
         count = added[study.id]
         study.added = count
@@ -401,17 +403,10 @@ def _update_studies(connection: Connection, batch: Batch, added: dict[UUID, int]
         if study.starts_analysis:
             activity.append({"tenant_id": batch.tenant_id, "study_id": study.id, "added": count})
         payload = {"study_id": str(study.id), "study_instance_uid": study.study_uid, "added": count}
-        outbox.append(
-            {
-                "tenant_id": batch.tenant_id,
-                "topic": "imaging.study.received",
-                "payload": rows.json_text(payload),
-            }
-        )
+        batch.outbox.append({"topic": "imaging.study.received", "payload": payload})
         batch.stale.add(("ImagingStudy", study.id))
     rows.execute_many(connection, rows.UPDATE_STUDY, updates)
     rows.execute_many(connection, rows.UPSERT_ACTIVITY, activity)
-    rows.execute_many(connection, rows.INSERT_OUTBOX, outbox)
 
 
 def _counted(study: StudyRow) -> str:
@@ -504,8 +499,7 @@ def _log(connection: Connection, batch: Batch) -> None:
             transaction_row(batch.tenant_id, received, result.failure, received.started_at)
         )
         audits.append(audit_row(batch.tenant_id, received, result))
-    rows.execute_many(connection, rows.INSERT_TRANSACTION, transactions)
-    rows.execute_many(connection, INSERT_AUDIT, audits)
+    rows.log(connection, batch.tenant_id, transactions, audits, batch.outbox)
 
 
 def transaction_row(

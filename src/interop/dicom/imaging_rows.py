@@ -109,17 +109,24 @@ UPDATE_SERIES: LiteralString = (
     " WHERE tenant_id = %(tenant_id)s AND id = %(id)s"
 )
 
-INSERT_OBJECT: LiteralString = (
+# One statement for all objects of a batch: parameters cost more than rows.
+INSERT_OBJECTS: LiteralString = (
     "INSERT INTO imaging_objects (tenant_id, id, study_id, series_id, sop_instance_uid,"
     " sop_class_uid, transfer_syntax_uid, object_type, storage_uri, hash, dataset_hash, byte_size,"
     " dataset_offset, width, height, depth_slices, is_original, instance_number, number_of_frames,"
     " pixel_data_offset, frame_length, frame_table, dicom_json, source_ae_title, document_title,"
-    " content_date, content_time) VALUES (%(tenant_id)s, %(id)s, %(study_id)s, %(series_id)s,"
-    " %(sop_instance_uid)s, %(sop_class_uid)s, %(transfer_syntax_uid)s, 'DICOM', %(storage_uri)s,"
-    " %(hash)s, %(dataset_hash)s, %(byte_size)s, %(dataset_offset)s, %(width)s, %(height)s,"
-    " %(depth_slices)s, %(is_original)s, %(instance_number)s, %(number_of_frames)s,"
-    " %(pixel_data_offset)s, %(frame_length)s, %(frame_table)s, %(dicom_json)s,"
-    " %(source_ae_title)s, %(document_title)s, %(content_date)s, %(content_time)s)"
+    " content_date, content_time) SELECT %(tenant_id)s, r.id, r.study_id, r.series_id,"
+    " r.sop_instance_uid, r.sop_class_uid, r.transfer_syntax_uid, 'DICOM', r.storage_uri, r.hash,"
+    " r.dataset_hash, r.byte_size, r.dataset_offset, r.width, r.height, r.depth_slices,"
+    " r.is_original, r.instance_number, r.number_of_frames, r.pixel_data_offset, r.frame_length,"
+    " decode(r.frame_table, 'base64'), r.dicom_json, r.source_ae_title, r.document_title,"
+    " r.content_date, r.content_time FROM json_to_recordset(%(rows)s::json) AS r(id uuid,"
+    " study_id uuid, series_id uuid, sop_instance_uid text, sop_class_uid text,"
+    " transfer_syntax_uid text, storage_uri text, hash text, dataset_hash text, byte_size bigint,"
+    " dataset_offset bigint, width int, height int, depth_slices int, is_original bool,"
+    " instance_number int, number_of_frames int, pixel_data_offset bigint, frame_length bigint,"
+    " frame_table text, dicom_json text, source_ae_title text, document_title text,"
+    " content_date text, content_time text)"
 )
 
 UPDATE_STUDY: LiteralString = (
@@ -143,18 +150,28 @@ UPSERT_ACTIVITY: LiteralString = (
     " instance_count = known.instance_count + excluded.instance_count, check_scheduled = true"
 )
 
-INSERT_TRANSACTION: LiteralString = (
-    "INSERT INTO dicom_transactions (tenant_id, direction, operation, calling_ae_title,"
-    " called_ae_title, remote_address, sop_class_uid, sop_instance_uid, study_instance_uid,"
-    " transfer_syntax_uid, status_code, status, message, byte_size, started_at, completed_at)"
-    " VALUES (%(tenant_id)s, 'INBOUND', %(operation)s, %(calling_ae_title)s,"
-    " %(called_ae_title)s, %(remote_address)s, %(sop_class_uid)s, %(sop_instance_uid)s,"
-    " %(study_instance_uid)s, %(transfer_syntax_uid)s, %(status_code)s, %(status)s, %(message)s,"
-    " %(byte_size)s, %(started_at)s, now())"
-)
-
-INSERT_OUTBOX: LiteralString = (
-    "INSERT INTO outbox (tenant_id, topic, payload) VALUES (%(tenant_id)s, %(topic)s, %(payload)s)"
+# The transaction log, the audit trail (as storage.audit.INSERT_AUDIT) and the outbox in one go.
+INSERT_LOGS: LiteralString = (
+    "WITH logged AS (INSERT INTO dicom_transactions (tenant_id, direction, operation,"
+    " calling_ae_title, called_ae_title, remote_address, sop_class_uid, sop_instance_uid,"
+    " study_instance_uid, transfer_syntax_uid, status_code, status, message, byte_size,"
+    " started_at, completed_at) SELECT %(tenant_id)s, 'INBOUND', r.operation, r.calling_ae_title,"
+    " r.called_ae_title, r.remote_address, r.sop_class_uid, r.sop_instance_uid,"
+    " r.study_instance_uid, r.transfer_syntax_uid, r.status_code, r.status, r.message,"
+    " r.byte_size, r.started_at, now() FROM json_to_recordset(%(transactions)s::json) AS r("
+    " operation text, calling_ae_title text, called_ae_title text, remote_address text,"
+    " sop_class_uid text, sop_instance_uid text, study_instance_uid text,"
+    " transfer_syntax_uid text, status_code int, status text, message text, byte_size bigint,"
+    " started_at timestamptz)), told AS (INSERT INTO outbox (tenant_id, topic, payload)"
+    " SELECT %(tenant_id)s, r.topic, r.payload FROM json_to_recordset(%(outbox)s::json)"
+    " AS r(topic text, payload jsonb))"
+    " INSERT INTO audit_events (tenant_id, user_id, api_client_id, actor_type, event_type,"
+    " resource_type, resource_id, outcome, request_id, ip_address, user_agent, metadata)"
+    " SELECT %(tenant_id)s, r.user_id, r.api_client_id, r.actor_type, r.event_type,"
+    " r.resource_type, r.resource_id, r.outcome, r.request_id, r.ip_address, r.user_agent,"
+    " r.metadata::jsonb FROM json_to_recordset(%(audits)s::json) AS r(user_id uuid,"
+    " api_client_id uuid, actor_type text, event_type text, resource_type text, resource_id text,"
+    " outcome text, request_id text, ip_address text, user_agent text, metadata text)"
 )
 
 IS_QUARANTINED: LiteralString = (
@@ -169,17 +186,20 @@ INSERT_QUARANTINED: LiteralString = (
     " %(reason)s, %(source)s)"
 )
 
+# Also says that this transaction marks what it changes itself, once, instead of the triggers.
 SETTINGS: LiteralString = (
-    "SELECT default_issuer_of_patient_id, quiet_window_seconds FROM tenant_settings"
-    " WHERE tenant_id = %(tenant_id)s"
+    "SELECT set_config('app.lens', 'on', true), t.default_issuer_of_patient_id,"
+    " t.quiet_window_seconds FROM (SELECT 1) AS one LEFT JOIN tenant_settings t"
+    " ON t.tenant_id = %(tenant_id)s"
 )
 
 # As the triggers of storage/migrations/triggers.py do per statement, but once per transaction.
 MARK_STALE: LiteralString = (
-    "INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id, row_id, version,"
+    "WITH told AS (SELECT pg_notify('fhir_stale', %(tenant_id)s::text))"
+    " INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id, row_id, version,"
     " last_updated, body, stale)"
     " SELECT %(tenant_id)s, t.resource_type, t.row_id::text, t.row_id, 0, now(), '', true"
-    " FROM unnest(%(types)s::text[], %(row_ids)s::uuid[]) AS t(resource_type, row_id)"
+    " FROM told, unnest(%(types)s::text[], %(row_ids)s::uuid[]) AS t(resource_type, row_id)"
     " ORDER BY 2, 3"
     " ON CONFLICT (tenant_id, resource_type, row_id) DO UPDATE SET stale = true"
     " WHERE NOT known.stale"
@@ -232,8 +252,6 @@ def read_and_lock(
     """Read all that a batch must know in one round trip, and lock its studies."""
     values = {"tenant_id": tenant_id, "uids": study_uids, "series_uids": series_uids}
     with connection.pipeline():
-        # The rows are presented by marking once at the end, not by a trigger per statement.
-        connection.execute("SELECT set_config('app.lens', 'on', true)")
         settings = connection.execute(SETTINGS, values)
         studies = connection.execute(LOCK_STUDIES, values)
         activity = connection.execute(LOCK_ACTIVITY, values)
@@ -251,8 +269,8 @@ def read_and_lock(
             objects={row[0]: (row[1], row[2]) for row in objects.fetchall()},
             studies=found,
             series={(row[0], row[1]): (row[2], row[3]) for row in series.fetchall()},
-            issuer=(configured[0] or "") if configured else "",
-            quiet_window_seconds=configured[1] if configured else None,
+            issuer=(configured[1] or "") if configured else "",
+            quiet_window_seconds=configured[2] if configured else None,
         )
 
 
@@ -269,6 +287,25 @@ def execute_many(
         connection.execute(statement, row)
 
 
+def log(
+    connection: Connection,
+    tenant_id: UUID,
+    transactions: Sequence[dict[str, Any]],
+    audits: Sequence[dict[str, Any]],
+    outbox: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write the transaction log, the audit trail and the outbox."""
+    connection.execute(
+        INSERT_LOGS,
+        {
+            "tenant_id": tenant_id,
+            "transactions": json_text(transactions),
+            "audits": json_text(audits),
+            "outbox": json_text(outbox),
+        },
+    )
+
+
 def mark_stale(connection: Connection, tenant_id: UUID, marks: set[tuple[str, UUID]]) -> None:
     """Mark FHIR resources stale and tell the renderers."""
     if not marks:
@@ -281,7 +318,6 @@ def mark_stale(connection: Connection, tenant_id: UUID, marks: set[tuple[str, UU
             "row_ids": [row_id for _, row_id in marks],
         },
     )
-    connection.execute("SELECT pg_notify('fhir_stale', %s)", (str(tenant_id),))
 
 
 def json_text(value: object) -> str:

@@ -31,7 +31,7 @@ from interop.dicom.part10 import Instance, parse
 from interop.dicom.received import Received, transaction_columns
 from interop.dicom.spool import Spool, Spooled
 from interop.dicom.uids import has_leading_zero, is_uid, require_uid
-from storage.audit import INSERT_AUDIT, system_audit
+from storage.audit import system_audit
 from storage.database import Database
 from storage.objects import ObjectStore
 from storage.objects.files import LocalObjectStore
@@ -234,8 +234,7 @@ class Ingest:
         )
         try:
             with self._database.connection(tenant.id) as connection:
-                connection.execute(rows.INSERT_TRANSACTION, transaction)
-                connection.execute(INSERT_AUDIT, audit)
+                rows.log(connection, tenant.id, [transaction], [audit])
         except psycopg.Error as error:
             # The sender gets its refusal all the same; nothing was stored.
             logger.error("ingest.refusal.not_logged", extra={"sqlstate": error.sqlstate})

@@ -7,6 +7,7 @@ those of PS3.18 Tables 10.6.3-3 and 10.6.3-4, taken from the object as it was se
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 
@@ -172,7 +173,7 @@ def object_columns(received: Received) -> dict[str, object]:
         "number_of_frames": min(frames.number_of_frames, 2**31 - 1),
         "pixel_data_offset": frames.pixel_data_offset,
         "frame_length": frames.frame_length,
-        "frame_table": frames.table,
+        "frame_table": b64encode(frames.table).decode("ascii") if frames.table else None,
         "dicom_json": instance.dicom_json.decode("utf-8"),
         "source_ae_title": received.source.calling_ae_title,
         "document_title": column(instance.text(0x00420010)) or None,
