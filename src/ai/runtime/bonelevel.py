@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.dentition import fdi_of_label, side_of_midline
+from ai.runtime.regions import Area
 
 Float = NDArray[np.float32]
 Point = tuple[float, float]
@@ -53,13 +54,14 @@ class BoneLevel:
     line: tuple[Point, Point]
 
 
-def frame_of(mask: NDArray[np.bool_], part: Float, label: int) -> ToothFrame | None:
+def frame_of(area: Area, part: Float, label: int) -> ToothFrame | None:
     """Return the frame of a tooth, or None when crown or root cannot be told apart.
 
     `part` is 4 x H x W: background, crown, exposed root, root in bone.
     """
-    rows, columns = np.nonzero(mask)
-    crown, root = part[1][mask], part[2][mask] + part[3][mask]
+    rows, columns = area.rows, area.columns
+    crown = part[1, rows, columns]
+    root = part[2, rows, columns] + part[3, rows, columns]
     if crown.sum() < 12 or root.sum() < 12:
         return None
     top = np.array([np.average(columns, weights=crown), np.average(rows, weights=crown)])
@@ -88,15 +90,14 @@ def frame_of(mask: NDArray[np.bool_], part: Float, label: int) -> ToothFrame | N
     )
 
 
-def measure(mask: NDArray[np.bool_], part: Float, frame: ToothFrame) -> BoneLevel | None:
+def measure(area: Area, part: Float, frame: ToothFrame) -> BoneLevel | None:
     """Return the bone level, or None when the root is too short to measure."""
     root_length = frame.apex - frame.cej
     if root_length < 6:
         return None
-    rows, columns = np.nonzero(mask)
+    rows, columns = area.rows, area.columns
     u, s = frame.to_frame(columns.astype(float), rows.astype(float))
-    exposed, in_bone = part[2][mask], part[3][mask]
-    crown = part[1][mask]
+    crown, exposed, in_bone = part[1:4, rows, columns]
     sides = []
     for chosen, offset in ((u < 0, -0.7), (u >= 0, 0.7)):
         root = chosen & (s > frame.cej - 2)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from ai.runtime.bonelevel import ToothFrame
-from ai.runtime.regions import Float, ToothRegion
+from ai.runtime.regions import Area, Float, ToothRegion
 
 # Candidates below these are never reported; the reporting threshold is the bundle's.
 CANDIDATE_LEVEL = 0.25
@@ -24,7 +24,7 @@ class Lesion:
     label: int
     surface: str | None
     raw_score: float
-    mask: NDArray[np.bool_]
+    area: Area
 
 
 def find_caries(
@@ -33,16 +33,16 @@ def find_caries(
     """Return at most one lesion per tooth surface, the likeliest."""
     label_picture = np.zeros(probability.shape, dtype=np.uint8)
     for tooth in teeth:
-        label_picture[tooth.mask] = tooth.label
+        label_picture[tooth.area.rows, tooth.area.columns] = tooth.label
     best: dict[tuple[int, str | None], Lesion] = {}
-    for mask, score in _candidates(probability, SMALLEST_CARIES):
-        touched = np.bincount(label_picture[mask], minlength=33)
+    for area, score in _candidates(probability, SMALLEST_CARIES):
+        touched = np.bincount(label_picture[area.rows, area.columns], minlength=33)
         touched[0] = 0
         label = int(np.argmax(touched))
         if touched[label] == 0:
             continue
-        surface = _surface(mask, frames.get(label))
-        lesion = Lesion(label, surface, score, mask)
+        surface = _surface(area, frames.get(label))
+        lesion = Lesion(label, surface, score, area)
         known = best.get((label, surface))
         if known is None or known.raw_score < score:
             best[label, surface] = lesion
@@ -54,14 +54,14 @@ def find_periapical(
 ) -> list[Lesion]:
     """Return at most one lesion per tooth: the one with the root end nearest to it."""
     best: dict[int, Lesion] = {}
-    for mask, score in _candidates(probability, SMALLEST_PERIAPICAL):
-        label = _nearest_root(mask, teeth, frames)
+    for area, score in _candidates(probability, SMALLEST_PERIAPICAL):
+        label = _nearest_root(area, teeth, frames)
         if label is not None and (label not in best or best[label].raw_score < score):
-            best[label] = Lesion(label, None, score, mask)
+            best[label] = Lesion(label, None, score, area)
     return list(best.values())
 
 
-def _candidates(probability: Float, smallest: int) -> list[tuple[NDArray[np.bool_], float]]:
+def _candidates(probability: Float, smallest: int) -> list[tuple[Area, float]]:
     pieces, _ = ndimage.label(probability > CANDIDATE_LEVEL, structure=np.ones((3, 3)))
     found = []
     for number, place in enumerate(ndimage.find_objects(pieces), start=1):
@@ -71,18 +71,17 @@ def _candidates(probability: Float, smallest: int) -> list[tuple[NDArray[np.bool
         if int(piece.sum()) < smallest:
             continue
         values = np.sort(probability[place][piece])[::-1]
-        mask = np.zeros(probability.shape, dtype=np.bool_)
-        mask[place] = piece
-        found.append((mask, float(values[: max(smallest, len(values) // 3)].mean())))
+        rows, columns = np.nonzero(piece)
+        area = Area(rows + place[0].start, columns + place[1].start)
+        found.append((area, float(values[: max(smallest, len(values) // 3)].mean())))
     return found
 
 
-def _surface(mask: NDArray[np.bool_], frame: ToothFrame | None) -> str | None:
+def _surface(area: Area, frame: ToothFrame | None) -> str | None:
     """Return M, D or O from where the middle of the lesion lies in the crown."""
     if frame is None:
         return None
-    rows, columns = np.nonzero(mask)
-    u, s = frame.to_frame(np.array([columns.mean()]), np.array([rows.mean()]))
+    u, s = frame.to_frame(np.array([area.columns.mean()]), np.array([area.rows.mean()]))
     across = float(u[0]) / max(frame.half_width, 1.0)
     level = (float(s[0]) - frame.start) / max(frame.cej - frame.start, 1.0)
     if level < OCCLUSAL_SHARE and abs(across) < 0.62:
@@ -91,22 +90,23 @@ def _surface(mask: NDArray[np.bool_], frame: ToothFrame | None) -> str | None:
 
 
 def _nearest_root(
-    mask: NDArray[np.bool_], teeth: list[ToothRegion], frames: dict[int, ToothFrame]
+    area: Area, teeth: list[ToothRegion], frames: dict[int, ToothFrame]
 ) -> int | None:
     """Return the tooth whose lower root half lies nearest to the lesion, within 10 pixels."""
-    away = ndimage.distance_transform_edt(~mask)
+    rim = cKDTree(np.stack([area.rows, area.columns], axis=1))
     nearest: tuple[float, int] | None = None
     for tooth in teeth:
         frame = frames.get(tooth.label)
         if frame is None:
             continue
-        rows, columns = np.nonzero(tooth.mask)
+        rows, columns = tooth.area.rows, tooth.area.columns
         _, s = frame.to_frame(columns.astype(float), rows.astype(float))
         end = s > (frame.cej + 2 * frame.apex) / 3
         if not end.any():
             continue
         # Mean of the nearest pixels: a lesion on an apex touches many, one beside it a few.
-        distance = float(np.sort(away[rows[end], columns[end]])[:6].mean())
+        away, _ = rim.query(np.stack([rows[end], columns[end]], axis=1))
+        distance = float(np.sort(away)[:6].mean())
         if distance <= 10 and (nearest is None or distance < nearest[0]):
             nearest = distance, tooth.label
     return None if nearest is None else nearest[1]

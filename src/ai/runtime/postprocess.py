@@ -15,7 +15,7 @@ from scipy import ndimage
 from ai.dentition import fdi_of_label
 from ai.runtime import bonelevel, contours, lesions
 from ai.runtime.channels import CARIES, INPUT_HEIGHT, INPUT_WIDTH, PART, PERIAPICAL
-from ai.runtime.regions import Float, ToothRegion, find_teeth, sigmoid, softmax
+from ai.runtime.regions import Area, Float, ToothRegion, find_teeth, sigmoid, softmax
 
 KINDS = ("tooth", "caries", "periapical_lesion")
 
@@ -77,7 +77,7 @@ def postprocess(
     frames = {
         tooth.label: frame
         for tooth in teeth
-        if (frame := bonelevel.frame_of(tooth.mask, part, tooth.label)) is not None
+        if (frame := bonelevel.frame_of(tooth.area, part, tooth.label)) is not None
     }
     scale = _Scale(height, width)
     tooth_items: list[dict[str, Any]] = []
@@ -85,7 +85,7 @@ def postprocess(
     label_mask = Image.new("L", (width, height), 0)
     drawing = ImageDraw.Draw(label_mask)
     for tooth in teeth:
-        polygon = scale.outline(tooth.mask)
+        polygon = scale.outline(tooth.area)
         if len(polygon) < 3:
             continue
         drawing.polygon([(x - 0.5, y - 0.5) for x, y in polygon], fill=tooth.label)
@@ -98,7 +98,7 @@ def postprocess(
         }
         tooth_items.append(item)
         frame = frames.get(tooth.label)
-        level = None if frame is None else bonelevel.measure(tooth.mask, part, frame)
+        level = None if frame is None else bonelevel.measure(tooth.area, part, frame)
         if level is not None:
             item["bone_level_percent"] = round(level.percent, 1)
             if level.percent >= reporting.bone_loss_percent:
@@ -140,7 +140,7 @@ def _lesion_items(
     items = []
     for lesion in sorted(found, key=lambda lesion: lesion.label):
         confidence = reporting.calibrations[kind].confidence(lesion.raw_score)
-        polygon = scale.outline(lesion.mask)
+        polygon = scale.outline(lesion.area)
         fdi = fdi_of_label(lesion.label)
         if confidence < reporting.thresholds[kind] or len(polygon) < 3 or fdi not in known:
             continue
@@ -171,16 +171,11 @@ class _Scale:
             round(min(max((y + 0.5) * self.height / INPUT_HEIGHT, 0.0), float(self.height)), 2),
         ]
 
-    def outline(self, mask: NDArray[np.bool_]) -> list[list[float]]:
-        """Return the smoothed and simplified outline of a mask."""
-        rows, columns = np.nonzero(mask)
-        if len(rows) == 0:
-            return []
-        top, left = max(int(rows.min()) - 3, 0), max(int(columns.min()) - 3, 0)
-        window = mask[top : int(rows.max()) + 4, left : int(columns.max()) + 4]
-        soft = ndimage.gaussian_filter(window.astype(np.float32), 0.6)
-        points = contours.outline(soft, 0.5)
+    def outline(self, area: Area) -> list[list[float]]:
+        """Return the smoothed and simplified outline of an area."""
+        window, top, left = area.window(margin=3)
+        points = contours.outline(ndimage.gaussian_filter(window, 0.6), 0.5)
         if len(points) < 3:
-            points = contours.outline(window.astype(np.float32), 0.5)
-        points = contours.simplify(points, 0.3)
+            points = contours.outline(window, 0.5)
+        points = contours.simplify(points, 0.35)
         return [self.point(float(x) + left, float(y) + top) for x, y in points]

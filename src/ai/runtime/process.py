@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -154,6 +155,9 @@ class _Child:
         assert self._process.stdout is not None
         self._requests = self._process.stdin.fileno()
         self._answers = self._process.stdout.fileno()
+        for descriptor in (self._requests, self._answers):
+            # A blocking write of more than the pipe holds would wait past every deadline.
+            os.set_blocking(descriptor, False)
         hello, _ = self._exchange(None, b"", time.monotonic() + start_timeout)
         if not hello.get("ready"):
             self.close()

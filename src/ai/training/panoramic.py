@@ -65,9 +65,7 @@ def main() -> None:
 def trained_network(bundle: Path, work: Path, schedule: Schedule, threads: int) -> torch.nn.Module:
     """Return the bundle's network with trained weights, taken from the work folder when there."""
     torch.manual_seed(schedule.seed)
-    parser = ConfigParser()
-    parser.read_config(str(bundle / "configs" / "inference.json"))
-    network: torch.nn.Module = parser.get_parsed_content("network_def")
+    network = network_of(bundle)
     weights = work / "weights.pt"
     if weights.exists():
         network.load_state_dict(torch.load(weights, weights_only=True))
@@ -76,6 +74,14 @@ def trained_network(bundle: Path, work: Path, schedule: Schedule, threads: int) 
     loss = train(network, data, schedule, snapshot=work / "snapshot.pt")
     logger.info("final loss %.3f", loss)
     torch.save(network.state_dict(), weights)
+    return network
+
+
+def network_of(bundle: Path) -> torch.nn.Module:
+    """Return the network that configs/inference.json defines, untrained."""
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    network: torch.nn.Module = parser.get_parsed_content("network_def")
     return network
 
 
