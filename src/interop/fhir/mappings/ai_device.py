@@ -11,8 +11,8 @@ from interop.fhir.lens import Connection
 from interop.fhir.mappings.converters import Text
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Rows, constant
 from interop.fhir.mappings.places import FirstOf
+from interop.fhir.mappings.statements import query
 from interop.fhir.mappings.systems import AI_DEVICE
-from interop.fhir.mappings.tables import query
 from interop.fhir.mappings.views import ViewLens
 
 MANUFACTURER: Final = "dental-interop"

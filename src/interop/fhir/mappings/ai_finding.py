@@ -20,6 +20,7 @@ from interop.fhir.mappings.converters import Codes, Float, Moment, Quantity, Tex
 from interop.fhir.mappings.imaging_study import Uid
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows
 from interop.fhir.mappings.places import Choice, FirstOf, Fixed
+from interop.fhir.mappings.statements import query
 from interop.fhir.mappings.systems import (
     AI_ASSERTED,
     AI_TRANSPARENCY,
@@ -29,7 +30,6 @@ from interop.fhir.mappings.systems import (
     SNOMED_CT,
     own,
 )
-from interop.fhir.mappings.tables import query
 from interop.fhir.mappings.views import ViewLens
 
 FINDING: Final = Coding(DICOM, "121071", "Finding")

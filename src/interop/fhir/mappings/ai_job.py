@@ -22,6 +22,7 @@ from interop.fhir.mappings.imaging_study import Uid
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows, constant
 from interop.fhir.mappings.organization import dicomweb_address
 from interop.fhir.mappings.places import Choice, FirstOf, References, Within
+from interop.fhir.mappings.statements import query
 from interop.fhir.mappings.systems import (
     AI_ASSERTED,
     AI_DEVICE,
@@ -30,7 +31,6 @@ from interop.fhir.mappings.systems import (
     OWN,
     PARTICIPANT_TYPE,
 )
-from interop.fhir.mappings.tables import query
 from interop.fhir.mappings.views import ViewLens
 
 DISCLAIMER: Final = "Trained on synthetic images. Not for clinical use."

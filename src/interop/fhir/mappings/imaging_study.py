@@ -20,8 +20,9 @@ from interop.fhir.mappings.concepts import Coding, Reference
 from interop.fhir.mappings.converters import Codes, Converter, Day, Integer, Moment, Text
 from interop.fhir.mappings.lens import Children, Entry, ResourceMapping, Row, Rows
 from interop.fhir.mappings.places import FirstOf, Fixed
+from interop.fhir.mappings.statements import select, update
 from interop.fhir.mappings.systems import DICOM, DICOM_UID, IDENTIFIER_TYPE, SNOMED_CT, URI
-from interop.fhir.mappings.tables import refusing_bad_rows, select, spell, update, with_id
+from interop.fhir.mappings.tables import refusing_bad_rows, spell, with_id
 from interop.fhir.mappings.views import ViewLens
 
 # A study of more instances lists its series only: a resource is read whole, DICOMweb in parts.

@@ -24,17 +24,9 @@ from interop.fhir.mappings.converters import Moment
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows
 from interop.fhir.mappings.perio_sites import COLUMNS, SITES, Sites
 from interop.fhir.mappings.places import Choice, FirstOf, References
+from interop.fhir.mappings.statements import delete, insert, mark_stale, select, update
 from interop.fhir.mappings.systems import DENTAL, LOINC, own
-from interop.fhir.mappings.tables import (
-    delete,
-    insert,
-    mark_stale,
-    refusing_bad_rows,
-    select,
-    spell,
-    update,
-    with_id,
-)
+from interop.fhir.mappings.tables import refusing_bad_rows, spell, with_id
 
 MOUTH: Final = Coding(LOINC, "8704-9", "Physical findings of Mouth and Throat and Teeth")
 TOOTH_EXAM: Final = own("observation", "periodontal-tooth", "Periodontal findings of a tooth")

@@ -17,8 +17,9 @@ from interop.fhir.mappings.concepts import Coding, Concept
 from interop.fhir.mappings.converters import Text
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Rows
 from interop.fhir.mappings.places import FirstOf, Within
+from interop.fhir.mappings.statements import delete, insert, update
 from interop.fhir.mappings.systems import NPI, NUCC, own
-from interop.fhir.mappings.tables import delete, insert, refusing_bad_rows, update, with_id
+from interop.fhir.mappings.tables import refusing_bad_rows, with_id
 
 # Users who are no practitioners: patients and people of other organizations.
 NOT_PRESENTED: Final = ("PATIENT", "PAYER_ANALYST", "REGULATOR", "DEVELOPER")

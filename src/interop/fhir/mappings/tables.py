@@ -8,18 +8,16 @@ its column empty and the reference in the resource (see `waits_for`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
-from psycopg import errors, sql
-from psycopg.types.json import Jsonb
+from psycopg import errors
 
 from interop.errors import Conflict, Unprocessable
 from interop.fhir.lens import Connection, JsonObject
-from interop.fhir.mappings import references
+from interop.fhir.mappings import references, statements
 from interop.fhir.mappings.concepts import Reference
 from interop.fhir.mappings.lens import Children, Entry, ResourceMapping, Row, Rows
 
@@ -115,21 +113,10 @@ class TableLens:
         key = {"tenant_id": tenant_id, "id": row_id}
         values = {**key, **self.where, **row, "created_by": actor, "updated_by": actor}
         changed = [column for column in (*row, "updated_by") if column not in fixed]
-        # A row of another kind under the same id is not ours to change.
-        ours = sql.SQL(" WHERE {}").format(_matching(self.where, self.mapping.table))
-        statement = sql.SQL(
-            "INSERT INTO {table} ({columns}) VALUES ({places})"
-            " ON CONFLICT (tenant_id, id) DO UPDATE SET {changes}{ours} RETURNING xmax = 0"
-        ).format(
-            table=sql.Identifier(self.mapping.table),
-            columns=sql.SQL(", ").join(map(sql.Identifier, values)),
-            places=sql.SQL(", ").join(map(sql.Placeholder, values)),
-            changes=sql.SQL(", ").join(
-                sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(column)) for column in changed
-            ),
-            ours=ours if self.where else sql.SQL(""),
+        statement = statements.upsert_statement(
+            self.mapping.table, tuple(values), tuple(changed), tuple(self.where)
         )
-        written = connection.execute(statement, _bound(values)).fetchone()
+        written = connection.execute(statement, statements.bound(values)).fetchone()
         if written is None:
             raise Conflict(f"a record of another kind has the id {row_id}; choose another id")
         return bool(written[0])
@@ -145,7 +132,7 @@ class TableLens:
     ) -> None:
         for row in rows:
             identity = {"tenant_id": tenant_id, self.parent: row_id, "created_by": actor}
-            insert(connection, children.table, {**identity, **row})
+            statements.insert(connection, children.table, {**identity, **row})
 
     def _synchronize(
         self,
@@ -168,9 +155,11 @@ class TableLens:
                 left = [item for item in left if item is not found]
                 if found != row:
                     key = {"tenant_id": tenant_id, "id": child_id}
-                    update(connection, children.table, {**found, "updated_by": actor}, key)
+                    statements.update(
+                        connection, children.table, {**found, "updated_by": actor}, key
+                    )
         for child_id in present:
-            delete(connection, children.table, {"tenant_id": tenant_id, "id": child_id})
+            statements.delete(connection, children.table, {"tenant_id": tenant_id, "id": child_id})
         self._add(connection, tenant_id, row_id, children, left, actor)
 
     # -- presenting -----------------------------------------------------------------------------
@@ -201,18 +190,18 @@ class TableLens:
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
         with refusing_bad_rows(self.resource_type):
             key = {"tenant_id": tenant_id, "id": row_id, **self.where}
-            delete(connection, self.mapping.table, key)
+            statements.delete(connection, self.mapping.table, key)
 
     def _select(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> Row | None:
         key = {"tenant_id": tenant_id, "id": row_id, **self.where}
-        found = select(connection, self.mapping.table, self.mapping.columns, key)
+        found = statements.select(connection, self.mapping.table, self.mapping.columns, key)
         return found[0] if found else None
 
     def _children(
         self, connection: Connection, tenant_id: UUID, row_id: UUID, children: Children
     ) -> Iterator[tuple[UUID, Row]]:
         key = {"tenant_id": tenant_id, self.parent: row_id}
-        for row in select(connection, children.table, ("id", *children.columns), key):
+        for row in statements.select(connection, children.table, ("id", *children.columns), key):
             yield row.pop("id"), row
 
 
@@ -277,82 +266,3 @@ def refusing_bad_rows(resource_type: str) -> Iterator[None]:
     except (errors.IntegrityError, psycopg.DataError) as error:
         rule = error.diag.constraint_name or error.diag.message_primary
         raise Unprocessable(f"{resource_type}: the record would break the rule {rule}") from error
-
-
-# -- statements ---------------------------------------------------------------------------------
-
-
-def select(
-    connection: Connection, table: str, columns: tuple[str, ...], key: Mapping[str, Any]
-) -> list[Row]:
-    """The rows of a key, in a stable order."""
-    statement = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY id").format(
-        sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(table), _matching(key)
-    )
-    found = connection.execute(statement, dict(key)).fetchall()
-    return [dict(zip(columns, row, strict=True)) for row in found]
-
-
-def query(connection: Connection, statement: LiteralString, *values: object) -> list[Row]:
-    """The rows of a statement, by the names of its columns."""
-    cursor = connection.execute(statement, values)
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
-def insert(connection: Connection, table: str, row: Row) -> None:
-    """Add a row."""
-    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-        sql.Identifier(table),
-        sql.SQL(", ").join(map(sql.Identifier, row)),
-        sql.SQL(", ").join(map(sql.Placeholder, row)),
-    )
-    connection.execute(statement, _bound(row))
-
-
-def update(connection: Connection, table: str, row: Row, key: Mapping[str, Any]) -> bool:
-    """Change the row of a key; whether there was one."""
-    statement = sql.SQL("UPDATE {} SET {} WHERE {}").format(
-        sql.Identifier(table),
-        sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(column), sql.Placeholder(f"new_{column}"))
-            for column in row
-        ),
-        _matching(key),
-    )
-    values = {f"new_{column}": value for column, value in _bound(row).items()}
-    return connection.execute(statement, {**values, **key}).rowcount > 0
-
-
-def delete(connection: Connection, table: str, key: Mapping[str, Any]) -> None:
-    """Remove the rows of a key."""
-    statement = sql.SQL("DELETE FROM {} WHERE {}").format(sql.Identifier(table), _matching(key))
-    connection.execute(statement, dict(key))
-
-
-def mark_stale(connection: Connection, tenant_id: UUID, resource_type: str, row_id: UUID) -> None:
-    """Have a resource rendered that a lens' write has changed besides its own.
-
-    The staleness triggers keep quiet about the writes of lenses; this says what they would.
-    """
-    connection.execute(
-        "INSERT INTO fhir_resources AS known"
-        " (tenant_id, resource_type, resource_id, row_id, version, last_updated, body, stale)"
-        " VALUES (%(tenant_id)s, %(type)s, %(row_id)s::text, %(row_id)s, 0, now(), '', true)"
-        " ON CONFLICT (tenant_id, resource_type, row_id) DO UPDATE SET stale = true",
-        {"tenant_id": tenant_id, "type": resource_type, "row_id": row_id},
-    )
-    connection.execute("SELECT pg_notify('fhir_stale', %s)", (str(tenant_id),))
-
-
-def _matching(key: Mapping[str, Any], *table: str) -> sql.Composable:
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(*table, column), sql.Placeholder(column))
-        for column in key
-    )
-
-
-def _bound(row: Row) -> Row:
-    return {
-        column: Jsonb(value) if isinstance(value, dict) else value for column, value in row.items()
-    }

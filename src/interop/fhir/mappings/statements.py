@@ -1,0 +1,145 @@
+"""The SQL of the lenses: rows of a table by a key that begins with the tenant.
+
+A statement is put together once per table and set of columns: psycopg prepares what it sees again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, LiteralString
+from uuid import UUID
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from interop.fhir.lens import Connection
+from interop.fhir.mappings.lens import Row
+
+
+def select(
+    connection: Connection, table: str, columns: tuple[str, ...], key: Mapping[str, Any]
+) -> list[Row]:
+    """The rows of a key, in a stable order."""
+    statement = _select_statement(table, columns, tuple(key))
+    found = connection.execute(statement, dict(key)).fetchall()
+    return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+def query(connection: Connection, statement: LiteralString, *values: object) -> list[Row]:
+    """The rows of a statement, by the names of its columns."""
+    cursor = connection.execute(statement, values)
+    names = [column.name for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def insert(connection: Connection, table: str, row: Row) -> None:
+    """Add a row."""
+    connection.execute(_insert_statement(table, tuple(row)), bound(row))
+
+
+def update(connection: Connection, table: str, row: Row, key: Mapping[str, Any]) -> bool:
+    """Change the row of a key; whether there was one."""
+    values = {f"new_{column}": value for column, value in bound(row).items()}
+    statement = _update_statement(table, tuple(row), tuple(key))
+    return connection.execute(statement, {**values, **key}).rowcount > 0
+
+
+def delete(connection: Connection, table: str, key: Mapping[str, Any]) -> None:
+    """Remove the rows of a key."""
+    connection.execute(_delete_statement(table, tuple(key)), dict(key))
+
+
+def mark_stale(connection: Connection, tenant_id: UUID, resource_type: str, row_id: UUID) -> None:
+    """Have a resource rendered that a lens' write has changed besides its own.
+
+    The staleness triggers keep quiet about the writes of lenses; this says what they would.
+    """
+    connection.execute(
+        "INSERT INTO fhir_resources AS known"
+        " (tenant_id, resource_type, resource_id, row_id, version, last_updated, body, stale)"
+        " VALUES (%(tenant_id)s, %(type)s, %(row_id)s::text, %(row_id)s, 0, now(), '', true)"
+        " ON CONFLICT (tenant_id, resource_type, row_id) DO UPDATE SET stale = true",
+        {"tenant_id": tenant_id, "type": resource_type, "row_id": row_id},
+    )
+    connection.execute("SELECT pg_notify('fhir_stale', %s)", (str(tenant_id),))
+
+
+def bound(row: Row) -> Row:
+    return {
+        column: Jsonb(value) if isinstance(value, dict) else value for column, value in row.items()
+    }
+
+
+@cache
+def _select_statement(table: str, columns: tuple[str, ...], key: tuple[str, ...]) -> bytes:
+    return _composed(
+        "SELECT {columns} FROM {table} WHERE {key} ORDER BY id",
+        table=sql.Identifier(table),
+        columns=_names(columns),
+        key=_matching(key),
+    )
+
+
+@cache
+def _insert_statement(table: str, columns: tuple[str, ...]) -> bytes:
+    return _composed(
+        "INSERT INTO {table} ({columns}) VALUES ({places})",
+        table=sql.Identifier(table),
+        columns=_names(columns),
+        places=sql.SQL(", ").join(map(sql.Placeholder, columns)),
+    )
+
+
+@cache
+def _update_statement(table: str, columns: tuple[str, ...], key: tuple[str, ...]) -> bytes:
+    changes = (
+        sql.SQL("{} = {}").format(sql.Identifier(column), sql.Placeholder(f"new_{column}"))
+        for column in columns
+    )
+    return _composed(
+        "UPDATE {table} SET {changes} WHERE {key}",
+        table=sql.Identifier(table),
+        changes=sql.SQL(", ").join(changes),
+        key=_matching(key),
+    )
+
+
+@cache
+def _delete_statement(table: str, key: tuple[str, ...]) -> bytes:
+    return _composed(
+        "DELETE FROM {table} WHERE {key}", table=sql.Identifier(table), key=_matching(key)
+    )
+
+
+@cache
+def upsert_statement(
+    table: str, columns: tuple[str, ...], changed: tuple[str, ...], where: tuple[str, ...]
+) -> bytes:
+    """A row of another kind (`where`) under the same id is not changed, and returns nothing."""
+    changes = (sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(item)) for item in changed)
+    ours = sql.SQL(" WHERE {}").format(_matching(where, table)) if where else sql.SQL("")
+    return _composed(
+        "INSERT INTO {table} ({columns}) VALUES ({places})"
+        " ON CONFLICT (tenant_id, id) DO UPDATE SET {changes}{ours} RETURNING xmax = 0",
+        table=sql.Identifier(table),
+        columns=_names(columns),
+        places=sql.SQL(", ").join(map(sql.Placeholder, columns)),
+        changes=sql.SQL(", ").join(changes),
+        ours=ours,
+    )
+
+
+def _composed(template: LiteralString, **parts: sql.Composable) -> bytes:
+    return sql.SQL(template).format(**parts).as_bytes(None)
+
+
+def _names(columns: tuple[str, ...]) -> sql.Composable:
+    return sql.SQL(", ").join(map(sql.Identifier, columns))
+
+
+def _matching(key: tuple[str, ...], *table: str) -> sql.Composable:
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(*table, column), sql.Placeholder(column))
+        for column in key
+    )
