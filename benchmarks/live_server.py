@@ -71,6 +71,7 @@ class LiveServer:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(60)
+        self._close_output()
 
     def kill(self) -> None:
         """End every process of it at once, as a power cut of the machine's processes would."""
@@ -84,6 +85,11 @@ class LiveServer:
                 continue
         self.process.wait(30)
         psutil.wait_procs(victims, timeout=30)
+        self._close_output()
+
+    def _close_output(self) -> None:
+        if self.process is not None and self.process.stdout is not None:
+            self.process.stdout.close()
 
     def cli(self, *arguments: str) -> str:
         """Run an `interop` command against this server's settings; return its output."""

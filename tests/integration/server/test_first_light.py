@@ -31,10 +31,15 @@ pytestmark = pytest.mark.timeout(600)
 PANORAMIC = DemoStudy("PX", "Panoramic radiograph", PATIENTS[0], "20260914", "PX-1")
 
 
+DOORS: list[httpx.Client] = []
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     with LiveServer(tmp_path_factory.mktemp("server"), default_quiet_window_seconds="1") as running:
         yield running
+        for client in DOORS:
+            client.close()
 
 
 class Door:
@@ -45,6 +50,7 @@ class Door:
         self.token = server.tenant(slug, ae_title)
         self.base = f"{server.url}/t/{slug}"
         self.http = httpx.Client(headers={"Authorization": f"Bearer {self.token}"}, timeout=60)
+        DOORS.append(self.http)
 
     def fhir(self, path: str) -> Any:
         answer = self.http.get(f"{self.base}/fhir/R4/{path}")
