@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from interop.fhir.definitions import FHIR_VERSION, definitions
+from interop.fhir.definitions import FHIR_VERSION, SearchParameter, definitions
 from interop.fhir.negotiation import MEDIA_TYPE
 
 SOFTWARE = "dental-interop"
@@ -49,7 +49,7 @@ def capability_statement(own_base: str | None = None) -> dict[str, Any]:
                 "security": _security(own_base),
                 "resource": [_resource(type_) for type_ in sorted(definitions().resource_types)],
                 "searchParam": [
-                    _parameter("Resource", code, definitions().search_parameters["Basic"][code])
+                    _parameter(code, definitions().search_parameters["Basic"][code])
                     for code in COMMON_PARAMETERS
                 ],
             }
@@ -87,7 +87,7 @@ def _security(own_base: str | None) -> dict[str, Any]:
 
 def _resource(type_: str) -> dict[str, Any]:
     parameters = definitions().search_parameters[type_]
-    return {
+    found: dict[str, Any] = {
         "type": type_,
         "interaction": [{"code": code} for code in INTERACTIONS],
         "versioning": "versioned-update",
@@ -99,15 +99,19 @@ def _resource(type_: str) -> dict[str, Any]:
         "conditionalDelete": "not-supported",
         "referencePolicy": ["literal", "logical", "local"],
         "searchInclude": [
-            f"{type_}:{code}" for code, found in parameters.items() if found.type == "reference"
+            f"{type_}:{code}"
+            for code, parameter in parameters.items()
+            if parameter.type == "reference"
         ],
         "searchRevInclude": list(_referring(type_)),
         "searchParam": [
-            _parameter(type_, code, found)
-            for code, found in parameters.items()
-            if found.has_index() and code not in COMMON_PARAMETERS
+            _parameter(code, parameter)
+            for code, parameter in parameters.items()
+            if parameter.has_index() and code not in COMMON_PARAMETERS
         ],
     }
+    # json.html: an array is never empty.
+    return {key: value for key, value in found.items() if value != []}
 
 
 @cache
@@ -126,5 +130,5 @@ def _referring(type_: str) -> tuple[str, ...]:
     return _references().get(type_, ())
 
 
-def _parameter(type_: str, code: str, parameter: Any) -> dict[str, str]:
+def _parameter(code: str, parameter: SearchParameter) -> dict[str, str]:
     return {"name": code, "definition": parameter.url, "type": parameter.type}

@@ -59,7 +59,8 @@ def check_rules_at(
             issues.append(Issue("invariant", f"{path} may not contain resources (dom-2)", path))
         meta = resource.get("meta")
         if isinstance(meta, dict) and ("versionId" in meta or "lastUpdated" in meta):
-            issues.append(Issue("invariant", f"{path}.meta may not have a version (dom-4)", path))
+            place = f"{path}.meta"
+            issues.append(Issue("invariant", f"{place} may not have a version (dom-4)", place))
     yield from walk.inner
     for inner_path, inner in walk.inner:
         yield from check_rules_at(inner, inner_path, issues, container)

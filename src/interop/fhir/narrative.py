@@ -24,6 +24,8 @@ _ATTRIBUTES = frozenset(
 )
 _LINK = re.compile(r"(?:https?://|mailto:|tel:|#|(?![A-Za-z][A-Za-z0-9+.-]*:)(?!//))", re.ASCII)
 _PICTURE = re.compile(r"(?:#|data:image/(?:png|jpeg|gif|bmp);base64,|(?![A-Za-z+.-]+:)(?!//))")
+# Browsers read "java&#10;script:" as a scheme.
+_IGNORED_IN_URLS = re.compile(r"[\x00-\x20]")
 _LOADING_STYLE = re.compile(r"url\s*\(|expression\s*\(|@import|behavior\s*:|\\", re.IGNORECASE)
 
 
@@ -70,7 +72,7 @@ class _Checker:
             return
         if namespace or local not in _ATTRIBUTES:
             raise NarrativeError(f"<{element} {local[:32]}> is not allowed (txt-1)")
-        place = value.strip()
+        place = _IGNORED_IN_URLS.sub("", value)
         if local == "src" and not _PICTURE.match(place):
             raise NarrativeError(
                 f"<{element} src> may name a part of this resource (#id), a data:image or a "

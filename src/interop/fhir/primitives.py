@@ -32,9 +32,9 @@ def _base64(value: Any) -> str | None:
 
 def _whole(minimum: int) -> Callable[[Any], str | None]:
     def check(value: Any) -> str | None:
-        if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
             return None  # the schema says so
-        if isinstance(value, Decimal) or not minimum <= value < INT32:
+        if not isinstance(value, int) or not minimum <= value < INT32:
             return f"a whole number from {minimum} to {INT32 - 1}"
         return None
 

@@ -220,7 +220,7 @@ def test_an_update_that_changes_no_content_of_rows_is_not_lost(
 
 
 def test_racing_updates_with_if_match_lose_nothing(fhir: httpx.Client) -> None:
-    """reliability.md R21: each version that was answered is in history, made from the one before."""
+    """reliability.md R21: each answered version is in history, made from the one before."""
     own = str(uuid4())
     put(fhir, patient(own, "0"))
 

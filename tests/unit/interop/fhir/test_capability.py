@@ -1,0 +1,64 @@
+"""The CapabilityStatement says what is served, and the copy in conformance/ says the same."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from interop.fhir import gate, json
+from interop.fhir.capability import INTERACTIONS, capability_bytes, capability_statement
+from interop.fhir.definitions import definitions
+from interop.fhir.router import BASE, routes
+from interop.fhir.search.extraction import COLUMN_PARAMETERS, extractors
+
+ROOT = Path(__file__).parents[4]
+
+
+def test_the_copy_is_what_the_code_says() -> None:
+    script = ROOT / "tools/write_capability_statement.py"
+    spec = importlib.util.spec_from_file_location("write_capability_statement", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    copy = (ROOT / "conformance/capability-statement.json").read_text(encoding="utf-8")
+
+    assert copy == module.text(), "run tools/write_capability_statement.py"
+    assert json.loads(copy.encode()) == capability_statement()
+
+
+def test_it_passes_the_gate() -> None:
+    gate.check(
+        json.loads(capability_bytes("http://x.test/t/demo/fhir/R4")[0]), "CapabilityStatement"
+    )
+
+
+def test_every_parameter_it_names_is_indexed() -> None:
+    (rest,) = capability_statement()["rest"]
+    common = {parameter["name"] for parameter in rest["searchParam"]}
+
+    assert {one["type"] for one in rest["resource"]} == definitions().resource_types
+    for one in rest["resource"]:
+        named = {parameter["name"] for parameter in one.get("searchParam", [])} | common
+        indexed = {e.parameter.code for e in extractors(one["type"])} | set(COLUMN_PARAMETERS)
+        assert named == indexed, one["type"]
+
+
+def test_every_interaction_it_names_has_a_route() -> None:
+    served = {
+        (route.path.removeprefix(BASE), method)
+        for route in routes()
+        for method in route.methods or ()
+    }
+    urls = {
+        "read": ("/{resource_type}/{resource_id}", "GET"),
+        "vread": ("/{resource_type}/{resource_id}/_history/{version_id}", "GET"),
+        "update": ("/{resource_type}/{resource_id}", "PUT"),
+        "delete": ("/{resource_type}/{resource_id}", "DELETE"),
+        "history-instance": ("/{resource_type}/{resource_id}/_history", "GET"),
+        "create": ("/{resource_type}", "POST"),
+        "search-type": ("/{resource_type}", "GET"),
+    }
+
+    assert set(urls) == set(INTERACTIONS)
+    assert set(urls.values()) <= served
