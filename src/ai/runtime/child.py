@@ -13,17 +13,24 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ai.runtime import confinement, wire
-from ai.runtime.network import Network
-from ai.runtime.postprocess import Reporting, postprocess
+
+if TYPE_CHECKING:
+    from ai.runtime.network import Network
+    from ai.runtime.postprocess import Reporting
 
 
 def main(arguments: list[str]) -> int:
     """Serve until the parent closes the pipe."""
+    has_namespace = confinement.leave_network()
+    # Imported only now: these libraries start threads, which would stay in the old namespace.
+    from ai.runtime.network import Network
+    from ai.runtime.postprocess import Reporting
+
     model_path, metadata_path, sha256, memory, cpu_seconds = arguments
     # The protocol keeps the real stdout; a library that prints must not break a frame.
     answers = os.dup(1)
@@ -36,7 +43,7 @@ def main(arguments: list[str]) -> int:
     network = Network(model)
     # The first run allocates and imports lazily; afterwards nothing may open files any more.
     _infer(network, np.zeros((64, 128), np.uint8), reporting)
-    isolation = confinement.confine(int(memory), int(cpu_seconds))
+    isolation = confinement.confine(int(memory), int(cpu_seconds), network_namespace=has_namespace)
     wire.send(answers, {"ready": True, "isolation": isolation.as_dict()}, b"")
     while True:
         try:
@@ -67,6 +74,8 @@ def _answer(
 def _infer(
     network: Network, pixels: np.ndarray[Any, Any], reporting: Reporting
 ) -> tuple[dict[str, Any], np.ndarray[Any, np.dtype[np.uint8]]]:
+    from ai.runtime.postprocess import postprocess
+
     started = time.perf_counter()
     logits = network.logits(pixels)
     inferred = time.perf_counter()

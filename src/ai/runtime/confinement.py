@@ -1,9 +1,9 @@
 """Takes away from the inference child all that inference does not need (Linux).
 
 A model is data from elsewhere run by a large C++ library: if it goes wrong it must not reach the
-network, other processes or the file system. In order: no new privileges, an empty network
-namespace, resource limits, an unprivileged user, and a system-call filter that refuses sockets,
-new processes, debugging and opening files for writing.
+network, other processes or the file system. In order: an empty network namespace, resource limits,
+an unprivileged user, no new privileges, and a system-call filter that refuses sockets, new
+processes, debugging and opening files for writing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 
 NOBODY = 65534
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
+_PR_SET_NO_NEW_PRIVS, _SET_MODE_FILTER, _ALL_THREADS = 38, 1, 1
+_SECCOMP = {"x86_64": 317, "aarch64": 277}
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 # System calls refused with EPERM, by architecture.
@@ -61,17 +62,29 @@ class Isolation:
         return asdict(self)
 
 
-def confine(memory_limit_bytes: int, cpu_limit_seconds: int) -> Isolation:
+def leave_network() -> bool:
+    """Move this process to an empty network namespace; say whether that was permitted.
+
+    A namespace belongs to a thread: call this before anything starts threads.
+    """
+    if sys.platform != "linux":
+        return False
+    flags = _CLONE_NEWNET if os.geteuid() == 0 else _CLONE_NEWUSER | _CLONE_NEWNET
+    failed: int = ctypes.CDLL(None, use_errno=True).unshare(flags)
+    return failed == 0
+
+
+def confine(
+    memory_limit_bytes: int, cpu_limit_seconds: int, *, network_namespace: bool
+) -> Isolation:
     """Confine this process for good. What the platform refuses is reported, not raised."""
-    library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-    has_namespace = library is not None and _leave_network(library)
     _limit_resources(memory_limit_bytes, cpu_limit_seconds)
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    has_filter = library is not None and _filter_system_calls(library)
-    return Isolation(os.geteuid(), has_namespace, has_filter, memory_limit_bytes)
+    has_filter = sys.platform == "linux" and _filter_system_calls()
+    return Isolation(os.geteuid(), network_namespace, has_filter, memory_limit_bytes)
 
 
 def limit_next_run(seconds: float) -> None:
@@ -82,12 +95,6 @@ def limit_next_run(seconds: float) -> None:
     if hard != resource.RLIM_INFINITY:
         soft = min(soft, hard)
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
-
-
-def _leave_network(library: ctypes.CDLL) -> bool:
-    flags = _CLONE_NEWNET if os.geteuid() == 0 else _CLONE_NEWUSER | _CLONE_NEWNET
-    failed: int = library.unshare(flags)
-    return failed == 0
 
 
 def _limit_resources(memory_limit_bytes: int, cpu_limit_seconds: int) -> None:
@@ -103,10 +110,12 @@ def _limit_resources(memory_limit_bytes: int, cpu_limit_seconds: int) -> None:
         resource.setrlimit(name, (value, value))
 
 
-def _filter_system_calls(library: ctypes.CDLL) -> bool:
+def _filter_system_calls() -> bool:
+    """Install the filter on all threads, those that ONNX Runtime started too."""
     machine = platform.machine()
     if machine not in _AUDIT_ARCH:
         return False
+    library = ctypes.CDLL(None, use_errno=True)
     program = _program(machine)
     code = ctypes.create_string_buffer(b"".join(program))
 
@@ -116,10 +125,10 @@ def _filter_system_calls(library: ctypes.CDLL) -> bool:
     wanted = Filter(len(program), ctypes.addressof(code))
     if library.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return False
-    installed: int = library.prctl(
-        _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(wanted), 0, 0
+    failed: int = library.syscall(
+        _SECCOMP[machine], _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(wanted)
     )
-    return installed == 0
+    return failed == 0
 
 
 def _program(machine: str) -> list[bytes]:

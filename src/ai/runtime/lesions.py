@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from ai.runtime.bonelevel import ToothFrame
 from ai.runtime.regions import Area, Float, ToothRegion
@@ -93,7 +92,8 @@ def _nearest_root(
     area: Area, teeth: list[ToothRegion], frames: dict[int, ToothFrame]
 ) -> int | None:
     """Return the tooth whose lower root half lies nearest to the lesion, within 10 pixels."""
-    rim = cKDTree(np.stack([area.rows, area.columns], axis=1))
+    step = 1 + len(area.rows) // 400
+    lesion_rows, lesion_columns = area.rows[::step, None], area.columns[::step, None]
     nearest: tuple[float, int] | None = None
     for tooth in teeth:
         frame = frames.get(tooth.label)
@@ -105,7 +105,7 @@ def _nearest_root(
         if not end.any():
             continue
         # Mean of the nearest pixels: a lesion on an apex touches many, one beside it a few.
-        away, _ = rim.query(np.stack([rows[end], columns[end]], axis=1))
+        away = np.hypot(lesion_rows - rows[end], lesion_columns - columns[end]).min(axis=0)
         distance = float(np.sort(away)[:6].mean())
         if distance <= 10 and (nearest is None or distance < nearest[0]):
             nearest = distance, tooth.label

@@ -115,6 +115,18 @@ def test_the_child_has_no_rights_and_no_secrets(
 
     assert isolation["user"] != 0
     assert isolation["system_call_filter"]
+    tasks = list(Path(f"/proc/{runtime.process_id(bundle)}/task").iterdir())
+    assert tasks
+    for task in tasks:
+        # Libraries start threads of their own; each must be confined.
+        status = dict(
+            line.split(":\t", 1)
+            for line in (task / "status").read_text().splitlines()
+            if ":\t" in line
+        )
+        assert status["Seccomp"] == "2"
+        assert status["NoNewPrivs"] == "1"
+        assert "0" not in status["Uid"].split()
     assert b"canary-secret" not in environment
     assert b"INTEROP" not in environment
 

@@ -94,9 +94,9 @@ def test_a_confined_process_cannot_reach_out() -> None:
     """F4: no network, no new process, no file to write; reading what it has goes on."""
     program = """
         import json, os, socket, subprocess, sys
-        from ai.runtime.confinement import confine
+        from ai.runtime.confinement import confine, leave_network
         kept = os.dup(1)
-        isolation = confine(2 << 30, 60)
+        isolation = confine(2 << 30, 60, network_namespace=leave_network())
         def outcome(action):
             try:
                 action()
