@@ -91,11 +91,9 @@ def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) 
     _keep_patients_apart(batch)
     unwanted = _already_quarantined(connection, batch)
     with connection.pipeline():
-        added = _insert_series_and_objects(connection, batch)
-        _update_studies(connection, batch, added)
+        _store_objects(connection, batch)
         _quarantine(connection, batch, unwanted)
         _log(connection, batch)
-        rows.mark_stale(connection, tenant_id, batch.stale)
     _schedule_checks(connection, batch)
     return [batch.results[n] for n in range(len(objects))]
 
@@ -310,55 +308,79 @@ def _conflict(
     return known
 
 
-def _insert_series_and_objects(connection: Connection, batch: Batch) -> dict[UUID, int]:
-    """Insert the objects and their series; return how many objects each study got."""
+def _store_objects(connection: Connection, batch: Batch) -> None:
+    """Write the objects that are neither repeats nor refused, and all that counts them."""
     pending = batch.pending()
+    if not pending:
+        return
     groups: dict[tuple[str, str], list[Received]] = {}
-    for _, received in pending:
+    for n, received in pending:
         key = (received.study_instance_uid, received.series_instance_uid)
         groups.setdefault(key, []).append(received)
-    inserts, updates, objects = [], [], []
-    added: dict[UUID, int] = {}
+        _add_to_study(batch.studies[key[0]], received)
+        batch.results[n] = Result("stored")
+    new_series, series, objects = [], [], []
     for key, group in sorted(groups.items()):
         study = batch.studies[key[0]]
         series_id, count = batch.known.series.get(key, (uuid4(), 0))
         count += len(group)
-        values = {"tenant_id": batch.tenant_id, "id": series_id, "number_of_instances": count}
+        row: dict[str, object] = {"id": series_id, "number_of_instances": count}
         if key in batch.known.series:
-            updates.append(values)
+            series.append(row)
         else:
-            inserts.append(
-                values
-                | series_columns(group[0])
-                | {"study_id": study.id, "dicom_json": _series_json(group[0], count)}
-            )
             study.number_of_series += 1
-        for received in group:
-            objects.append(
-                {
-                    "id": uuid4(),
-                    "study_id": study.id,
-                    "series_id": series_id,
-                    **object_columns(received),
-                }
-            )
-        added[study.id] = added.get(study.id, 0) + len(group)
-    rows.execute_many(connection, rows.INSERT_SERIES, inserts)
-    rows.execute_many(connection, rows.UPDATE_SERIES, updates)
-    connection.execute(
-        rows.INSERT_OBJECTS, {"tenant_id": batch.tenant_id, "rows": rows.json_text(objects)}
+            ready = _series_json(group[0], count)
+            row |= series_columns(group[0]) | {"study_id": study.id, "dicom_json": ready}
+            new_series.append(row)
+        ids = {"study_id": study.id, "series_id": series_id}
+        objects += [{"id": uuid4(), **ids, **object_columns(received)} for received in group]
+    changed = [study for study in batch.studies.values() if study.added]
+    rows.store(
+        connection,
+        batch.tenant_id,
+        new_series=new_series,
+        series=series,
+        studies=[_study_changes(study) for study in changed],
+        activity=[
+            {"study_id": study.id, "added": study.added}
+            for study in changed
+            if study.starts_analysis
+        ],
+        objects=objects,
     )
-    for n, received in pending:
-        batch.results[n] = Result("stored")
-        study = batch.studies[received.study_instance_uid]
-        study.starts_analysis = study.starts_analysis or received.starts_analysis
-        _extend(study.modalities, received.modality)
-        _extend(study.sop_classes, received.sop_class_uid)
-        if study.modality == OTHER:
-            study.modality = received.kind
-        if study.is_new and study.dicom_json is None:
-            study.dicom_json = _json_object(members(received.instance, STUDY_TAGS))
-    return added
+    for study in changed:
+        batch.stale.add(("ImagingStudy", study.id))
+        payload = {
+            "study_id": str(study.id),
+            "study_instance_uid": study.study_uid,
+            "added": study.added,
+        }
+        batch.outbox.append({"topic": "imaging.study.received", "payload": payload})
+
+
+def _add_to_study(study: StudyRow, received: Received) -> None:
+    study.added += 1
+    study.number_of_instances += 1
+    study.starts_analysis = study.starts_analysis or received.starts_analysis
+    _extend(study.modalities, received.modality)
+    _extend(study.sop_classes, received.sop_class_uid)
+    if study.modality == OTHER:
+        study.modality = received.kind
+    if study.dicom_json is None:
+        study.dicom_json = _json_object(members(received.instance, STUDY_TAGS))
+
+
+def _study_changes(study: StudyRow) -> dict[str, object]:
+    return {
+        "id": study.id,
+        "modality": study.modality,
+        "modalities_in_study": study.modalities,
+        "sop_classes_in_study": study.sop_classes,
+        "number_of_series": study.number_of_series,
+        "number_of_instances": study.number_of_instances,
+        "demographics_conflict": study.demographics_conflict,
+        "dicom_json": _counted(study),
+    }
 
 
 def _extend(values: list[str], value: str) -> None:
@@ -377,36 +399,6 @@ def _json_object(parts: dict[int, str]) -> str:
     text = ",".join(parts[tag] for tag in sorted(parts))
     # PostgreSQL's text takes every character but NUL, which JSON escapes anyway.
     return f"{{{column(text)}}}"
-
-
-def _update_studies(connection: Connection, batch: Batch, added: dict[UUID, int]) -> None:
-    changed = [study for study in batch.studies.values() if study.id in added]
-    changed.sort(key=lambda study: study.study_uid)
-    updates, activity = [], []
-    for study in changed:
-        count = added[study.id]
-        study.added = count
-        study.number_of_instances += count
-        updates.append(
-            {
-                "tenant_id": batch.tenant_id,
-                "id": study.id,
-                "modality": study.modality,
-                "modalities_in_study": study.modalities,
-                "sop_classes_in_study": study.sop_classes,
-                "number_of_series": study.number_of_series,
-                "number_of_instances": study.number_of_instances,
-                "demographics_conflict": _jsonb(study.demographics_conflict),
-                "dicom_json": _counted(study),
-            }
-        )
-        if study.starts_analysis:
-            activity.append({"tenant_id": batch.tenant_id, "study_id": study.id, "added": count})
-        payload = {"study_id": str(study.id), "study_instance_uid": study.study_uid, "added": count}
-        batch.outbox.append({"topic": "imaging.study.received", "payload": payload})
-        batch.stale.add(("ImagingStudy", study.id))
-    rows.execute_many(connection, rows.UPDATE_STUDY, updates)
-    rows.execute_many(connection, rows.UPSERT_ACTIVITY, activity)
 
 
 def _counted(study: StudyRow) -> str:
@@ -499,7 +491,7 @@ def _log(connection: Connection, batch: Batch) -> None:
             transaction_row(batch.tenant_id, received, result.failure, received.started_at)
         )
         audits.append(audit_row(batch.tenant_id, received, result))
-    rows.log(connection, batch.tenant_id, transactions, audits, batch.outbox)
+    rows.log(connection, batch.tenant_id, transactions, audits, batch.outbox, batch.stale)
 
 
 def transaction_row(

@@ -7,7 +7,7 @@ the same time wait for each other and never deadlock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 from uuid import UUID
@@ -15,11 +15,6 @@ from uuid import UUID
 import orjson
 
 from storage.database import Connection
-
-EXISTING_OBJECTS: LiteralString = (
-    "SELECT sop_instance_uid, dataset_hash, transfer_syntax_uid FROM imaging_objects"
-    " WHERE tenant_id = %(tenant_id)s AND sop_instance_uid = ANY(%(uids)s)"
-)
 
 # What a batch must know of the studies that it adds to, and the lock on them.
 LOCK_STUDIES: LiteralString = (
@@ -79,11 +74,16 @@ INSERT_STUDY: LiteralString = (
     " %(patient_birth_date)s, %(patient_sex)s)"
 )
 
-FIND_SERIES: LiteralString = (
-    "SELECT s.study_uid, e.series_uid, e.id, e.number_of_instances FROM imaging_series e"
-    " JOIN imaging_studies s ON s.tenant_id = e.tenant_id AND s.id = e.study_id"
+# Two questions in one statement: which of these series exist, and which of these objects.
+FIND_SERIES_AND_OBJECTS: LiteralString = (
+    "SELECT 'series', s.study_uid, e.series_uid, e.id, e.number_of_instances"
+    " FROM imaging_series e JOIN imaging_studies s"
+    " ON s.tenant_id = e.tenant_id AND s.id = e.study_id"
     " WHERE e.tenant_id = %(tenant_id)s AND s.tenant_id = %(tenant_id)s"
     " AND s.study_uid = ANY(%(uids)s) AND e.series_uid = ANY(%(series_uids)s)"
+    " UNION ALL SELECT o.sop_instance_uid, o.dataset_hash, o.transfer_syntax_uid, NULL, NULL"
+    " FROM imaging_objects o"
+    " WHERE o.tenant_id = %(tenant_id)s AND o.sop_instance_uid = ANY(%(sop_instance_uids)s)"
 )
 
 INSERT_SERIES: LiteralString = (
@@ -100,18 +100,29 @@ INSERT_SERIES: LiteralString = (
     " %(series_date)s, %(series_time)s, %(number_of_instances)s, %(dicom_json)s)"
 )
 
-# The count lies in the ready JSON as well. Its pattern cannot occur inside a JSON string, where a
-# quotation mark would be escaped.
-UPDATE_SERIES: LiteralString = (
-    "UPDATE imaging_series SET number_of_instances = %(number_of_instances)s, metadata_gzip = NULL,"
-    """ dicom_json = regexp_replace(dicom_json, '("00201209":\\{"vr":"IS","Value":\\[)[0-9]+',"""
-    r" '\1' || %(number_of_instances)s::text)"
-    " WHERE tenant_id = %(tenant_id)s AND id = %(id)s"
-)
-
-# One statement for all objects of a batch: parameters cost more than rows.
-INSERT_OBJECTS: LiteralString = (
-    "INSERT INTO imaging_objects (tenant_id, id, study_id, series_id, sop_instance_uid,"
+# Objects, and what changes with them in known series, studies and activity, in one statement: a
+# statement costs more than a row. The series' count lies in its ready JSON as well; the pattern
+# cannot occur inside a JSON string, where a quotation mark would be escaped.
+STORE: LiteralString = (
+    "WITH series AS (UPDATE imaging_series e SET number_of_instances = r.number_of_instances,"
+    " metadata_gzip = NULL, dicom_json = regexp_replace(e.dicom_json,"
+    r""" '("00201209":\{"vr":"IS","Value":\[)[0-9]+', '\1' || r.number_of_instances::text)"""
+    " FROM json_to_recordset(%(series)s::json) AS r(id uuid, number_of_instances int)"
+    " WHERE e.tenant_id = %(tenant_id)s AND e.id = r.id),"
+    " study AS (UPDATE imaging_studies s SET modality = r.modality,"
+    " modalities_in_study = r.modalities_in_study, sop_classes_in_study = r.sop_classes_in_study,"
+    " number_of_series = r.number_of_series, number_of_instances = r.number_of_instances,"
+    " demographics_conflict = r.demographics_conflict, last_received_at = now(),"
+    " dicom_json = r.dicom_json FROM json_to_recordset(%(studies)s::json) AS r(id uuid,"
+    " modality text, modalities_in_study text[], sop_classes_in_study text[],"
+    " number_of_series int, number_of_instances int, demographics_conflict jsonb, dicom_json text)"
+    " WHERE s.tenant_id = %(tenant_id)s AND s.id = r.id),"
+    " activity AS (INSERT INTO study_activity AS known (tenant_id, study_id, last_received_at,"
+    " instance_count, check_scheduled) SELECT %(tenant_id)s, r.study_id, now(), r.added, true"
+    " FROM json_to_recordset(%(activity)s::json) AS r(study_id uuid, added int)"
+    " ON CONFLICT (tenant_id, study_id) DO UPDATE SET last_received_at = now(),"
+    " instance_count = known.instance_count + excluded.instance_count, check_scheduled = true)"
+    " INSERT INTO imaging_objects (tenant_id, id, study_id, series_id, sop_instance_uid,"
     " sop_class_uid, transfer_syntax_uid, object_type, storage_uri, hash, dataset_hash, byte_size,"
     " dataset_offset, width, height, depth_slices, is_original, instance_number, number_of_frames,"
     " pixel_data_offset, frame_length, frame_table, dicom_json, source_ae_title, document_title,"
@@ -120,7 +131,7 @@ INSERT_OBJECTS: LiteralString = (
     " r.dataset_hash, r.byte_size, r.dataset_offset, r.width, r.height, r.depth_slices,"
     " r.is_original, r.instance_number, r.number_of_frames, r.pixel_data_offset, r.frame_length,"
     " decode(r.frame_table, 'base64'), r.dicom_json, r.source_ae_title, r.document_title,"
-    " r.content_date, r.content_time FROM json_to_recordset(%(rows)s::json) AS r(id uuid,"
+    " r.content_date, r.content_time FROM json_to_recordset(%(objects)s::json) AS r(id uuid,"
     " study_id uuid, series_id uuid, sop_instance_uid text, sop_class_uid text,"
     " transfer_syntax_uid text, storage_uri text, hash text, dataset_hash text, byte_size bigint,"
     " dataset_offset bigint, width int, height int, depth_slices int, is_original bool,"
@@ -129,28 +140,14 @@ INSERT_OBJECTS: LiteralString = (
     " content_date text, content_time text)"
 )
 
-UPDATE_STUDY: LiteralString = (
-    "UPDATE imaging_studies SET modality = %(modality)s,"
-    " modalities_in_study = %(modalities_in_study)s,"
-    " sop_classes_in_study = %(sop_classes_in_study)s, number_of_series = %(number_of_series)s,"
-    " number_of_instances = %(number_of_instances)s,"
-    " demographics_conflict = %(demographics_conflict)s, last_received_at = now(),"
-    " dicom_json = %(dicom_json)s WHERE tenant_id = %(tenant_id)s AND id = %(id)s"
-)
-
 FLAG_CONFLICT: LiteralString = (
     "UPDATE imaging_studies SET demographics_conflict = %(demographics_conflict)s"
     " WHERE tenant_id = %(tenant_id)s AND id = %(id)s"
 )
 
-UPSERT_ACTIVITY: LiteralString = (
-    "INSERT INTO study_activity AS known (tenant_id, study_id, last_received_at, instance_count,"
-    " check_scheduled) VALUES (%(tenant_id)s, %(study_id)s, now(), %(added)s, true)"
-    " ON CONFLICT (tenant_id, study_id) DO UPDATE SET last_received_at = now(),"
-    " instance_count = known.instance_count + excluded.instance_count, check_scheduled = true"
-)
-
-# The transaction log, the audit trail (as storage.audit.INSERT_AUDIT) and the outbox in one go.
+# The transaction log, the audit trail (as storage.audit.INSERT_AUDIT), the outbox, and the mark
+# that makes FHIR render anew what changed, as the triggers of storage/migrations/triggers.py do
+# per statement, but once per transaction.
 INSERT_LOGS: LiteralString = (
     "WITH logged AS (INSERT INTO dicom_transactions (tenant_id, direction, operation,"
     " calling_ae_title, called_ae_title, remote_address, sop_class_uid, sop_instance_uid,"
@@ -164,7 +161,15 @@ INSERT_LOGS: LiteralString = (
     " transfer_syntax_uid text, status_code int, status text, message text, byte_size bigint,"
     " started_at timestamptz)), told AS (INSERT INTO outbox (tenant_id, topic, payload)"
     " SELECT %(tenant_id)s, r.topic, r.payload FROM json_to_recordset(%(outbox)s::json)"
-    " AS r(topic text, payload jsonb))"
+    " AS r(topic text, payload jsonb)),"
+    " woken AS (SELECT pg_notify('fhir_stale', %(tenant_id)s::text)"
+    " WHERE cardinality(%(types)s::text[]) > 0),"
+    " marked AS (INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id,"
+    " row_id, version, last_updated, body, stale)"
+    " SELECT %(tenant_id)s, t.resource_type, t.row_id::text, t.row_id, 0, now(), '', true"
+    " FROM woken, unnest(%(types)s::text[], %(row_ids)s::uuid[]) AS t(resource_type, row_id)"
+    " ORDER BY 2, 3 ON CONFLICT (tenant_id, resource_type, row_id) DO UPDATE SET stale = true"
+    " WHERE NOT known.stale)"
     " INSERT INTO audit_events (tenant_id, user_id, api_client_id, actor_type, event_type,"
     " resource_type, resource_id, outcome, request_id, ip_address, user_agent, metadata)"
     " SELECT %(tenant_id)s, r.user_id, r.api_client_id, r.actor_type, r.event_type,"
@@ -191,18 +196,6 @@ SETTINGS: LiteralString = (
     "SELECT set_config('app.lens', 'on', true), t.default_issuer_of_patient_id,"
     " t.quiet_window_seconds FROM (SELECT 1) AS one LEFT JOIN tenant_settings t"
     " ON t.tenant_id = %(tenant_id)s"
-)
-
-# As the triggers of storage/migrations/triggers.py do per statement, but once per transaction.
-MARK_STALE: LiteralString = (
-    "WITH told AS (SELECT pg_notify('fhir_stale', %(tenant_id)s::text))"
-    " INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id, row_id, version,"
-    " last_updated, body, stale)"
-    " SELECT %(tenant_id)s, t.resource_type, t.row_id::text, t.row_id, 0, now(), '', true"
-    " FROM told, unnest(%(types)s::text[], %(row_ids)s::uuid[]) AS t(resource_type, row_id)"
-    " ORDER BY 2, 3"
-    " ON CONFLICT (tenant_id, resource_type, row_id) DO UPDATE SET stale = true"
-    " WHERE NOT known.stale"
 )
 
 
@@ -250,28 +243,36 @@ def read_and_lock(
     series_uids: list[str],
 ) -> Snapshot:
     """Read all that a batch must know in one round trip, and lock its studies."""
-    values = {"tenant_id": tenant_id, "uids": study_uids, "series_uids": series_uids}
+    values = {
+        "tenant_id": tenant_id,
+        "uids": study_uids,
+        "series_uids": series_uids,
+        "sop_instance_uids": sop_instance_uids,
+    }
     with connection.pipeline():
         settings = connection.execute(SETTINGS, values)
         studies = connection.execute(LOCK_STUDIES, values)
         activity = connection.execute(LOCK_ACTIVITY, values)
-        series = connection.execute(FIND_SERIES, values)
         # Last, so that what another process stored into these studies is seen.
-        objects = connection.execute(
-            EXISTING_OBJECTS, {"tenant_id": tenant_id, "uids": sop_instance_uids}
-        )
+        below = connection.execute(FIND_SERIES_AND_OBJECTS, values)
         configured = settings.fetchone()
         found = {row[0]: _study(row) for row in studies.fetchall()}
         for uid, is_scheduled in activity.fetchall():
             if uid in found:
                 found[uid].check_scheduled = is_scheduled
-        return Snapshot(
-            objects={row[0]: (row[1], row[2]) for row in objects.fetchall()},
+        snapshot = Snapshot(
+            objects={},
             studies=found,
-            series={(row[0], row[1]): (row[2], row[3]) for row in series.fetchall()},
+            series={},
             issuer=(configured[1] or "") if configured else "",
             quiet_window_seconds=configured[2] if configured else None,
         )
+        for first, second, third, series_id, count in below.fetchall():
+            if series_id is not None:
+                snapshot.series[second, third] = (series_id, count)
+            else:
+                snapshot.objects[first] = (second, third)
+        return snapshot
 
 
 def _study(row: tuple[Any, ...]) -> StudyRow:
@@ -279,12 +280,29 @@ def _study(row: tuple[Any, ...]) -> StudyRow:
     return StudyRow(*row[:3], *(value or "" for value in row[3:8]), *row[8:])
 
 
-def execute_many(
-    connection: Connection, statement: LiteralString, rows: Sequence[dict[str, Any]]
+def store(
+    connection: Connection,
+    tenant_id: UUID,
+    *,
+    new_series: Sequence[dict[str, Any]],
+    series: Sequence[dict[str, Any]],
+    studies: Sequence[dict[str, Any]],
+    activity: Sequence[dict[str, Any]],
+    objects: Sequence[dict[str, Any]],
 ) -> None:
-    """Run one statement for each row; inside a pipeline without waiting for any."""
-    for row in rows:
-        connection.execute(statement, row)
+    """Insert objects and series, and bring counts, ready JSON and activity up to date."""
+    for values in new_series:
+        connection.execute(INSERT_SERIES, {"tenant_id": tenant_id, **values})
+    connection.execute(
+        STORE,
+        {
+            "tenant_id": tenant_id,
+            "series": json_text(series),
+            "studies": json_text(studies),
+            "activity": json_text(activity),
+            "objects": json_text(objects),
+        },
+    )
 
 
 def log(
@@ -293,8 +311,9 @@ def log(
     transactions: Sequence[dict[str, Any]],
     audits: Sequence[dict[str, Any]],
     outbox: Sequence[dict[str, Any]] = (),
+    stale: Collection[tuple[str, UUID]] = (),
 ) -> None:
-    """Write the transaction log, the audit trail and the outbox."""
+    """Write the transaction log, the audit trail and the outbox; mark FHIR resources stale."""
     connection.execute(
         INSERT_LOGS,
         {
@@ -302,20 +321,8 @@ def log(
             "transactions": json_text(transactions),
             "audits": json_text(audits),
             "outbox": json_text(outbox),
-        },
-    )
-
-
-def mark_stale(connection: Connection, tenant_id: UUID, marks: set[tuple[str, UUID]]) -> None:
-    """Mark FHIR resources stale and tell the renderers."""
-    if not marks:
-        return
-    connection.execute(
-        MARK_STALE,
-        {
-            "tenant_id": tenant_id,
-            "types": [resource_type for resource_type, _ in marks],
-            "row_ids": [row_id for _, row_id in marks],
+            "types": [resource_type for resource_type, _ in stale],
+            "row_ids": [row_id for _, row_id in stale],
         },
     )
 
