@@ -66,12 +66,19 @@ class Association:
         self._reader = self._socket.makefile("rb")
         self._message_id = 0
         self._contexts = {pair: 2 * number + 1 for number, pair in enumerate(contexts)}
+        try:
+            self._peer_pdu = self._negotiate(called, calling)
+        except BaseException:
+            self.close()
+            raise
+
+    def _negotiate(self, called: str, calling: str) -> int:
+        """Associate; return the largest PDU to send."""
         self._socket.sendall(_associate_rq(self._contexts, called, calling))
         kind, body = self._pdu()
         if kind != 2:
-            self.close()
             raise ConnectionError(f"the association was refused: PDU {kind} {body.hex()}")
-        self._peer_pdu = min(_peer_max_pdu(body), _MAX_PDU)
+        return min(_peer_max_pdu(body), _MAX_PDU)
 
     def store(self, instance: Instance) -> int:
         """Send one instance; return the status of its response."""

@@ -45,6 +45,13 @@ class LiveServer:
         self.process: subprocess.Popen[str] | None = None
         self.log = data_dir / "server.log"
 
+    def beside(self, data_dir: Path) -> LiveServer:
+        """Another server of the same installation: same settings and ports, own data folder."""
+        other = LiveServer(data_dir)
+        other.http_port, other.dicom_port = self.http_port, self.dicom_port
+        other.environment = {**self.environment, "INTEROP_DATA_DIR": str(data_dir)}
+        return other
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"

@@ -21,7 +21,6 @@ import pytest
 pytest.importorskip("highdicom", reason="the ai extra is not installed")
 
 from benchmarks.live_server import LiveServer
-
 from interop.demo.images import DemoStudy, write_study
 from interop.demo.patients import PATIENTS, DemoPatient, demo_id
 from interop.demo.records import consent, patient_resource
