@@ -22,12 +22,13 @@ from typing import Any
 
 import httpx
 import pytest
-from benchmarks.dimse_sender import Association, Instance
-from benchmarks.live_server import LiveServer
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from benchmarks.dimse_sender import Association, Instance
+from benchmarks.live_server import LiveServer
 
 CT, EXPLICIT = str(CTImageStorage), str(ExplicitVRLittleEndian)
 SIDE = 400  # 320 kB, as a slice of a CBCT
