@@ -247,4 +247,5 @@ def _region(sop_instance_uid: str | None, geometry: Mapping[str, Any] | None) ->
 
 
 def lens(public_url: str | None) -> ViewLens:
-    return ViewLens(MAPPING, load, "a finding of an inference job; review it instead")
+    origin = "a finding of an inference job; review it instead"
+    return ViewLens(MAPPING, load, origin, ("ai_predictions", "id"))

@@ -342,16 +342,17 @@ def _load_provenance(connection: Connection, tenant_id: UUID, row_id: UUID) -> R
     return Rows(row)
 
 
+_JOBS: Final = ("ai_inference_jobs", "id")
 _ORIGIN: Final = "of an inference job, which is not deleted over FHIR"
 
 
 def task(public_url: str | None) -> ViewLens:
-    return ViewLens(TASK, _load_task, _ORIGIN)
+    return ViewLens(TASK, _load_task, _ORIGIN, _JOBS)
 
 
 def diagnostic_report(public_url: str | None) -> ViewLens:
-    return ViewLens(DIAGNOSTIC_REPORT, _report_loader(public_url), _ORIGIN)
+    return ViewLens(DIAGNOSTIC_REPORT, _report_loader(public_url), _ORIGIN, _JOBS)
 
 
 def provenance(public_url: str | None) -> ViewLens:
-    return ViewLens(PROVENANCE, _load_provenance, _ORIGIN)
+    return ViewLens(PROVENANCE, _load_provenance, _ORIGIN, _JOBS)

@@ -272,7 +272,7 @@ class ImagingStudyLens(ViewLens):
 
     def __init__(self, public_url: str | None) -> None:
         origin = "of DICOM instances; delete those over DICOMweb"
-        super().__init__(mapping(public_url), load, origin)
+        super().__init__(mapping(public_url), load, origin, ("imaging_studies", "id"))
 
     def row_id(
         self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID

@@ -25,7 +25,9 @@ class ObservationLens:
     def __init__(self, public_url: str | None) -> None:
         self.tooth = ToothLens(public_url)
         origin = "made of the Observations of its teeth; delete those"
-        self.exam = ViewLens(perio.exam_mapping(public_url), perio.load_exam, origin)
+        held_in = ("perio_measurements", "exam_observation_id")
+        exam = perio.exam_mapping(public_url)
+        self.exam = ViewLens(exam, perio.load_exam, origin, held_in)
         self.vital_signs = vital_signs.lens(public_url)
         self.finding = ai_finding.lens(public_url)
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from interop.fhir.lens import Connection, JsonObject
-from interop.fhir.mappings import references
+from interop.fhir.mappings import references, statements
 from interop.fhir.mappings.body_site import tooth_concept, tooth_of
 from interop.fhir.mappings.concepts import Coding, Reference, has_coding, replaced
 from interop.fhir.mappings.converters import Moment
@@ -197,7 +197,8 @@ class ToothLens:
         return []
 
     def exists(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> bool:
-        return bool(self._rows(connection, tenant_id, row_id))
+        key = {"tenant_id": tenant_id, "observation_id": row_id}
+        return statements.exists(connection, "perio_measurements", key)
 
     def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:
         """References whose columns are empty until their resources exist."""

@@ -26,6 +26,11 @@ def select(
     return [dict(zip(columns, row, strict=True)) for row in found]
 
 
+def exists(connection: Connection, table: str, key: Mapping[str, Any]) -> bool:
+    """Whether there is a row of a key."""
+    return bool(connection.execute(_exists_statement(table, tuple(key)), dict(key)).fetchall())
+
+
 def query(connection: Connection, statement: LiteralString, *values: object) -> list[Row]:
     """The rows of a statement, by the names of its columns."""
     cursor = connection.execute(statement, values)
@@ -77,6 +82,15 @@ def _select_statement(table: str, columns: tuple[str, ...], key: tuple[str, ...]
         "SELECT {columns} FROM {table} WHERE {key} ORDER BY id",
         table=sql.Identifier(table),
         columns=_names(columns),
+        key=_matching(key),
+    )
+
+
+@cache
+def _exists_statement(table: str, key: tuple[str, ...]) -> bytes:
+    return _composed(
+        "SELECT 1 FROM {table} WHERE {key} LIMIT 1",
+        table=sql.Identifier(table),
         key=_matching(key),
     )
 

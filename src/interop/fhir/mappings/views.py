@@ -12,6 +12,7 @@ from uuid import UUID
 
 from interop.errors import Conflict
 from interop.fhir.lens import Connection, JsonObject
+from interop.fhir.mappings import statements
 from interop.fhir.mappings.lens import ResourceMapping, Rows
 from interop.fhir.mappings.tables import with_id
 
@@ -21,9 +22,17 @@ Loader = Callable[[Connection, UUID, UUID], Rows | None]
 class ViewLens:
     """A mapping over what `load` reads, never written over FHIR."""
 
-    def __init__(self, mapping: ResourceMapping, load: Loader, origin: str) -> None:
+    def __init__(
+        self,
+        mapping: ResourceMapping,
+        load: Loader,
+        origin: str,
+        held_in: tuple[str, str] | None = None,
+    ) -> None:
         self.mapping = mapping
         self._load = load
+        # The table and column that tell cheaply whether there is such a row.
+        self._held_in = held_in
         # Where the rows come from, and how they are removed: ends the sentence of the refusal.
         self._origin = origin
 
@@ -44,7 +53,11 @@ class ViewLens:
         return proposed if self.exists(connection, tenant_id, proposed) else None
 
     def exists(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> bool:
-        return self._load(connection, tenant_id, row_id) is not None
+        if self._held_in is None:
+            return self._load(connection, tenant_id, row_id) is not None
+        table, column = self._held_in
+        key = {"tenant_id": tenant_id, column: row_id}
+        return statements.exists(connection, table, key)
 
     def write(
         self,

@@ -777,6 +777,21 @@ def test_an_exam_follows_the_teeth_that_clients_send_and_withdraw(server: Server
     assert server.read("Observation", exam) is None
 
 
+def test_what_a_client_adds_to_an_exam_stays(server: Server) -> None:
+    tooth = server.write(a_tooth(a_patient(server), 5))
+    exam = server.one("Observation", exam_of(server, tooth))
+
+    server.write({**exam, "note": [{"text": "calm"}], "hasMember": []})
+    server.sql(
+        "UPDATE perio_measurements SET plaque = true WHERE observation_id = %s",
+        row_of(server, tooth),
+    )
+
+    assert server.one("Observation", exam["id"]) == {**exam, "note": [{"text": "calm"}]}
+    with pytest.raises(Conflict, match="teeth"):
+        server.delete("Observation", exam["id"])
+
+
 def test_a_charted_tooth_cannot_become_another_tooth(server: Server) -> None:
     tooth = server.write(a_tooth(a_patient(server), 4))
     moved = copy.deepcopy(tooth)
