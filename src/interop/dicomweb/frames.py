@@ -94,7 +94,10 @@ async def retrieve_frames(request: Request) -> Response:
             single=len(numbers) == 1,
             can_decode=stored_frames.can_decode(pixels.transfer_syntax_uid),
         )
-    contents = await to_thread.run_sync(_contents, services.objects, pixels, numbers, choice)
+    if choice.decode or is_indirect(pixels) or has_fragments(pixels):
+        contents = await to_thread.run_sync(_contents, services.objects, pixels, numbers, choice)
+    else:
+        contents = _contents(services.objects, pixels, numbers, choice)
     if not choice.multipart:
         return await segments_response(services.objects, contents, choice.content_type)
     writer = MultipartWriter(choice.media_type)
@@ -132,6 +135,12 @@ def is_indirect(pixels: PixelRow) -> bool:
         or pixels.pixel_data_offset is None
         or pixels.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN
     )
+
+
+def has_fragments(pixels: PixelRow) -> bool:
+    """Whether any of the frames has to be joined from several fragments."""
+    table = pixels.frame_table or b""
+    return any(entry(table, index)[2] for index in range(len(table) // 16))
 
 
 def _encapsulated(objects: ObjectStore, pixels: PixelRow, index: int) -> Segment:

@@ -43,7 +43,7 @@ from interop.services import Services
 EVENT = "IMAGING_METADATA_VIEWED"
 # A series that received nothing for this long is taken for complete; a late instance costs one
 # more rebuild, never a wrong answer.
-QUIET = timedelta(seconds=60)
+QUIET = timedelta(seconds=5)
 _PLACEHOLDER = BULK_DATA_BASE.encode()
 _INSTANCE_COLUMNS = "s.id, e.series_uid, o.sop_instance_uid, o.hash, o.dicom_json"
 _SERIES_OF_STUDY = (

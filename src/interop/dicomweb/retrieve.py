@@ -132,7 +132,7 @@ async def _transcoded_parts(
     """The parts one after the other; a transcoded file lives as long as it is being sent."""
     for head, (instance, syntax) in zip(heads, planned, strict=True):
         if syntax == instance.transfer_syntax_uid:
-            async for chunk in in_thread(chunks_of(services.objects, [head, whole(instance)])):
+            async for chunk in chunks_of(services.objects, [head, whole(instance)]):
                 yield chunk
             continue
         with TemporaryDirectory(dir=services.settings.spool_dir, prefix="transcoded-") as folder:

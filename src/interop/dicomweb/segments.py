@@ -1,22 +1,29 @@
 """Bodies put together from ready bytes and byte ranges of stored objects, in bounded memory.
 
 A multipart answer of a thousand instances is a list of heads and ranges; its length is known before
-the first byte is read, and it is read in worker threads in chunks of a megabyte, small neighbours
-joined. Nothing is sent before the first chunk was read, so a missing object is still an error
-answer; one that fails later ends the connection.
+the first byte is read. What the page cache of a local store holds is read at once, everything else
+in worker threads, in chunks of a megabyte. Nothing is sent before the first chunk was read, so a
+missing object is still an error answer; one that fails later ends the connection.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from anyio import to_thread
 from starlette.responses import Response
 
 from interop.dicomweb.errors import SECURITY_HEADERS
-from interop.dicomweb.responses import CHUNK_BYTES, Headers, in_thread, streamed
-from storage.objects import ObjectStore
+from interop.dicomweb.responses import CHUNK_BYTES, Headers, primed, streamed
+from storage.objects import ObjectNotFound, ObjectStore
+
+# Small neighbours are joined up to this size: a send costs more than a copy.
+JOIN_BYTES = 256 << 10
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,46 +41,6 @@ class ObjectRange:
 Segment = bytes | ObjectRange
 
 
-def chunks_of(objects: ObjectStore, segments: Iterable[Segment]) -> Iterator[bytes]:
-    """Read the segments one after the other, blocking; every chunk but the last is large."""
-    pending: list[bytes] = []
-    size = 0
-    for segment in segments:
-        for piece in _pieces(objects, segment):
-            pending.append(piece)
-            size += len(piece)
-            if size >= CHUNK_BYTES:
-                yield b"".join(pending)
-                pending.clear()
-                size = 0
-    if pending:
-        yield b"".join(pending)
-
-
-def _pieces(objects: ObjectStore, segment: Segment) -> Iterable[bytes]:
-    if isinstance(segment, bytes):
-        return (segment,)
-    if segment.length <= CHUNK_BYTES:
-        return (_whole(objects, segment),)
-    return _counted(objects, segment)
-
-
-def _whole(objects: ObjectStore, wanted: ObjectRange) -> bytes:
-    found = objects.get_range(wanted.key, wanted.offset, wanted.length)
-    if len(found) != wanted.length:
-        raise ShortObject(wanted, len(found))
-    return found
-
-
-def _counted(objects: ObjectStore, wanted: ObjectRange) -> Iterator[bytes]:
-    size = 0
-    for piece in objects.open_range(wanted.key, wanted.offset, wanted.length, CHUNK_BYTES):
-        size += len(piece)
-        yield piece
-    if size != wanted.length:
-        raise ShortObject(wanted, size)
-
-
 class ShortObject(Exception):
     """A stored object has fewer bytes than its row says."""
 
@@ -81,6 +48,94 @@ class ShortObject(Exception):
         super().__init__(
             f"object {wanted.key} gave {found} of {wanted.length} bytes from {wanted.offset}"
         )
+
+
+async def chunks_of(objects: ObjectStore, segments: Sequence[Segment]) -> AsyncIterator[bytes]:
+    """Read the segments one after the other; small neighbours are joined."""
+    pending: list[bytes] = []
+    size = 0
+    for segment in segments:
+        if isinstance(segment, bytes):
+            pending.append(segment)
+            size += len(segment)
+        else:
+            async for piece in _range(objects, segment):
+                pending.append(piece)
+                size += len(piece)
+                if size >= JOIN_BYTES:
+                    yield b"".join(pending)
+                    pending.clear()
+                    size = 0
+    if pending:
+        yield b"".join(pending)
+
+
+async def _range(objects: ObjectStore, wanted: ObjectRange) -> AsyncIterator[bytes]:
+    path = objects.local_path(wanted.key)
+    if path is not None:
+        async for piece in _local(path, wanted):
+            yield piece
+        return
+    if wanted.length <= CHUNK_BYTES:
+        found = await to_thread.run_sync(
+            objects.get_range, wanted.key, wanted.offset, wanted.length
+        )
+        _require(wanted, len(found))
+        yield found
+        return
+    pieces = await to_thread.run_sync(
+        objects.open_range, wanted.key, wanted.offset, wanted.length, CHUNK_BYTES
+    )
+    size = 0
+    while piece := await to_thread.run_sync(next, pieces, b""):
+        size += len(piece)
+        yield piece
+    _require(wanted, size)
+
+
+async def _local(path: Path, wanted: ObjectRange) -> AsyncIterator[bytes]:
+    at, end = wanted.offset, wanted.offset + wanted.length
+    with _opened(path, wanted.key) as file:
+        while at < end:
+            size = min(CHUNK_BYTES, end - at)
+            if is_cached(file, at, size):
+                piece = os.pread(file, size, at)
+            else:
+                piece = await to_thread.run_sync(os.pread, file, size, at)
+            if not piece:
+                raise ShortObject(wanted, at - wanted.offset)
+            at += len(piece)
+            yield piece
+
+
+@contextmanager
+def _opened(path: Path, key: str) -> Iterator[int]:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # Deleted since the store said where it is.
+        raise ObjectNotFound(f"no object has key {key}") from None
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def is_cached(file: int, offset: int, size: int) -> bool:
+    """Whether a read would not wait for the disk, judged by its first and its last byte."""
+    if not _NOWAIT or size < 1:
+        return False
+    probe = bytearray(1)
+    try:
+        return all(os.preadv(file, [probe], at, _NOWAIT) == 1 for at in (offset, offset + size - 1))
+    except OSError:
+        # EAGAIN: not in memory. EOPNOTSUPP: a file system that cannot say.
+        return False
+
+
+def _require(wanted: ObjectRange, found: int) -> None:
+    if found != wanted.length:
+        raise ShortObject(wanted, found)
 
 
 async def segments_response(
@@ -94,14 +149,8 @@ async def segments_response(
     """Serve the segments as one body with its Content-Length."""
     length = sum(len(segment) for segment in segments)
     chunks = chunks_of(objects, segments)
-    first = await to_thread.run_sync(next, chunks, b"")
-    merged = {**(headers or {}), "Content-Type": content_type}
-    if len(first) == length:
-        return Response(first, status, headers={**SECURITY_HEADERS, **merged})
-    return streamed(_rest(first, chunks), content_type, headers, status=status, length=length)
-
-
-async def _rest(first: bytes, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for chunk in in_thread(chunks):
-        yield chunk
+    if length <= CHUNK_BYTES:
+        body = b"".join([chunk async for chunk in chunks])
+        merged = {**SECURITY_HEADERS, **(headers or {}), "Content-Type": content_type}
+        return Response(body, status, headers=merged)
+    return streamed(await primed(chunks), content_type, headers, status=status, length=length)
