@@ -19,7 +19,6 @@ import pytest
 pytest.importorskip("highdicom", reason="the ai extra is not installed")
 
 from ai.dentition import label_of_fdi
-
 from ai.pipeline import MAX_ATTEMPTS, Pipeline, Ports
 from ai.registry import register_platform_bundles
 from ai.runtime import Finding, InferenceFailed, InferenceResult, Tooth

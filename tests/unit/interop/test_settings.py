@@ -1,4 +1,4 @@
-"""Settings: from the environment, from files, documented, refused with the name of what is wrong."""
+"""Settings: from the environment or files, documented, refused with the name of what is wrong."""
 
 from __future__ import annotations
 
