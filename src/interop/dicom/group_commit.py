@@ -14,6 +14,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from traceback import format_tb
 from uuid import UUID
 
 import psycopg
@@ -90,9 +91,12 @@ class GroupCommitter:
                 entries = self._take()
             try:
                 self._store(entries)
-            except Exception:
-                # The thread must outlive anything; each sender learns that it has to repeat.
-                logger.exception("ingest.commit.failed", extra={"objects": len(entries)})
+            except Exception as error:
+                # The thread must outlive anything; each sender learns that it has to repeat. The
+                # message of the exception may hold values of a row, so it is not logged.
+                where = "".join(format_tb(error.__traceback__))
+                extra = {"objects": len(entries), "error": type(error).__name__, "where": where}
+                logger.error("ingest.commit.failed", extra=extra)
                 for entry in entries:
                     if not entry.answer.done():
                         entry.answer.set_result(_failed("The object could not be indexed."))

@@ -21,6 +21,9 @@ from interop.dicom.ingest_types import Outcome, Source
 from interop.dicom.spool import Spool
 from storage.tenancy import Tenant
 
+# Called with how many files are done now, and once, with 0, how many there are.
+Progress = Callable[..., object]
+
 _CHUNK = 1 << 20
 _THREADS = 4
 _AHEAD = 32
@@ -57,12 +60,15 @@ def import_paths(
     services: ImportServices,
     tenant: Tenant,
     paths: Iterable[Path],
-    progress: Callable[[], object] | None = None,
+    progress: Progress | None = None,
     *,
     actor: str = "operator",
 ) -> ImportReport:
-    """Import all files below the paths; ``progress`` is called after each one."""
+    """Import all files below the paths, and tell ``progress`` their number and each that is done."""
     report = ImportReport()
+    files = list(_regular_files(paths, report))
+    if progress is not None:
+        progress(0, len(files))
     source = Source("IMPORT", actor)
 
     def take(path: Path) -> tuple[Path, Outcome, int]:
@@ -71,7 +77,7 @@ def import_paths(
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="import") as pool:
         running: set[Future[tuple[Path, Outcome, int]]] = set()
-        for path in _regular_files(paths, report):
+        for path in files:
             running.add(pool.submit(take, path))
             if len(running) >= _AHEAD:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -126,7 +132,7 @@ def _store(
 def _count(
     done: Iterable[Future[tuple[Path, Outcome, int]]],
     report: ImportReport,
-    progress: Callable[[], object] | None,
+    progress: Progress | None,
 ) -> None:
     for future in done:
         path, outcome, size = future.result()
@@ -143,4 +149,4 @@ def _count(
         if outcome.failure is not None:
             report.note(f"{path}: {outcome.failure.message}")
         if progress is not None:
-            progress()
+            progress(1)

@@ -11,6 +11,8 @@ import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from traceback import format_tb
+from uuid import uuid4
 
 import psycopg
 
@@ -98,6 +100,15 @@ class Ingest:
             logger.warning("ingest.spool.failed", extra={"errno": error.errno})
             full = Failure.of(OUT_OF_RESOURCES, "The spool failed; send again later.")
             return _outcome("failed", instance, full)
+        except Exception as error:
+            # A fault of ours; the sender must still get an answer, and nothing is visible. The
+            # message of the exception may hold values of the object, so it is not logged.
+            incident = uuid4().hex[:12]
+            where = "".join(format_tb(error.__traceback__))
+            extra = {"incident": incident, "error": type(error).__name__, "where": where}
+            logger.error("ingest.failed", extra=extra)
+            fault = Failure.of(PROCESSING_FAILURE, f"The server failed (incident {incident}).")
+            return _outcome("failed", instance, fault)
         finally:
             spooled.discard()
 

@@ -41,14 +41,14 @@ def test_import_can_be_repeated(services: Services, tenant: Tenant, tmp_path: Pa
     for n in range(5):
         (folder / str(n)).write_bytes(encoded(instance(PatientID="IMPORT")))
     (folder / "notes.txt").write_text("not an image " * 40)
-    seen: list[int] = []
+    seen: list[tuple[int, ...]] = []
 
-    first = import_paths(services, tenant, [tmp_path / "disc"], lambda: seen.append(1))
+    first = import_paths(services, tenant, [tmp_path / "disc"], lambda *told: seen.append(told))
     second = import_paths(services, tenant, [tmp_path / "disc"])
 
     assert (first.stored, first.refused, first.duplicates) == (5, 1, 0)
     assert (second.stored, second.refused, second.duplicates) == (0, 1, 5)
-    assert len(seen) == 6
+    assert seen == [(0, 6), *[(1,)] * 6]
     assert "notes.txt" in first.problems[0]
 
 

@@ -447,6 +447,26 @@ def test_database_that_is_gone_gives_a700_and_leaves_no_blob(
     assert {stat.key for stat in object_store.list(f"{tenant.id}/")} == before
 
 
+def test_fault_of_ours_is_an_answer_with_an_incident_and_no_values_in_the_log(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    value = "^".join(("Doe", "Jane"))
+
+    def broken(*_: object) -> None:
+        raise KeyError(value)
+
+    monkeypatch.setattr("interop.dicom.batch.store", broken)
+    outcome = world.store(instance())
+    monkeypatch.setattr("interop.dicom.ingest.parse", broken)
+    second = world.store(instance())
+
+    assert [outcome.kind, second.kind] == ["failed", "failed"]
+    assert [outcome.dicom_status, second.dicom_status] == [0x0110, 0x0110]
+    assert second.failure is not None and "incident" in second.failure.message
+    assert len(caplog.records) == 2
+    assert not any(value in str(vars(record)) for record in caplog.records)
+
+
 def test_bare_data_set_gets_a_part_10_header(world: World) -> None:
     sent = instance(PatientID=patient_id())
     raw = encoded(sent)
