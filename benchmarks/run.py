@@ -26,7 +26,8 @@ same run, with the same durability; the stock peer without it stalls near 20 rep
 Our side always has tokens, row-level security and audit on.
 """
 SECTIONS = (
-    ("C-STORE of CBCT slices", "benchmarks.store", ("--rounds", "3"), ("--rounds", "1", "--slices", "100")),
+    ("C-STORE of CBCT slices", "benchmarks.store", ("--rounds", "3"),
+     ("--rounds", "1", "--slices", "100")),
     ("DICOMweb", "benchmarks.web", ("--rounds", "3"), ("--rounds", "1", "--quick")),
     ("FHIR", "benchmarks.fhir", ("--seconds", "5"), ("--seconds", "2", "--patients", "100")),
     ("Memory", "benchmarks.memory", ("--megabytes", "1024"), ("--megabytes", "200")),
