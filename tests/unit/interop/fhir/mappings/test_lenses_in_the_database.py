@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from interop.errors import Conflict, Unprocessable
+from interop.fhir import gate
 from interop.fhir import json as fhir_json
 from interop.fhir.mappings import LENSES, perio, perio_sites, references
 from interop.fhir.mappings.ai_device import DISCLAIMER
@@ -120,7 +121,8 @@ def _validator() -> Any:
 
 
 def assert_conforms(resource: Resource) -> None:
-    """Valid by the official JSON Schema, where it is at hand, and by fhir.resources R4B."""
+    """Valid by the server's gate, by the official JSON Schema where at hand, by fhir.resources."""
+    gate.check(resource, resource["resourceType"])
     plain = json.loads(fhir_json.dumps(resource))
     if (SHARED / "r4" / "fhir.schema.json.gz").exists():
         assert [error.message for error in _validator().iter_errors(plain)] == []
