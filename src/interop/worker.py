@@ -121,7 +121,15 @@ def _render_when_told(services: Services, stop: threading.Event) -> None:
 
 
 def _render(services: Services, tenant_id: UUID) -> None:
-    while render_stale(services.database, tenant_id, limit=RENDER_BATCH) == RENDER_BATCH:
+    tenant = services.tenants.by_id(tenant_id)
+    if tenant is None:
+        return
+    # What a resource says of our own addresses must not depend on who renders it.
+    own_base = f"{services.settings.effective_public_url}/t/{tenant.slug}/fhir/R4"
+    while (
+        render_stale(services.database, tenant_id, limit=RENDER_BATCH, own_base=own_base)
+        == RENDER_BATCH
+    ):
         pass
 
 
