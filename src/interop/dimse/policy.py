@@ -115,7 +115,9 @@ class AssociationPolicy:
         except (psycopg.Error, PoolTimeout) as error:
             raise Rejected(_CONGESTED) from error
         if tenant is None or not tenant.is_active:
-            raise Rejected(Rejection(1, 1, 7, f"called AE title {called!r} is not a tenant's"))
+            unknown = Rejection(1, 1, 7, f"called AE title {called!r} is not a tenant's")
+            is_repeated = self._remember(("", calling, remote_address), unknown)
+            raise Rejected(unknown, is_repeated=is_repeated)
         rejection, is_repeated = self._judge(tenant, calling, remote_address)
         if rejection is not None:
             raise Rejected(rejection, tenant, is_repeated=is_repeated)
@@ -164,24 +166,27 @@ class AssociationPolicy:
             if known is not None and known.expires > now:
                 return known.rejection, True
         rejection = self._look_up(tenant, calling, remote_address)
-        with self._lock:
-            self._remember(key, rejection, now)
-        return rejection, False
+        return rejection, self._remember(key, rejection)
 
-    def _remember(self, key: tuple[str, str, str], rejection: Rejection | None, now: float) -> None:
-        verdict = self._verdicts.pop(key, None) or _Verdict()
-        self._verdicts[key] = verdict
-        verdict.rejection = rejection
-        verdict.expires = now + _CACHE_SECONDS
-        if rejection is not None:
+    def _remember(self, key: tuple[str, str, str], rejection: Rejection | None) -> bool:
+        """Keep a verdict; return whether this source was refused too often to be written down."""
+        now = time.monotonic()
+        with self._lock:
+            verdict = self._verdicts.pop(key, None) or _Verdict()
+            self._verdicts[key] = verdict
+            if len(self._verdicts) > _CACHE_ENTRIES:
+                self._verdicts.popitem(last=False)
+            verdict.rejection = rejection
+            verdict.expires = now + _CACHE_SECONDS
+            if rejection is None:
+                return False
             if now > verdict.window_ends:
                 verdict.refusals, verdict.window_ends = 0, now + _REFUSAL_WINDOW_SECONDS
             verdict.refusals += 1
-            # Asked again at once unless it floods: an AE registered a moment ago gets in.
+            # Looked up again at once unless it floods: an AE registered a moment ago gets in.
             if verdict.refusals < _REFUSALS_REMEMBERED:
                 verdict.expires = 0.0
-        while len(self._verdicts) > _CACHE_ENTRIES:
-            self._verdicts.popitem(last=False)
+            return verdict.refusals > _REFUSALS_REMEMBERED
 
     def _look_up(self, tenant: Tenant, calling: str, remote_address: str) -> Rejection | None:
         try:

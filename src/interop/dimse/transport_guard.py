@@ -203,9 +203,13 @@ class Link:
                 raise ConnectionLost(str(error)) from error
 
     def interrupt(self, farewell: bytes) -> None:
-        """From another thread: send `farewell`, if nothing is being sent, and end the connection
-        under its reader."""
-        if farewell and self._sending.acquire(timeout=_INTERRUPT_SECONDS):
+        """End the connection under its reader, from another thread.
+
+        `farewell` goes out first, unless something else is being sent, or over TLS, where two
+        threads may not use one connection.
+        """
+        is_plain = not isinstance(self._socket, ssl.SSLSocket)
+        if farewell and is_plain and self._sending.acquire(timeout=_INTERRUPT_SECONDS):
             with suppress(LinkError):
                 self._send(farewell)
             self._sending.release()
