@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from traceback import format_tb
@@ -45,7 +46,13 @@ class Entry:
 
     tenant_id: UUID
     received: Received
+    # Whether the object's bytes are durable; the rows are not committed before they are.
+    blob: Future[bool] = field(default_factory=Future)
     answer: Future[Result] = field(default_factory=Future)
+
+
+class _BlobsLost(Exception):
+    """Some objects of the batch did not reach the object store."""
 
 
 class GroupCommitter:
@@ -59,9 +66,18 @@ class GroupCommitter:
         self._pid = 0
         self._is_closed = False
 
-    def commit(self, tenant_id: UUID, received: Received) -> Result:
-        """Return when the object's rows are durable, or it is certain that they are not."""
+    def commit(
+        self, tenant_id: UUID, received: Received, put: Callable[[], None] | None = None
+    ) -> Result:
+        """Return when the object's rows are durable, or it is certain that they are not.
+
+        ``put`` makes its bytes durable, in the calling thread, while the transaction is being
+        prepared: the disk syncs the object beside the database's work, and the commit waits for
+        both. What ``put`` raises is raised here, after the object left the transaction.
+        """
         entry = Entry(tenant_id, received)
+        if put is None:
+            entry.blob.set_result(True)
         with self._wake:
             if self._is_closed:
                 return _shutting_down()
@@ -71,6 +87,14 @@ class GroupCommitter:
                 self._thread.start()
             self._queue.append(entry)
             self._wake.notify()
+        if put is not None:
+            try:
+                put()
+            except BaseException:
+                entry.blob.set_result(False)
+                entry.answer.result()
+                raise
+            entry.blob.set_result(True)
         return entry.answer.result()
 
     def close(self) -> None:
@@ -125,6 +149,14 @@ class GroupCommitter:
     def _store(self, entries: list[Entry]) -> None:
         try:
             results = self._attempt(entries)
+        except _BlobsLost:
+            kept = [entry for entry in entries if entry.blob.result()]
+            if kept:
+                self._store(kept)
+            for entry in entries:
+                if not entry.blob.result():
+                    entry.answer.set_result(_failed("The object could not be kept."))
+            return
         except psycopg.Error as error:
             if len(entries) > 1 and not _is_outage(error):
                 # One bad row must not take the others with it.
@@ -143,6 +175,8 @@ class GroupCommitter:
             try:
                 with self._database.connection(tenant_id) as connection:
                     results = batch.store(connection, tenant_id, objects)
+                    if not all(entry.blob.result() for entry in entries):
+                        raise _BlobsLost
                     is_committing = True
                 return results
             except _RETRYABLE:

@@ -64,7 +64,7 @@ def import_paths(
     *,
     actor: str = "operator",
 ) -> ImportReport:
-    """Import all files below the paths, and tell ``progress`` their number and each that is done."""
+    """Import all files below the paths; ``progress`` hears their number and of each one done."""
     report = ImportReport()
     files = list(_regular_files(paths, report))
     if progress is not None:

@@ -70,9 +70,9 @@ class Ingest:
         self._spool = spool
         self._limits = limits
         self._committer = GroupCommitter(database)
-        # The local store would read the file again only to compare it with the digest that was
-        # made while the same bytes were written; a store across a network needs the digest.
-        self._sends_checksum = not isinstance(objects, LocalObjectStore)
+        # The local store gets no digest: it would read the file again only to compare it with the
+        # one made while the same bytes were written. A store across a network needs it.
+        self._is_local = isinstance(objects, LocalObjectStore)
 
     def store(
         self,
@@ -179,15 +179,6 @@ class Ingest:
     ) -> Outcome:
         instance, spooled = checked.instance, checked.spooled
         key = new_key(tenant.id)
-        try:
-            checksum = spooled.sha256 if self._sends_checksum else None
-            self._objects.put_file(key, spooled.path, checksum)
-        except ObjectStoreError as error:
-            failure = _store_failure(error)
-            self._log_refusal(tenant, source, instance, spooled, failure, started_at)
-            return _outcome("failed", instance, failure)
-        finally:
-            spooled.discard()
         received = Received(
             instance=instance,
             spooled=spooled,
@@ -199,7 +190,21 @@ class Ingest:
             study_instance_uid=instance.study_instance_uid,
             series_instance_uid=instance.series_instance_uid,
         )
-        result = self._committer.commit(tenant.id, received)
+        try:
+            if self._is_local:
+                result = self._committer.commit(
+                    tenant.id, received, lambda: self._objects.put_file(key, spooled.path)
+                )
+            else:
+                # A transaction must not stay open while a network store is slow.
+                self._objects.put_file(key, spooled.path, spooled.sha256)
+                result = self._committer.commit(tenant.id, received)
+        except ObjectStoreError as error:
+            failure = _store_failure(error)
+            self._log_refusal(tenant, source, instance, spooled, failure, started_at)
+            return _outcome("failed", instance, failure)
+        finally:
+            spooled.discard()
         if not result.keeps_blob:
             # Best effort: what stays behind has no row, and the sweep removes it.
             with suppress(ObjectStoreError):

@@ -17,6 +17,7 @@ from interop.dicom.ingest import Ingest, Outcome, Source
 from interop.dicom.spool import Spool
 from storage.database import Database
 from storage.objects import ObjectStore
+from storage.objects.store import ObjectStoreFull
 from storage.tenancy import Tenant
 
 from .factories import encoded, instance, spooled
@@ -445,6 +446,28 @@ def test_database_that_is_gone_gives_a700_and_leaves_no_blob(
     assert outcome.kind == "failed"
     assert outcome.dicom_status == 0xA700
     assert {stat.key for stat in object_store.list(f"{tenant.id}/")} == before
+
+
+def test_object_that_does_not_reach_the_store_leaves_no_row_and_its_neighbours_do(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = [instance(PatientID=patient_id()) for _ in range(8)]
+    original = type(world.objects).put_file
+
+    def put_file(self: ObjectStore, key: str, path: Path, sha256: str | None = None) -> None:
+        if sent[3].SOPInstanceUID.encode() in path.read_bytes():
+            raise ObjectStoreFull("no space")
+        original(self, key, path, sha256)
+
+    monkeypatch.setattr(type(world.objects), "put_file", put_file)
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(world.store, sent))
+
+    assert [outcome.kind for outcome in outcomes].count("stored") == 7
+    assert outcomes[3].kind == "failed"
+    assert outcomes[3].dicom_status == 0xA700
+    count = "SELECT count(*) FROM imaging_objects WHERE sop_instance_uid = %s"
+    assert [world.rows(count, s.SOPInstanceUID)[0][0] for s in sent] == [1, 1, 1, 0, 1, 1, 1, 1]
 
 
 def test_fault_of_ours_is_an_answer_with_an_incident_and_no_values_in_the_log(
