@@ -53,6 +53,7 @@ class Database:
         )
         self._pool_size = pool_size
         self._async_pool: AsyncConnectionPool[AsyncConnection] | None = None
+        self._statement_pool: AsyncConnectionPool[AsyncConnection] | None = None
 
     @cached_property
     def pool(self) -> ConnectionPool[Connection]:
@@ -109,24 +110,44 @@ class Database:
 
     async def open_async(self) -> None:
         """Open the pool of this event loop; call once before the first async use."""
+        self._async_pool = await self._open_pool(autocommit=False)
+        self._statement_pool = await self._open_pool(autocommit=True)
+
+    async def _open_pool(self, *, autocommit: bool) -> AsyncConnectionPool[AsyncConnection]:
         pool: AsyncConnectionPool[AsyncConnection] = AsyncConnectionPool(
-            self.conninfo, min_size=1, max_size=self._pool_size, open=False, timeout=30
+            self.conninfo,
+            min_size=1,
+            max_size=self._pool_size,
+            open=False,
+            timeout=30,
+            kwargs={"autocommit": autocommit},
         )
         await pool.open()
-        self._async_pool = pool
+        return pool
 
     async def close_async(self) -> None:
         """Close the pool of this event loop."""
-        if self._async_pool is not None:
-            await self._async_pool.close()
-            self._async_pool = None
+        for pool in (self._async_pool, self._statement_pool):
+            if pool is not None:
+                await pool.close()
+        self._async_pool = self._statement_pool = None
 
     @property
     def async_pool(self) -> AsyncConnectionPool[AsyncConnection]:
-        """The pool that `open_async` opened, for statements that set the tenant themselves."""
+        """The pool that `open_async` opened."""
         if self._async_pool is None:
             raise RuntimeError("Database.open_async() was not called in this event loop")
         return self._async_pool
+
+    @property
+    def statement_pool(self) -> AsyncConnectionPool[AsyncConnection]:
+        """Connections in autocommit, for calls of SQL functions that bind the tenant themselves.
+
+        One statement is one transaction and one round trip; a tenant set here is gone with it.
+        """
+        if self._statement_pool is None:
+            raise RuntimeError("Database.open_async() was not called in this event loop")
+        return self._statement_pool
 
     @asynccontextmanager
     async def async_connection(self, tenant_id: UUID) -> AsyncIterator[AsyncConnection]:

@@ -18,24 +18,36 @@ RowCondition = Callable[[str], str]
 LAST_CHARACTER = "\U0010ffff"
 EARTH_RADIUS_KM = 6371.0088
 
+# The columns that ascending and descending order go by, each with an index, and their type.
 SORT_COLUMNS = {
     "string": ("value", "value", "text"),
     "token": ("code", "code", "text"),
     "uri": ("value", "value", "text"),
     "reference": ("target_id", "target_id", "text"),
     "date": ("low", "high", "timestamptz"),
-    "number": ("low", "high", "float8"),
-    "quantity": ("low", "high", "float8"),
+    "number": ("low", "low", "float8"),
+    "quantity": ("low", "low", "float8"),
 }
+PAGE_COLUMNS = "r.resource_id, r.version, r.last_updated, r.body"
 
 
 @dataclass(frozen=True, slots=True)
 class SortKey:
     """One sort key: a column of the resource, or the least (greatest) search row of a parameter."""
 
-    expression: str
+    column: str
     type: str
     descending: bool
+    table: str | None = None
+    parameter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """Where the page before ended: the keys of its last resource, as text, and its id."""
+
+    keys: tuple[str | None, ...]
+    resource_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +195,8 @@ class SearchStatement:
         """search.html 3.1.1.4.3 on intervals: the row's is [low, high), so is the value's."""
         start, end = self.bind(low, "timestamptz"), self.bind(high, "timestamptz")
         return lambda s: {
-            "eq": f"{s}.low >= {start} AND {s}.high <= {end}",
+            # That low lies before the end follows; said so, the planner knows how few rows match.
+            "eq": f"{s}.low >= {start} AND {s}.low < {end} AND {s}.high <= {end}",
             "ne": f"NOT ({s}.low >= {start} AND {s}.high <= {end})",
             "gt": f"{s}.high > {end}",
             "lt": f"{s}.low < {start}",
@@ -247,19 +260,101 @@ class SearchStatement:
     def sort_key(self, table: str, parameter: str, descending: bool) -> SortKey:
         """Order by a parameter: its least value, or its greatest when descending."""
         lowest, highest, type_ = SORT_COLUMNS[table]
-        value = f"max(s.{highest})" if descending else f"min(s.{lowest})"
-        expression = (
-            f"(SELECT {value} FROM fhir_search_{table} AS s WHERE s.tenant_id = $1"
-            f" AND s.resource_type = '{self.resource_type}' AND s.parameter = '{parameter}'"
+        column = highest if descending else lowest
+        return SortKey(column, type_, descending, table, parameter)
+
+    def _by_id(self, after: After | None, count: int) -> str:
+        beyond = f" AND r.resource_id > {self.bind(after.resource_id)}" if after else ""
+        return (
+            f"SELECT {PAGE_COLUMNS}, NULL::text[] AS sort_keys {self._from_where()}{beyond}"
+            f" ORDER BY r.resource_id LIMIT {count}"
+        )
+
+    def _by_column(self, key: SortKey, after: After | None, count: int) -> str:
+        """Along the index of a column that is never NULL."""
+        direction, sign = ("DESC", "<") if key.descending else ("ASC", ">")
+        beyond = ""
+        if after:
+            value, last = self.bind(after.keys[0], key.type), self.bind(after.resource_id)
+            beyond = f" AND ({key.column}, r.resource_id) {sign} ({value}, {last})"
+        return (
+            f"SELECT {PAGE_COLUMNS}, ARRAY[{key.column}::text] AS sort_keys"
+            f" {self._from_where()}{beyond}"
+            f" ORDER BY {key.column} {direction}, r.resource_id {direction} LIMIT {count}"
+        )
+
+    def _by_value(self, key: SortKey, after: After | None, count: int) -> str:
+        """Along the index of a parameter's values, then the resources that have none.
+
+        PostgreSQL stops walking when the page is full; sorting everything first took 1.5 s for
+        50,000 resources where this takes milliseconds.
+        """
+        direction, sign = ("DESC", "<") if key.descending else ("ASC", ">")
+        beyond = id_beyond = ""
+        if after and after.keys[0] is not None:
+            value, last = self.bind(after.keys[0], key.type), self.bind(after.resource_id)
+            beyond = f" AND (v.{key.column}, v.resource_id) {sign} ({value}, {last})"
+        elif after:
+            id_beyond = f" AND r.resource_id > {self.bind(after.resource_id)}"
+        row = (
+            f"v.tenant_id = $1 AND v.resource_type = '{self.resource_type}'"
+            f" AND v.parameter = '{key.parameter}'"
+        )
+        nearer = (
+            f"SELECT FROM fhir_search_{key.table} AS o WHERE o.tenant_id = $1"
+            f" AND o.resource_type = '{self.resource_type}' AND o.resource_id = v.resource_id"
+            f" AND o.parameter = '{key.parameter}' AND (v.{key.column}, v.ordinal) {sign}"
+            f" (o.{key.column}, o.ordinal)"
+        )
+        with_value = (
+            f"(SELECT {PAGE_COLUMNS}, ARRAY[v.{key.column}::text] AS sort_keys"
+            f" FROM fhir_search_{key.table} AS v JOIN fhir_resources AS r"
+            f" ON r.resource_id = v.resource_id {self._where()} AND {row}{beyond}"
+            f" AND NOT EXISTS ({nearer})"
+            f" ORDER BY v.{key.column} {direction}, v.resource_id {direction} LIMIT {count})"
+        )
+        without = (
+            f"(SELECT {PAGE_COLUMNS}, ARRAY[NULL::text] AS sort_keys"
+            f" {self._from_where()}{id_beyond}"
+            f" AND NOT EXISTS (SELECT FROM fhir_search_{key.table} AS v WHERE {row}"
+            f" AND v.resource_id = r.resource_id) ORDER BY r.resource_id LIMIT {count})"
+        )
+        if id_beyond:
+            return without
+        return f"SELECT * FROM ({with_value} UNION ALL {without}) AS found LIMIT {count}"
+
+    def _by_keys(self, order: Sequence[SortKey], after: After | None, count: int) -> str:
+        """By several keys: each is computed for every match, and NULL is last."""
+        expressions = ", ".join(
+            f"{self._least(key)} AS k{index}" for index, key in enumerate(order)
+        )
+        listed = ", ".join(f"k{index}::text" for index in range(len(order)))
+        by = ", ".join(
+            f"k{index} {'DESC' if key.descending else 'ASC'} NULLS LAST"
+            for index, key in enumerate(order)
+        )
+        return (
+            f"SELECT {PAGE_COLUMNS}, ARRAY[{listed}] AS sort_keys FROM fhir_resources AS r"
+            f" CROSS JOIN LATERAL (SELECT {expressions}) AS k {self._where()}"
+            f"{self._after_keys(order, after)} ORDER BY {by}, r.resource_id LIMIT {count}"
+        )
+
+    def _least(self, key: SortKey) -> str:
+        if key.table is None:
+            return key.column
+        return (
+            f"(SELECT {'max' if key.descending else 'min'}(s.{key.column})"
+            f" FROM fhir_search_{key.table} AS s WHERE s.tenant_id = $1"
+            f" AND s.resource_type = '{self.resource_type}' AND s.parameter = '{key.parameter}'"
             " AND s.resource_id = r.resource_id)"
         )
-        return SortKey(expression, type_, descending)
 
-    def after(self, order: Sequence[SortKey], keys: Sequence[str | None], last_id: str) -> str:
-        """What comes after the last resource of a page, in an order where NULL is last."""
-        condition = f"r.resource_id > {self.bind(last_id)}"
+    def _after_keys(self, order: Sequence[SortKey], after: After | None) -> str:
+        if after is None:
+            return ""
+        condition = f"r.resource_id > {self.bind(after.resource_id)}"
         for index in reversed(range(len(order))):
-            key, value = f"k{index}", keys[index]
+            key, value = f"k{index}", after.keys[index]
             if value is None:
                 condition = f"{key} IS NULL AND {condition}"
                 continue
@@ -268,7 +363,7 @@ class SearchStatement:
             condition = (
                 f"({key} {sign} {bound} OR {key} IS NULL OR ({key} = {bound} AND {condition}))"
             )
-        return condition
+        return f" AND {condition}"
 
     # -- the whole ----------------------------------------------------------------------
 
@@ -276,7 +371,7 @@ class SearchStatement:
         self,
         *,
         order: Sequence[SortKey] = (),
-        after: str | None = None,
+        after: After | None = None,
         limit: int,
         includes: Sequence[Include] = (),
         include_limit: int,
@@ -291,8 +386,7 @@ class SearchStatement:
         parts = [self._stale(stale_types)]
         if with_total:
             parts.append(
-                f"SELECT 'total', count(*), '', '', 0, now(), NULL::text[], '' FROM ({self._from()}"
-                f" {self._where()}) AS r"
+                f"SELECT 'total', count(*), '', '', 0, now(), NULL::text[], '' {self._from_where()}"
             )
         with_ = [f"matches AS MATERIALIZED ({self._matches(order, after, limit)})"]
         if limit:
@@ -309,9 +403,8 @@ class SearchStatement:
             )
         return f"WITH {', '.join(with_)} {' UNION ALL '.join(parts)}"
 
-    def _from(self, keys: Sequence[str] = ()) -> str:
-        columns = ", ".join(["r.resource_id, r.version, r.last_updated, r.body", *keys])
-        return f"SELECT {columns} FROM fhir_resources AS r"
+    def _from_where(self) -> str:
+        return f"FROM fhir_resources AS r {self._where()}"
 
     def _where(self) -> str:
         always = [
@@ -322,26 +415,17 @@ class SearchStatement:
         ]
         return "WHERE " + " AND ".join(always + self.conditions)
 
-    def _matches(self, order: Sequence[SortKey], after: str | None, limit: int) -> str:
-        names = [f"k{index}" for index in range(len(order))]
-        by = [
-            f"{name} {'DESC' if key.descending else 'ASC'} NULLS LAST"
-            for name, key in zip(names, order, strict=True)
-        ]
-        inner = self._from(names)
-        sort_keys = "NULL::text[]"
-        if order:
-            keys = zip(order, names, strict=True)
-            expressions = ", ".join(f"{key.expression} AS {name}" for key, name in keys)
-            inner += f" CROSS JOIN LATERAL (SELECT {expressions}) AS k"
-            sort_keys = f"ARRAY[{', '.join(f'{name}::text' for name in names)}]"
-        where = self._where() + (f" AND {after}" if after else "")
-        return (
-            "SELECT row_number() OVER () AS ordinal, resource_id, version, last_updated,"
-            f" {sort_keys} AS sort_keys, body FROM ("
-            f"{inner} {where} ORDER BY {', '.join([*by, 'r.resource_id'])}"
-            f" LIMIT {limit + 1 if limit else 0}) AS page"
-        )
+    def _matches(self, order: Sequence[SortKey], after: After | None, limit: int) -> str:
+        count = limit + 1 if limit else 0
+        if not order:
+            rows = self._by_id(after, count)
+        elif len(order) > 1:
+            rows = self._by_keys(order, after, count)
+        elif order[0].table is None:
+            rows = self._by_column(order[0], after, count)
+        else:
+            rows = self._by_value(order[0], after, count)
+        return f"SELECT row_number() OVER () AS ordinal, page.* FROM ({rows}) AS page"
 
     def _included(self, includes: Sequence[Include], limit: int, include_limit: int) -> str:
         """Type and id of what comes along; authorized types only, before the limit."""

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
-from psycopg.pq import TransactionStatus
+import orjson
 
 from storage.database import Connection, Database
 
@@ -290,20 +290,11 @@ async def call(
     database: Database, query: LiteralString, parameters: Sequence[Any]
 ) -> list[tuple[Any, ...]]:
     """Run one statement that is a transaction of its own and binds its tenant itself."""
-    async with database.async_pool.connection() as connection:
-        # Without autocommit BEGIN and COMMIT would be two more round trips.
-        await connection.set_autocommit(True)
-        try:
-            cursor = await connection.execute(query, parameters)
-            return await cursor.fetchall()
-        finally:
-            # A connection that kept autocommit would forget the tenant between two statements.
-            if connection.info.transaction_status == TransactionStatus.IDLE:
-                await connection.set_autocommit(False)
-            else:
-                await connection.close()
+    async with database.statement_pool.connection() as connection:
+        cursor = await connection.execute(query, parameters)
+        return await cursor.fetchall()
 
 
 def json_text(audit: Audit) -> str:
     """Audit values as the SQL functions take them."""
-    return json.dumps({**audit, "metadata": json.loads(audit["metadata"])}, default=str)
+    return orjson.dumps({**audit, "metadata": orjson.Fragment(audit["metadata"])}).decode()

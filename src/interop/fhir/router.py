@@ -169,11 +169,12 @@ async def unknown(exchange: Exchange) -> Response:
 
 
 _INTERACTIONS = [
+    # Matched from the top: what is asked most stands first.
+    Route(f"{BASE}/{{resource_type}}/{{resource_id}}", read, methods=["GET"]),
     Route(f"{BASE}/metadata", metadata),
     Route(f"{BASE}/{{resource_type}}", search, methods=["GET"]),
     Route(f"{BASE}/{{resource_type}}", create, methods=["POST"]),
     Route(f"{BASE}/{{resource_type}}/_search", search_by_post, methods=["POST"]),
-    Route(f"{BASE}/{{resource_type}}/{{resource_id}}", read, methods=["GET"]),
     Route(f"{BASE}/{{resource_type}}/{{resource_id}}", update, methods=["PUT"]),
     Route(f"{BASE}/{{resource_type}}/{{resource_id}}", delete, methods=["DELETE"]),
     Route(f"{BASE}/{{resource_type}}/{{resource_id}}/_history", history, methods=["GET"]),

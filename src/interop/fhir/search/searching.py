@@ -24,7 +24,7 @@ from interop.fhir.search.request import (
 )
 from storage import resources
 from storage.database import Database
-from storage.resource_search import Include, SearchStatement, SortKey
+from storage.resource_search import After, Include, SearchStatement, SortKey
 
 MAX_INCLUDED = 1000
 # Rows may change while others are rendered; a busy ingest must not keep a reader for ever.
@@ -85,7 +85,7 @@ class Searcher:
         if request.cursor is not None:
             if len(request.cursor.keys) != len(order):
                 raise BadRequest(f"{CURSOR} belongs to another _sort; follow the next link as is")
-            after = statement.after(order, request.cursor.keys, request.cursor.resource_id)
+            after = After(request.cursor.keys, request.cursor.resource_id)
         counts_only = request.count_only or request.count == 0
         return statement.page(
             order=order,

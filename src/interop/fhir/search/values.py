@@ -127,7 +127,8 @@ def approximate_interval(value: Decimal) -> tuple[float, float]:
 
 def fold(text: str) -> str:
     """Text as search compares it: no case, no accents, single spaces, punctuation kept."""
-    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    compatible = unicodedata.normalize("NFKD", text).casefold()
+    decomposed = unicodedata.normalize("NFKD", compatible).casefold()
     return _SPACES.sub(" ", _MARKS.sub("", decomposed)).strip()
 
 
