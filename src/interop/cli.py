@@ -300,6 +300,32 @@ def import_(
         finally:
             services.close()
     show(asdict(report), as_json)
+    if report.refused or report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    tenant: TenantOption,
+    folder: Annotated[Path, typer.Argument(help="Where to write STUDY/SERIES/INSTANCE.dcm.")],
+    study: Annotated[list[str] | None, typer.Option(help="Study Instance UID; repeatable.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write stored DICOM objects as files, byte for byte; repeating continues."""
+    from interop.dicom.exporter import export_studies
+    from interop.progress import progress_bar
+    from storage.objects import open_object_store
+
+    with opened() as interop, progress_bar("exporting", quiet=as_json) as advance:
+        report = export_studies(
+            interop.database,
+            open_object_store(interop.settings.effective_objects_url),
+            require(interop.tenants, tenant),
+            folder,
+            study or [],
+            advance,
+        )
+    show(asdict(report), as_json)
 
 
 @app.command()
