@@ -123,15 +123,22 @@ class Listener:
                 connection = self._ssl_context.wrap_socket(
                     connection, server_side=True, do_handshake_on_connect=False
                 )
-            association = Association(connection, str(address[0]), self._context)
-            self._admit(association)
-            threading.Thread(
-                target=self._run, args=(association,), name="dimse-association", daemon=True
-            ).start()
+            self._begin(Association(connection, str(address[0]), self._context))
         except (OSError, RuntimeError) as error:
             # RuntimeError: no thread can be started. The connection is the one that pays.
             logger.error("connection_dropped", extra={"error": type(error).__name__})
             connection.close()
+
+    def _begin(self, association: Association) -> None:
+        self._admit(association)
+        thread = threading.Thread(
+            target=self._run, args=(association,), name="dimse-association", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            self._forget(association)
+            raise
 
     def _admit(self, association: Association) -> None:
         with self._lock:
@@ -146,8 +153,11 @@ class Listener:
         try:
             association.run()
         finally:
-            with self._lock:
-                self._connections.pop(association, None)
+            self._forget(association)
+
+    def _forget(self, association: Association) -> None:
+        with self._lock:
+            self._connections.pop(association, None)
 
     def _drain(self) -> None:
         """Let what is in flight finish; A-ABORT what is left after DRAIN_SECONDS."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import os
 import socket
 import ssl
 import threading
@@ -18,6 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from interop.dicom.failures import OUT_OF_RESOURCES, Failure
+from interop.dimse.c_store import StoreService
 from interop.dimse.policy import AssociationLimits
 from interop.dimse.scp import Listener
 from interop.dimse.transport_guard import TransportLimits
@@ -286,31 +290,126 @@ def test_a_command_set_without_an_end_is_aborted(start: Any, connect: Any, wire:
     peer.assert_aborted()
 
 
-def test_a_full_disk_is_answered_a700_and_the_association_goes_on(
-    start: Any, connect: Any, make_ct: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 0xA700), (errno.EIO, 0x0110)])
+def test_a_disk_that_fails_is_answered_and_the_association_goes_on(
+    start: Any,
+    connect: Any,
+    make_ct: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    status: int,
 ) -> None:
-    import errno
-    import os
-
     running = start()
     peer = connect(running.port)
     peer.associate()
     write = os.write
     folder = str(running.services.spool_root)
 
-    def full(descriptor: int, data: Any) -> int:
+    def failing(descriptor: int, data: Any) -> int:
         if os.readlink(f"/proc/self/fd/{descriptor}").startswith(folder) and len(data) > 5000:
-            raise OSError(errno.ENOSPC, "no space")
+            raise OSError(number, "fault")
         return write(descriptor, data)
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "write", failing)
     response = peer.store(make_ct(200))
     monkeypatch.undo()
 
-    assert response.status == 0xA700
+    assert response.status == status
     assert response.comment
     assert running.services.spool_files() == []
     assert peer.store(make_ct(200), message_id=2).status == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(Failure.of(OUT_OF_RESOURCES, "The disk is nearly full."), 0xA700), (OSError(24), 0x0110)],
+)
+def test_a_spool_that_opens_no_file_is_answered(
+    start: Any,
+    connect: Any,
+    make_ct: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+) -> None:
+    running = start()
+    peer = connect(running.port)
+    peer.associate()
+
+    def refuse() -> Any:
+        raise error
+
+    monkeypatch.setattr(running.services.spool, "writer", refuse)
+    assert peer.store(make_ct(200)).status == status
+    monkeypatch.undo()
+    assert peer.store(make_ct(200), message_id=2).status == 0
+
+
+def test_an_empty_data_set_is_refused(start: Any, connect: Any, wire: Any) -> None:
+    peer = connect(start().port)
+    peer.associate()
+    peer.send(wire.pdu(4, wire.pdv(1, 3, wire.store_rq("1.2.3")) + wire.pdv(1, 2, b"")))
+
+    assert peer.response().status >> 12 == 0xC
+    assert peer.echo().status == 0
+
+
+def test_a_fault_of_ours_ends_one_association_only(
+    start: Any, connect: Any, make_ct: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start()
+    peer = connect(running.port)
+    peer.associate()
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(StoreService, "_settle", broken)
+    peer.send(b"")
+    with pytest.raises(AssertionError, match="PDU of type 7"):
+        peer.store(make_ct())
+    monkeypatch.undo()
+
+    another = connect(running.port)
+    another.associate()
+    assert another.store(make_ct()).status == 0
+
+
+def test_a_connection_for_which_there_is_no_thread_is_dropped(
+    start: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start()
+    begin = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name == "dimse-association":
+            raise RuntimeError("can't start new thread")
+        begin(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert connect(running.port).receive_pdu() is None
+    monkeypatch.undo()
+
+    assert running.listener.connection_count == 0
+    assert connect(running.port).associate()[0] == 2
+
+
+def test_an_echo_with_a_data_set_is_bounded(start: Any, connect: Any, wire: Any) -> None:
+    raw = wire.command(
+        (0x0002, wire.even("1.2.840.10008.1.1")),
+        (0x0100, pack("<H", 0x0030)),
+        (0x0110, b"\1\0"),
+        (0x0800, b"\1\0"),
+    )
+    peer = connect(start().port)
+    peer.associate()
+    peer.send(wire.pdu(4, wire.pdv(3, 3, raw)))
+    block = wire.pdu(4, wire.pdv(3, 0, bytes(100_000)))
+    with suppress(OSError):
+        for _ in range(20):
+            peer.send(block)
+
+    peer.assert_aborted(reason=6)
 
 
 # -- A5 ---------------------------------------------------------------------------------------
