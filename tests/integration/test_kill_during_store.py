@@ -110,7 +110,8 @@ def server(tmp_path: Path) -> Iterator[LiveServer]:
     made.cli("ae", "create", "--tenant", "demo", "--ae-title", "FAULTS")
     made.start()
     yield made
-    made.kill()
+    if made.process is not None and made.process.poll() is None:
+        made.kill()
 
 
 def dicom_web(server: LiveServer, token: str) -> httpx.Client:
