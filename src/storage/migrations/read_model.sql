@@ -178,3 +178,17 @@ BEGIN
         'version', p_version, 'method', p_method));
 END;
 $$;
+
+-- Which codes are common depends on the parameter: without these statistics the planner takes
+-- gender=male for rare, because status and gender rows share a table.
+CREATE STATISTICS IF NOT EXISTS fhir_search_token_values (mcv, ndistinct)
+    ON tenant_id, resource_type, parameter, code FROM fhir_search_token;
+ALTER STATISTICS fhir_search_token_values SET STATISTICS 1000;
+CREATE STATISTICS IF NOT EXISTS fhir_search_reference_values (mcv, ndistinct)
+    ON tenant_id, resource_type, parameter, target_id FROM fhir_search_reference;
+CREATE STATISTICS IF NOT EXISTS fhir_search_string_parameters (mcv, ndistinct)
+    ON tenant_id, resource_type, parameter FROM fhir_search_string;
+CREATE STATISTICS IF NOT EXISTS fhir_search_date_parameters (mcv, ndistinct)
+    ON tenant_id, resource_type, parameter FROM fhir_search_date;
+CREATE STATISTICS IF NOT EXISTS fhir_search_quantity_parameters (mcv, ndistinct)
+    ON tenant_id, resource_type, parameter FROM fhir_search_quantity;

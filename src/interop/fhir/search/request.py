@@ -25,6 +25,8 @@ MAX_CLAUSES = 50
 MAX_SORT_KEYS = 4
 MAX_INCLUDES = 20
 CURSOR = "_cursor"
+# How fhirpy's count() asks for the total, after Aidbox.
+TOTAL_METHOD = "_totalMethod"
 
 MODIFIERS: dict[str, tuple[str, ...]] = {
     "string": ("exact", "contains", "missing"),
@@ -40,6 +42,7 @@ MODIFIERS: dict[str, tuple[str, ...]] = {
 # Parameters about the answer, not about resources.
 RESULT_PARAMETERS = (
     "_count", "_sort", "_include", "_revinclude", "_total", "_summary", "_format", CURSOR,
+    TOTAL_METHOD,
 )  # fmt: skip
 UNSORTABLE = ("composite", "special")
 
@@ -177,6 +180,8 @@ def _result_parameter(request: SearchRequest, name: str, value: str) -> None:
             request.cursor = Cursor.decode(value)
         case "_format":
             pass  # content negotiation, done before
+        case "_totalMethod" if value in ("count", "none"):
+            request.total = "accurate" if value == "count" else "none"
         case "_total":
             raise BadRequest(f"_total={value[:32]}; accepted: none, estimate, accurate")
         case "_summary":
