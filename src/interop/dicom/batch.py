@@ -43,6 +43,7 @@ from storage.database import Connection
 _SEX = {"M": "MALE", "F": "FEMALE", "O": "OTHER"}
 _SEX_BACK = {value: key for key, value in _SEX.items()}
 _LONGEST_CONFLICT_LIST = 20
+_LONGEST_MESSAGE = 1000
 
 
 @dataclass(slots=True)
@@ -497,12 +498,13 @@ def _log(connection: Connection, batch: Batch) -> None:
 def transaction_row(
     tenant_id: UUID, received: Received, failure: Failure | None, started_at: datetime
 ) -> dict[str, object]:
-    """Return the row of the transaction log for one object."""
+    """Return the row of the transaction log for one object, with what was odd about it."""
+    oddities = "; ".join(received.instance.warnings)[:_LONGEST_MESSAGE]
     return {
         "tenant_id": tenant_id,
         "status_code": failure.dicom_status if failure else 0,
-        "status": "FAILURE" if failure else "SUCCESS",
-        "message": failure.message if failure else None,
+        "status": "FAILURE" if failure else "WARNING" if oddities else "SUCCESS",
+        "message": failure.message if failure else oddities or None,
         "started_at": started_at,
         **transaction_columns(received.source, received.instance, received.spooled),
     }

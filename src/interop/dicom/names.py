@@ -19,7 +19,8 @@ def matching_key(text: str) -> str:
     if text.isascii():
         plain = text
     else:
-        decomposed = unicodedata.normalize("NFKD", text)
+        # Upper case first: it may itself make accents, which are then taken away.
+        decomposed = unicodedata.normalize("NFKD", text.upper())
         plain = "".join(c for c in decomposed if not unicodedata.combining(c))
     key = " ".join(plain.upper().replace("\0", " ").split())
     if "^" in key or "=" in key:
