@@ -106,6 +106,29 @@ def storing_cases(studies: list[Study]) -> dict[str, Case]:
     }
 
 
+def in_and_out(server: Running, folder: Path) -> str:
+    """A study of a gigabyte in one request, and back in one answer; the memory that it took."""
+    (study,) = web_corpus.make(folder / "large", {"io": (1, 400)}, seed=2)
+    before = server.peak_bytes
+    size = sum(file.stat().st_size for file in study.files)
+    stored = measure(
+        "STOW 1 GB, one request",
+        lambda at: web_client.stow(at.base, at.headers, study.files, each=400),
+        server,
+    )
+    read = measure(
+        "study of 1 GB",
+        lambda at: web_client.get(at.base, at.headers, [f"/studies/{study.study}"], DICOM, count=1),
+        server,
+    )
+    assert set(stored.statuses) == set(read.statuses) == {200}
+    return (
+        f"A study of {size / 1e9:.2f} GB in one request in and out: largest resident set of a "
+        f"process of ours {server.peak_bytes / 1e6:.0f} MB ({before / 1e6:.0f} MB before); in at "
+        f"{stored.megabytes_per_second:.0f} MB/s, out at {read.megabytes_per_second:.0f} MB/s."
+    )
+
+
 def measure(name: str, case: Case, server: Running) -> Figures:
     figures = case(server)
     print(
@@ -152,7 +175,10 @@ def run(options: argparse.Namespace, folder: Path) -> str:
                     if options.case in name:
                         for server in servers:
                             results[name][server.name].append(measure(name, case, server))
-            return report(results, servers)
+            lines = [report(results, servers)]
+            if options.gigabyte:
+                lines.append(in_and_out(mine, folder))
+            return "\n".join(lines)
 
 
 def _end(number: int, frame: object) -> None:
@@ -169,6 +195,7 @@ def main() -> None:
     parser.add_argument("--case", default="", help="only reading cases with this in their name")
     parser.add_argument("--only-ours", action="store_true")
     parser.add_argument("--quick", action="store_true", help="1,000 small instances, not 10,000")
+    parser.add_argument("--gigabyte", action="store_true", help="also a 1 GB study in and out")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if "WEB_BENCH_NAMESPACE" not in os.environ and os.geteuid() == 0 and shutil.which("unshare"):
