@@ -59,9 +59,9 @@ class NamesItsRow(Protocol):
     def row_id(
         self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID
     ) -> UUID | None:
-        """The row id that `write` will use; None while it cannot be known (pending references).
+        """The row that holds the resource; None where no table does, or none yet (references).
 
-        Called before `write`, which gets the answer; `proposed` is what the engine would take.
+        Called before `write`, which gets the answer, or `proposed`, what the engine would take.
         """
         ...
 

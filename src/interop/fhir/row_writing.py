@@ -46,27 +46,29 @@ class RowWriter:
     ) -> UUID | None:
         """Write the rows of a resource, or remember what they wait for.
 
-        Returns the row that holds it: None while it waits, and for types without tables. Raises
+        Returns the row that holds it: None while it waits, and where no table holds it. Raises
         Unprocessable where the tenant requires references to resolve.
         """
         lens = self._lenses.get(key[0])
         if lens is None:
             return None
-        row_id = self._row_id(lens, key, resource, before)
+        proposed = before.row_id if before and before.row_id else self._free_row_id(key)
+        named = self._named_row(lens, key, resource, proposed)
+        row_id = named or proposed
         unresolved = lens.write(self.connection, self.tenant_id, row_id, resource, self._actor)
         if unresolved:
             unresolved = self._wait_for(lens, row_id, resource, unresolved)
-        if unresolved or (before is not None and before.row_id is None):
+        if unresolved or before is not None:
             resources.set_pending(self.connection, self.tenant_id, *key, unresolved)
         if unresolved and before is not None and before.row_id is not None:
             raise Unprocessable(
                 f"references that do not resolve: {', '.join(unresolved)}; "
                 "a record that exists cannot be changed to wait for them"
             )
-        if unresolved:
+        if unresolved or named is None:
             return None
-        self._remember_open_links(lens, key, row_id, resource)
-        return row_id
+        self._remember_open_links(lens, key, named, resource)
+        return named
 
     def delete(self, key: tuple[str, str], before: Stored) -> None:
         """Remove the rows of a resource, and what it waited for."""
@@ -75,21 +77,19 @@ class RowWriter:
             return
         if before.row_id is not None:
             lens.delete(self.connection, self.tenant_id, before.row_id)
-        else:
-            resources.set_pending(self.connection, self.tenant_id, *key, [])
+        resources.set_pending(self.connection, self.tenant_id, *key, [])
 
-    def _row_id(
-        self, lens: Lens, key: tuple[str, str], resource: JsonObject, before: Stored | None
-    ) -> UUID:
-        proposed = before.row_id if before and before.row_id else self._free_row_id(key)
+    def _named_row(
+        self, lens: Lens, key: tuple[str, str], resource: JsonObject, proposed: UUID
+    ) -> UUID | None:
+        """The row that will hold the resource; None where no table does, or none yet."""
         if not isinstance(lens, NamesItsRow):
             return proposed
         named = lens.row_id(self.connection, self.tenant_id, resource, proposed)
-        if named is None or named == proposed:
-            return proposed
-        owner = resources.row_owner(self.connection, self.tenant_id, key[0], named)
-        if owner is not None and owner != key[1]:
-            raise Conflict(f"{key[0]}/{owner} already stands for what this resource describes")
+        if named is not None and named != proposed:
+            owner = resources.row_owner(self.connection, self.tenant_id, key[0], named)
+            if owner not in (None, key[1]):
+                raise Conflict(f"{key[0]}/{owner} already stands for what this resource describes")
         return named
 
     def _free_row_id(self, key: tuple[str, str]) -> UUID:
