@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom.data
@@ -12,6 +13,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from interop.dicom.spool import Spool, Spooled
+from storage.objects import ObjectStore
 
 # The files that come inside the pydicom wheel; asking pydicom for them would try to download more.
 _DATA = Path(pydicom.data.__file__).parent
@@ -25,6 +27,24 @@ CORPUS = sorted(
 INTRAORAL = "1.2.840.10008.5.1.4.1.1.1.3"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+class Remote:
+    """An object store as a network one looks: no local files, and it wants digests."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+        self.digests: list[str | None] = []
+
+    def put_file(self, key: str, path: Path, sha256: str | None = None) -> None:
+        self.digests.append(sha256)
+        self._objects.put_file(key, path, sha256)
+
+    def local_path(self, key: str) -> Path | None:
+        return None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)
 
 
 def instance(

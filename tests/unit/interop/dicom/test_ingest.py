@@ -17,10 +17,10 @@ from interop.dicom.ingest import Ingest, Outcome, Source
 from interop.dicom.spool import Spool
 from storage.database import Database
 from storage.objects import ObjectStore
-from storage.objects.store import ObjectStoreFull
+from storage.objects.store import ObjectStoreFull, ObjectStoreUnavailable
 from storage.tenancy import Tenant
 
-from .factories import encoded, instance, spooled
+from .factories import Remote, encoded, instance, spooled
 
 SOURCE = Source("C-STORE", "MODALITY", calling_ae_title="MODALITY", called_ae_title="INTEROP")
 
@@ -451,6 +451,29 @@ def test_database_that_is_gone_gives_a700_and_leaves_no_blob(
     assert outcome.kind == "failed"
     assert outcome.dicom_status == 0xA700
     assert {stat.key for stat in object_store.list(f"{tenant.id}/")} == before
+
+
+def test_network_store_gets_the_digest_and_failure_leaves_no_row(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = Remote(world.objects)
+    ingest = Ingest(world.database, remote, world.spool)  # type: ignore[arg-type]
+    first, second = instance(PatientID=patient_id()), instance(PatientID=patient_id())
+    ready = spooled(world.spool, first)
+
+    assert ingest.store(world.tenant, ready, SOURCE).kind == "stored"
+    monkeypatch.setattr(remote, "put_file", lambda *_: _raise(ObjectStoreUnavailable("down")))
+    outcome = ingest.store(world.tenant, spooled(world.spool, second), SOURCE)
+
+    ingest.close()
+    assert remote.digests == [ready.sha256]
+    assert (outcome.kind, outcome.dicom_status) == ("failed", 0xA700)
+    count = "SELECT count(*) FROM imaging_objects WHERE sop_instance_uid = %s"
+    assert world.rows(count, second.SOPInstanceUID) == [(0,)]
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_object_that_does_not_reach_the_store_leaves_no_row_and_its_neighbours_do(

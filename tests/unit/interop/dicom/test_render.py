@@ -28,7 +28,7 @@ from interop.dicom.part10 import parse
 from interop.errors import NotAcceptable, NotFound, ServerError, Unprocessable
 from storage.objects import ObjectStore, open_object_store
 
-from .factories import CORPUS, SECONDARY_CAPTURE, encoded, instance
+from .factories import CORPUS, SECONDARY_CAPTURE, Remote, encoded, instance
 
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 HTJ2K = "1.2.840.10008.1.2.4.201"
@@ -163,6 +163,18 @@ def test_file_object_and_row_render_the_same(objects: ObjectStore, tmp_path: Pat
     }
 
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("size", [20, 600])
+def test_objects_of_a_network_store_are_read_by_range(objects: ObjectStore, size: int) -> None:
+    made = instance(rows=size, columns=size, frames=2)
+    made.add_new(0xFFFCFFFC, "OB", bytes(16))
+    stored = row(objects, made)
+    remote = Remote(objects)
+
+    assert frames.native_frame(remote, stored, 1) == made.PixelData[size * size * 2 :]
+    assert frames.bulk_value(remote, stored.storage_uri, "7FE00010") == ("OW", made.PixelData)
+    assert render.render_object(remote, stored.storage_uri, 1, Parameters())
 
 
 @pytest.mark.parametrize("media_type", ["image/jpeg", "image/png", "image/gif"])
