@@ -217,15 +217,17 @@ def lock_stale(
     tenant_id: UUID,
     resource_type: str,
     limit: int,
+    *,
+    after: str = "",
     resource_id: str | None = None,
 ) -> list[tuple[str, Stored]]:
     """Stale resources of a type (or the one named), locked in the order that triggers lock them."""
     rows = connection.execute(
         "SELECT resource_id, row_id, version, last_updated, deleted, stale, body"
         " FROM fhir_resources WHERE tenant_id = %s AND resource_type = %s AND stale"
-        " AND (%s::text IS NULL OR resource_id = %s)"
+        " AND resource_id > %s AND (%s::text IS NULL OR resource_id = %s)"
         " ORDER BY resource_id LIMIT %s FOR UPDATE",
-        (tenant_id, resource_type, resource_id, resource_id, limit),
+        (tenant_id, resource_type, after, resource_id, resource_id, limit),
     ).fetchall()
     return [(row[0], Stored(*row[1:])) for row in rows]
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from uuid import uuid4
 
+import psycopg
 from starlette.requests import Request
 from starlette.responses import Response
 
 from interop.access import Caller
 from interop.access.audit import INSERT_AUDIT, audit_parameters
 from interop.access.http import caller_from, request_id
-from interop.errors import BadRequest, NotFound, ServerError
+from interop.errors import BadRequest, NotFound, ServerError, Unavailable
 from interop.fhir.definitions import definitions
 from interop.fhir.negotiation import MEDIA_TYPE, require_json_answer
 from interop.fhir.outcomes import Issue, informational, issues_of, operation_outcome
@@ -102,8 +102,9 @@ def endpoint(handler: Handler) -> Endpoint:
             if caller is not None:
                 await _audit_refusal(request, caller, error)
             return _error_response(request, error)
-        except asyncio.CancelledError:
-            raise
+        except psycopg.OperationalError:
+            logger.exception("database_unavailable")
+            return _error_response(request, Unavailable(headers={"Retry-After": "1"}))
         except Exception:
             return _incident(request)
 

@@ -6,7 +6,7 @@ import asyncio
 
 from interop.access import Caller
 from interop.access.audit import audit_parameters
-from interop.errors import BadRequest, Gone, NotFound
+from interop.errors import BadRequest, Gone, NotFound, Unavailable
 from interop.fhir import bundles
 from interop.fhir.rendering import render_one
 from interop.fhir.search.request import DEFAULT_COUNT, MAX_COUNT
@@ -38,6 +38,8 @@ class Reader:
                 break
             await asyncio.to_thread(render_one, self._database, *key, self._own_base)
             stored = await resources.read(self._database, *key, audit)
+        if stored is not None and stored.stale:
+            raise Unavailable(f"{resource_type}/{resource_id} changes and cannot be shown now")
         if stored is None or stored.version == 0:
             raise NotFound
         if stored.deleted:

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+import psycopg
+from psycopg import errors
+
 from interop.fhir import json
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.row_writing import RowWriter, lenses, resolve_waiting
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 ACTOR = "server"
 # Small transactions: whoever changes one of these rows waits for the batch.
 BATCH = 50
+ATTEMPTS = 5
 
 
 def render_stale(
@@ -40,11 +44,12 @@ def render_stale(
         with database.connection(tenant_id) as connection:
             types = resources.stale_types(connection, tenant_id)
     for resource_type in types:
+        batch = _Batch(database, tenant_id, resource_type, own_base)
         while limit is None or rendered < limit:
             size = BATCH if limit is None else min(BATCH, limit - rendered)
-            done = _render_batch(database, tenant_id, resource_type, size, None, own_base)
+            found, done = batch.render(size)
             rendered += done
-            if done < size:
+            if found < size:
                 break
     return rendered
 
@@ -57,23 +62,55 @@ def render_one(
     own_base: str | None = None,
 ) -> None:
     """Render one resource, if it is stale."""
-    _render_batch(database, tenant_id, resource_type, 1, resource_id, own_base)
+    _Batch(database, tenant_id, resource_type, own_base).render(1, resource_id)
 
 
-def _render_batch(
-    database: Database,
-    tenant_id: UUID,
-    resource_type: str,
-    limit: int,
-    resource_id: str | None,
-    own_base: str | None,
-) -> int:
-    with database.connection(tenant_id) as connection:
-        resources.begin_write(connection, ACTOR)
-        found = resources.lock_stale(connection, tenant_id, resource_type, limit, resource_id)
-        for stale_id, stored in found:
-            render_resource(connection, tenant_id, resource_type, stale_id, stored, own_base)
-    return len(found)
+class _Batch:
+    """Walks the stale resources of one type, a small transaction at a time."""
+
+    def __init__(
+        self, database: Database, tenant_id: UUID, resource_type: str, own_base: str | None
+    ) -> None:
+        self._database = database
+        self._key = (tenant_id, resource_type)
+        self._own_base = own_base
+        self._after = ""
+
+    def render(self, size: int, resource_id: str | None = None) -> tuple[int, int]:
+        """How many were found, and how many of them could be rendered."""
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return self._render(size, resource_id)
+            except errors.DeadlockDetected:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _render(self, size: int, resource_id: str | None) -> tuple[int, int]:
+        with self._database.connection(self._key[0]) as connection:
+            resources.begin_write(connection, ACTOR)
+            found = resources.lock_stale(
+                connection, *self._key, size, after=self._after, resource_id=resource_id
+            )
+            done = sum(self._render_apart(connection, *one) for one in found)
+        if found:
+            self._after = found[-1][0]
+        return len(found), done
+
+    def _render_apart(self, connection: Connection, stale_id: str, stored: Stored) -> bool:
+        """One row that cannot be presented must not hide the others of its type."""
+        try:
+            with connection.transaction():
+                render_resource(connection, *self._key, stale_id, stored, self._own_base)
+        except psycopg.OperationalError:  # deadlocks among them
+            raise
+        except Exception:
+            logger.exception(
+                "row_not_presentable",
+                extra={"resource_type": self._key[1], "resource_id": stale_id},
+            )
+            return False
+        return True
 
 
 def render_resource(

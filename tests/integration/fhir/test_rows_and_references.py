@@ -14,6 +14,7 @@ import pytest
 
 from interop.fhir import json
 from interop.fhir.rendering import render_stale
+from interop.fhir.row_writing import lenses
 from storage.database import Database
 from storage.tenancy import Tenant
 
@@ -206,6 +207,37 @@ def test_a_worker_renders_what_nobody_reads(
     assert render_stale(database, tenant.id) >= 4
     assert render_stale(database, tenant.id) == 0
     assert len(fhir.get("/Patient", params={"family": "Batch"}).json()["entry"]) == 7
+
+
+def test_one_row_that_cannot_be_shown_hides_no_other(
+    fhir: httpx.Client,
+    database: Database,
+    tenant: Tenant,
+    assert_outcome: Outcome,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """reliability.md R20, for a presentation that always fails."""
+    poisoned, sound = sorted(str(uuid4()) for _ in range(2))
+    for own in (poisoned, sound):
+        put(fhir, patient(own, "Poison"))
+    lens = lenses(str(fhir.base_url).rstrip("/"))["Patient"]
+    present = type(lens).present
+
+    def fail(self: Any, connection: Any, tenant_id: Any, row_id: UUID, stored: Any) -> Any:
+        if str(row_id) == poisoned:
+            raise RuntimeError("cannot be presented")
+        return present(self, connection, tenant_id, row_id, stored)
+
+    monkeypatch.setattr(type(lens), "present", fail)
+    with rows(database, tenant) as connection:
+        connection.execute("UPDATE patients SET last_name = 'Venom' WHERE last_name = 'Poison'")
+
+    page = fhir.get("/Patient", params={"family": "Venom"}).json()
+
+    assert [entry["resource"]["id"] for entry in page["entry"]] == [sound]
+    assert_outcome(fhir.get(f"/Patient/{poisoned}"), 503, "transient")
+    monkeypatch.undo()
+    assert fhir.get(f"/Patient/{poisoned}").json()["name"][0]["family"] == "Venom"
 
 
 def test_an_update_that_changes_no_content_of_rows_is_not_lost(

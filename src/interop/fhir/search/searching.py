@@ -61,16 +61,18 @@ class Searcher:
         """Run the search, again after rendering where something it touches is stale."""
         tenant_id = self._caller.tenant.id
         parameters = (tenant_id, query, values, resources.json_text(audit))
-        for turn in range(RENDER_TURNS):
+        for _ in range(RENDER_TURNS):
             try:
                 rows = await resources.call(self._database, SEARCH, parameters)
             except errors.QueryCanceled:
                 raise Unavailable("the search took too long; narrow it") from None
-            if turn + 1 == RENDER_TURNS or not any(row[0] == "stale" for row in rows):
+            if not any(row[0] == "stale" for row in rows):
                 break
-            await asyncio.to_thread(
+            rendered = await asyncio.to_thread(
                 render_stale, self._database, tenant_id, request.types(), None, self._own_base
             )
+            if not rendered:
+                break  # what cannot be rendered is shown as it last was, and logged
         return rows
 
     def _query(self, request: SearchRequest, statement: SearchStatement) -> str:
