@@ -7,6 +7,7 @@ parameters are those of the definitions, interactions those of the router.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -24,6 +25,9 @@ INTERACTIONS = (
 )  # fmt: skip
 COMMON_PARAMETERS = ("_id", "_lastUpdated", "_profile", "_security", "_source", "_tag")
 OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+FHIR_PATH = "/fhir/R4"
+# Stands for the address of a tenant until it is known, and for nothing else.
+ANY_ROOT = "https://any-root.invalid/t/any"
 RESTFUL_SECURITY = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 
 
@@ -73,16 +77,15 @@ class InstanceStatement:
 
     def body(self, own_base: str) -> bytes:
         """The bytes of the statement at an address."""
-        return orjson.dumps(own_base)[1:-1].join(self.parts)
+        root = own_base.removesuffix(FHIR_PATH)
+        return orjson.dumps(root)[1:-1].join(self.parts)
 
 
 @cache
 def instance_statement() -> InstanceStatement:
-    """The statement of an instance; some 600 KB and 100 ms at the first call."""
-    body = orjson.dumps(capability_statement(ANY_BASE))
-    # The token's URL lies beside the base, not under it.
-    root = ANY_BASE.removesuffix("/fhir/R4").encode()
-    return InstanceStatement(tuple(body.split(root)), hashlib.sha256(body).digest())
+    """The statement of an instance, in the parts between which its address stands."""
+    body = orjson.dumps(capability_statement(ANY_ROOT + FHIR_PATH))
+    return InstanceStatement(tuple(body.split(ANY_ROOT.encode())), hashlib.sha256(body).digest())
 
 
 def _software_version() -> str:
@@ -99,7 +102,7 @@ def _security(own_base: str | None) -> dict[str, Any]:
         "description": "OAuth 2.0 client credentials with SMART App Launch 2 system scopes",
     }
     if own_base:
-        token = own_base.removesuffix("/fhir/R4") + "/oauth2/token"
+        token = own_base.removesuffix(FHIR_PATH) + "/oauth2/token"
         found["extension"] = [
             {"url": OAUTH_URIS, "extension": [{"url": "token", "valueUri": token}]}
         ]

@@ -23,7 +23,7 @@ from interop.errors import (
     UnsupportedParameter,
 )
 from interop.fhir import gate, json
-from interop.fhir.capability import capability_bytes
+from interop.fhir.capability import instance_statement
 from interop.fhir.exchange import Exchange, endpoint, own_base, public_endpoint
 from interop.fhir.lens import JsonObject
 from interop.fhir.negotiation import (
@@ -39,6 +39,7 @@ from interop.fhir.search.request import parse
 from interop.fhir.search.searching import Searcher
 from interop.fhir.versions import Version
 from interop.fhir.writing import Writer
+from storage.tenancy import SLUG
 
 BASE = "/t/{tenant}/fhir/R4"
 FORM = "application/x-www-form-urlencoded"
@@ -63,11 +64,15 @@ def routes() -> list[Route]:
 @public_endpoint
 async def metadata(request: Request) -> Response:
     """The CapabilityStatement: the same for every tenant, and so for names that are none."""
-    body, tag = await asyncio.to_thread(capability_bytes, own_base(request))
+    if not SLUG.fullmatch(request.path_params["tenant"]):
+        raise NotFound
+    base = own_base(request)
+    statement = await asyncio.to_thread(instance_statement)
+    tag = statement.etag(base)
     headers = {"ETag": tag, "Cache-Control": "public, max-age=3600"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    return Response(body, headers=headers, media_type=MEDIA_TYPE)
+    return Response(statement.body(base), headers=headers, media_type=MEDIA_TYPE)
 
 
 @endpoint

@@ -376,3 +376,13 @@ def test_metadata_needs_no_token_and_is_cacheable(live: Any) -> None:
     again = httpx.get(url, headers={"If-None-Match": response.headers["etag"]})
     assert again.status_code == 304
     assert httpx.get(f"{live.url}/t/no-such-tenant/fhir/R4/metadata").status_code == 200
+
+
+@pytest.mark.parametrize("tenant_name", ["Not%20a%20slug", "x" * 64, "a%22b", "-a"])
+def test_metadata_of_an_impossible_tenant_is_none(
+    live: Any, assert_outcome: Outcome, tenant_name: str
+) -> None:
+    """Without a token nothing that a client writes into the URL may be kept or echoed."""
+    response = httpx.get(f"{live.url}/t/{tenant_name}/fhir/R4/metadata")
+
+    assert_outcome(response, 404, "not-found")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import tracemalloc
 from pathlib import Path
 
+import pytest
+
 from interop.fhir import gate, json
-from interop.fhir.capability import INTERACTIONS, capability_bytes, capability_statement
+from interop.fhir.capability import INTERACTIONS, capability_statement, instance_statement
 from interop.fhir.definitions import definitions
 from interop.fhir.router import BASE, routes
 from interop.fhir.search.extraction import COLUMN_PARAMETERS, extractors
@@ -28,9 +31,38 @@ def test_the_copy_is_what_the_code_says() -> None:
 
 
 def test_it_passes_the_gate() -> None:
-    gate.check(
-        json.loads(capability_bytes("http://x.test/t/demo/fhir/R4")[0]), "CapabilityStatement"
-    )
+    body = instance_statement().body("http://x.test/t/demo/fhir/R4")
+
+    gate.check(json.loads(body), "CapabilityStatement")
+
+
+@pytest.mark.parametrize("base", ["http://x.test/t/demo/fhir/R4", 'http://x.test/t/"a\\/fhir/R4'])
+def test_it_says_the_address_under_which_it_was_asked(base: str) -> None:
+    statement = json.loads(instance_statement().body(base))
+
+    assert statement == capability_statement(base)
+
+
+def test_its_tag_differs_by_address() -> None:
+    tags = {instance_statement().etag(f"http://x.test/t/{name}/fhir/R4") for name in "ab"}
+
+    assert len(tags) == 2
+
+
+def test_asking_under_many_addresses_keeps_nothing() -> None:
+    """Names of tenants are not checked here: each kept 600 KB, for whoever has no token."""
+    statement = instance_statement()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+
+    for number in range(50):
+        statement = instance_statement()
+        statement.etag(f"http://x.test/t/t{number}/fhir/R4")
+        statement.body(f"http://x.test/t/t{number}/fhir/R4")
+
+    kept = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert kept < 100_000
 
 
 def test_every_parameter_it_names_is_indexed() -> None:
