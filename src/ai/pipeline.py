@@ -23,6 +23,7 @@ from pydicom import Dataset
 from ai import completeness, results
 from ai.completeness import Complete, Wait
 from ai.identifiers import derived_uuid, idempotency_key
+from ai.orientation import Flip
 from ai.results import ImageResult
 from ai.rollout import Deployment, active_deployments, choose
 from ai.routing import Instance, Rule, enabled_rules, has_consent, refusals, study_instances
@@ -83,7 +84,7 @@ class Job:
     model_name: str
     version_tag: str
     attempts: int
-    inputs: list[UUID]
+    imaging_object_id: UUID
     completed_at: datetime | None
     result: dict[str, Any] | None
 
@@ -129,11 +130,13 @@ class Pipeline:
                 reasons.append("no version of the rule's model is rolled out here")
             if len(matching) > MAX_IMAGES:
                 reasons.append(f"{len(matching)} images match, {MAX_IMAGES} at most are analysed")
-            job_id = None
-            if deployment is not None and not reasons:
-                job_id = self._enqueue(connection, tenant_id, study, deployment, matching)
-                reasons = [f"rule '{rule.name}' matches {len(matching)} of {len(instances)} images"]
-            _record_decision(connection, tenant_id, study, rule, job_id, reasons)
+            if deployment is None or reasons:
+                _record_decision(connection, tenant_id, study, rule, None, reasons)
+                continue
+            for instance in matching:
+                job_id = self._enqueue(connection, tenant_id, study, deployment, instance)
+                reason = f"rule '{rule.name}' matches image {instance.sop_instance_uid}"
+                _record_decision(connection, tenant_id, study, rule, job_id, [reason])
 
     def _enqueue(
         self,
@@ -141,23 +144,28 @@ class Pipeline:
         tenant_id: UUID,
         study: Complete,
         deployment: Deployment,
-        instances: list[Instance],
+        instance: Instance,
     ) -> UUID:
-        """Insert the job unless these images were analysed by this version; return its id."""
+        """Insert the image's job, or bring one that failed back; return its id.
+
+        One job per image: a late image of the study leaves the results of the others as they are.
+        """
         bundle = self._ports.bundle(deployment.model_version_id)
         key = idempotency_key(
             tenant_id,
             study.study_uid,
-            [i.sop_instance_uid for i in instances],
+            [instance.sop_instance_uid],
             deployment.model_version_id,
             bundle.digest,
         )
         job_id = derived_uuid(key, "job")
-        inserted = connection.execute(
-            "INSERT INTO ai_inference_jobs (tenant_id, id, model_version_id, deployment_id,"
+        is_to_run = connection.execute(
+            "INSERT INTO ai_inference_jobs AS job (tenant_id, id, model_version_id, deployment_id,"
             " study_id, input_type, input_ref_id, idempotency_key, generation, compute_env)"
             " VALUES (%s, %s, %s, %s, %s, 'IMAGING_STUDY', %s, %s, %s, %s)"
-            " ON CONFLICT DO NOTHING RETURNING id",
+            " ON CONFLICT (tenant_id, idempotency_key) DO UPDATE SET status = 'QUEUED',"
+            " attempts = 0, state_reason = NULL, error_details = NULL"
+            " WHERE job.status = 'FAILED' RETURNING id",
             (
                 tenant_id,
                 job_id,
@@ -167,10 +175,10 @@ class Pipeline:
                 study.study_id,
                 key,
                 study.generation,
-                json.dumps({"inputs": [str(i.imaging_object_id) for i in instances]}),
+                json.dumps({"image": str(instance.imaging_object_id)}),
             ),
         ).fetchone()
-        if inserted is not None:
+        if is_to_run is not None:
             defer(
                 connection,
                 RUN_TASK,
@@ -212,7 +220,8 @@ class Pipeline:
                 " AND s.tenant_id = j.tenant_id AND s.id = j.study_id"
                 " AND v.id = j.model_version_id AND m.id = v.model_id"
                 " RETURNING j.id, j.status, j.idempotency_key, s.id, s.patient_id, v.id, m.name,"
-                " v.version_tag, j.attempts, j.compute_env->'inputs', j.completed_at, j.result",
+                " v.version_tag, j.attempts, (j.compute_env->>'image')::uuid,"
+                " j.completed_at, j.result",
                 (tenant_id, job_id),
             ).fetchone()
         if row is None:
@@ -227,31 +236,35 @@ class Pipeline:
             model_name=row[6],
             version_tag=row[7],
             attempts=row[8],
-            inputs=[UUID(value) for value in row[9]],
+            imaging_object_id=row[9],
             completed_at=row[10],
             result=row[11],
         )
 
     def _infer(self, tenant_id: UUID, job: Job) -> Job:
+        """Ask the network and keep its answer, unless a twin of this job has kept one already."""
         bundle = self._ports.bundle(job.model_version_id)
-        found = []
-        for imaging_object_id in job.inputs:
-            image = self._ports.read_image(tenant_id, imaging_object_id)
-            result = self._ports.runtime.run(
+        image = self._ports.read_image(tenant_id, job.imaging_object_id)
+        flip = Flip.of(image.header)
+        found = flip.result(
+            self._ports.runtime.run(
                 bundle,
-                image.pixels,
+                flip.image(image.pixels),
                 {"modality": image.modality, "pixel_spacing_mm": image.pixel_spacing_mm},
             )
-            found.append(
-                ImageResult(imaging_object_id, result.teeth, result.findings, result.label_mask)
-            )
-        stored = {"images": [result.to_json() for result in found]}
+        )
+        result = ImageResult(job.imaging_object_id, found.teeth, found.findings, found.label_mask)
         with self._database.connection(tenant_id) as connection:
-            row = connection.execute(
+            connection.execute(
                 "UPDATE ai_inference_jobs SET result = %s, state_reason = 'writing',"
                 " completed_at = greatest(now(), started_at)"
-                " WHERE tenant_id = %s AND id = %s RETURNING completed_at, result",
-                (json.dumps(stored), tenant_id, job.id),
+                " WHERE tenant_id = %s AND id = %s AND result IS NULL",
+                (json.dumps(result.to_json()), tenant_id, job.id),
+            )
+            row = connection.execute(
+                "SELECT completed_at, result FROM ai_inference_jobs"
+                " WHERE tenant_id = %s AND id = %s",
+                (tenant_id, job.id),
             ).fetchone()
         assert row is not None  # _begin found it, and nothing deletes jobs
         return replace(job, completed_at=row[0], result=row[1])
@@ -262,20 +275,11 @@ class Pipeline:
         with self._database.connection(tenant_id) as connection:
             if not has_consent(connection, tenant_id, job.patient_id):
                 raise InferenceFailed("the consent to AI analysis was revoked", retryable=False)
-        images = [ImageResult.from_json(data) for data in job.result["images"]]
-        written = [self._write_objects(tenant_id, job, image) for image in images]
+        image = ImageResult.from_json(job.result)
+        context, sr_uid, seg_uid = self._write_objects(tenant_id, job, image)
         with self._database.connection(tenant_id) as connection:
-            for image, (context, _, _) in zip(images, written, strict=True):
-                results.write_rows(connection, tenant_id, job.patient_id, context, image)
-            _, sr_uid, seg_uid = written[0]
-            results.finish_job(
-                connection,
-                tenant_id,
-                job.id,
-                sr_uid,
-                seg_uid,
-                sum(len(image.findings) for image in images),
-            )
+            results.write_rows(connection, tenant_id, job.patient_id, context, image)
+            results.finish_job(connection, tenant_id, job.id, sr_uid, seg_uid, len(image.findings))
 
     def _write_objects(
         self, tenant_id: UUID, job: Job, image: ImageResult
@@ -304,8 +308,8 @@ class Pipeline:
             connection.execute(
                 "UPDATE ai_inference_jobs SET status = %s, state_reason = %s, error_details = %s,"
                 " completed_at = CASE WHEN %s THEN completed_at"
-                " ELSE greatest(now(), started_at) END"
-                " WHERE tenant_id = %s AND id = %s",
+                " ELSE coalesce(completed_at, greatest(now(), started_at)) END"
+                " WHERE tenant_id = %s AND id = %s AND status = 'RUNNING'",
                 (
                     "QUEUED" if again else "FAILED",
                     reason,

@@ -28,9 +28,7 @@ class Deployment:
     is_shadow: bool
 
 
-def active_deployments(
-    connection: Connection, tenant_id: UUID, model_id: UUID
-) -> list[Deployment]:
+def active_deployments(connection: Connection, tenant_id: UUID, model_id: UUID) -> list[Deployment]:
     """The tenant's own deployments of a model first, then the platform's, newest first."""
     rows = connection.execute(
         "SELECT d.id, d.tenant_id, d.model_version_id, d.status, d.rollout_percentage, d.is_shadow"

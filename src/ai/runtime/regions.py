@@ -16,6 +16,7 @@ Float = NDArray[np.float32]
 # Sizes in pixels of the 256 x 512 network picture; a lower incisor's core has about 200.
 SMALLEST_CORE, WHOLE_TOOTH_CORE = 10, 60
 REACH = 14.0
+MERGED_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def find_teeth(logits: Float) -> list[ToothRegion]:
     probability = softmax(logits[TOOTH])
     foreground = probability[0] < 0.5
     cores, count = ndimage.label((logits[CORE] > 0) & foreground)
+    cores, count = _split_merged(cores, count, probability)
     sizes = np.bincount(cores.ravel(), minlength=count + 1)
     keep = [core for core in range(1, count + 1) if sizes[core] >= SMALLEST_CORE]
     if not keep:
@@ -81,6 +83,25 @@ def find_teeth(logits: Float) -> list[ToothRegion]:
         own = int(np.argmax(likelihood[index][1:])) + 1
         labels[index] = own if own in taken else None
     return _grow(labels, keep, cores, foreground, likelihood, sizes)
+
+
+def _split_merged(
+    cores: NDArray[np.int32], count: int, probability: Float
+) -> tuple[NDArray[np.int32], int]:
+    """Split cores of touching teeth that grew together: two numbers, each on a good part of it."""
+    favourite = probability[1:].argmax(axis=0) + 1
+    for core, place in enumerate(ndimage.find_objects(cores), start=1):
+        inside = cores[place] == core
+        shares = np.bincount(favourite[place][inside], minlength=33)
+        needed = max(WHOLE_TOOTH_CORE, MERGED_SHARE * int(inside.sum()))
+        strong = [int(label) for label in np.nonzero(shares >= needed)[0]]
+        for label in strong[1:]:
+            piece = inside & (favourite[place] == label)
+            pieces, _ = ndimage.label(piece)
+            largest = int(np.argmax(np.bincount(pieces[piece])))
+            count += 1
+            cores[place][pieces == largest] = count
+    return cores, count
 
 
 def _log_likelihood(

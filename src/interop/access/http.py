@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from uuid import uuid4
 
+from anyio import to_thread
 from starlette.requests import Request
 
 from interop.access.principals import Caller
-from interop.smart.tokens import Claims, TokenService
 from interop.errors import NotFound, Unauthorized
+from interop.smart.tokens import Claims, TokenService
 from storage.database import Database
 from storage.tenancy import Tenant
 
@@ -35,7 +36,7 @@ class Authenticator:
         known = self._seen.get(token)
         if known is not None and known[0] > now and known[1].expires_at > time.time():
             return known[1]
-        claims = self._tokens.verify(token)
+        claims = await to_thread.run_sync(self._tokens.verify, token)
         await self._require_active(claims)
         if len(self._seen) >= REMEMBER_TOKENS:
             self._seen.clear()

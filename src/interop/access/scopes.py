@@ -1,5 +1,8 @@
 """SMART App Launch 2.2 scopes: what a token may do.
 
+Only `system/` scopes are granted: `user/` and `patient/` mean less than the whole tenant, and
+until compartments are enforced, granting them would widen.
+
 `system/Observation.rs` reads: as a system, read (r) and search (s) Observation. v1 scopes
 (`.read`, `.write`, `.*`) are accepted and mean `.rs`, `.cud` and `.cruds`
 (https://hl7.org/fhir/smart-app-launch/scopes-and-launch-context.html).
@@ -15,7 +18,7 @@ from typing import Literal
 Letter = Literal["c", "r", "u", "d", "s"]
 LETTERS = "cruds"
 _V1 = {"read": "rs", "write": "cud", "*": "cruds"}
-_SCOPE = re.compile(r"(system|user|patient)/(\*|[A-Z][A-Za-z]{2,63})\.(read|write|\*|[cruds]{1,5})")
+_SCOPE = re.compile(r"(system)/(\*|[A-Z][A-Za-z]{2,63})\.(read|write|\*|[cruds]{1,5})")
 
 
 class InvalidScope(ValueError):

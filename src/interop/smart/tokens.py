@@ -26,6 +26,7 @@ from storage.tenancy import Tenant
 ALGORITHM = "ES256"
 ISSUER = "interop"
 LEEWAY_SECONDS = 60  # reliability.md R18: clocks of two machines differ
+RELOAD_SECONDS = 2.0
 # Any constant serves; it keeps two first processes from making two keys.
 _KEY_LOCK = 0x1A7E_0001
 
@@ -49,6 +50,7 @@ class TokenService:
         self._master_key = master_key
         self.lifetime_seconds = lifetime_seconds
         self._keys: dict[str, ECKey] = {}
+        self._loaded_at = -RELOAD_SECONDS
 
     def issue(self, tenant: Tenant, client_id: UUID | None, name: str, scopes: Scopes) -> str:
         """A signed token for `scopes` in `tenant`, valid for `lifetime_seconds`."""
@@ -81,7 +83,9 @@ class TokenService:
 
     def _known_keys(self, token: str) -> list[ECKey]:
         """All keys, read again once when a token names a key made by another process."""
-        if not self._keys or _key_id(token) not in self._keys:
+        is_unknown = not self._keys or _key_id(token) not in self._keys
+        # Anybody can name a key that does not exist; that must not become a query each time.
+        if is_unknown and time.monotonic() - self._loaded_at > RELOAD_SECONDS:
             self._load()
         return list(self._keys.values())
 
@@ -97,6 +101,7 @@ class TokenService:
             self._read(connection)
 
     def _read(self, connection: Connection) -> None:
+        self._loaded_at = time.monotonic()
         rows = connection.execute(
             "SELECT kid, private_jwk FROM signing_keys WHERE retired_at IS NULL"
             " ORDER BY created_at DESC, kid"

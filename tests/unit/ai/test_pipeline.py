@@ -7,6 +7,7 @@ tests/integration.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import pydicom
 import pytest
 
 pytest.importorskip("highdicom", reason="the ai extra is not installed")
@@ -46,9 +48,11 @@ class ScriptedRuntime:
         self.runs = 0
         self.failure: Exception | None = None
         self.findings: tuple[Finding, ...] = FINDINGS
+        self.seen = np.zeros((0, 0))
 
     def run(self, bundle: Any, pixels: np.ndarray, context: Any) -> InferenceResult:
         self.runs += 1
+        self.seen = pixels
         if self.failure is not None:
             raise self.failure
         mask = np.zeros(pixels.shape[:2], np.uint8)
@@ -75,11 +79,18 @@ class Clinic:
         self.ports = Ports(ports.read_image, store, ports.bundle, self.runtime)
         self.pipeline = Pipeline(database, self.ports, default_window=0.0)
 
-    def receive(self, patient: int, name: str) -> UUID:
+    def receive(self, patient: int, name: str, **changes: object) -> UUID:
+        """Take a panoramic in, with some attributes changed; return its study."""
         study = DemoStudy("PX", "Panoramic", PATIENTS[patient], "20261101", name)
         (path,) = write_study(study, self.folder / f"images-{patient}")
+        dataset = pydicom.dcmread(path)
+        for keyword, value in changes.items():
+            setattr(dataset, keyword, value)
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        content = io.BytesIO()
+        dataset.save_as(content, enforce_file_format=True)
         writer = self.spool.writer()
-        writer.write(path.read_bytes())
+        writer.write(content.getvalue())
         outcome = self.ingest.store(self.tenant, writer.finish(), Source("C-STORE", "test"))
         assert outcome.is_success, outcome
         study_id = self.one(
@@ -351,3 +362,98 @@ def test_a_late_instance_opens_a_generation_and_unchanged_images_run_once(clinic
         )
         == 2
     )
+
+
+def test_a_second_image_is_analysed_and_the_first_is_left_as_it_is(clinic: Clinic) -> None:
+    study_id = clinic.receive(0, "A")
+    clinic.allow(study_id)
+    first = clinic.check(study_id)
+    assert first is not None
+    clinic.pipeline.run_inference(clinic.tenant.id, first)
+
+    clinic.receive(0, "A", SOPInstanceUID="2.25.4711", InstanceNumber=2)
+    clinic.pipeline.check_study(clinic.tenant.id, study_id)
+
+    queued = clinic.one(
+        "SELECT array_agg(id) FROM ai_inference_jobs WHERE tenant_id = %s AND status = 'QUEUED'"
+    )
+    assert len(queued) == 1 and queued[0] != first
+    clinic.pipeline.run_inference(clinic.tenant.id, queued[0])
+    assert clinic.runtime.runs == 2
+    assert (
+        clinic.one(
+            "SELECT count(*) FROM ai_predictions WHERE tenant_id = %s AND job_id = %s", first
+        )
+        == 2
+    )
+    assert (
+        clinic.one(
+            "SELECT count(DISTINCT sr_sop_instance_uid) FROM ai_inference_jobs WHERE tenant_id = %s"
+        )
+        == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("orientation", "horizontal", "vertical"),
+    [(["L", "F"], False, False), (["R", "F"], True, False), (["R", "H"], True, True)],
+)
+def test_a_mirrored_image_is_read_the_right_way_round_and_drawn_on_as_it_is(
+    clinic: Clinic, orientation: list[str], horizontal: bool, vertical: bool
+) -> None:
+    study_id = clinic.receive(0, "A", PatientOrientation=orientation)
+    clinic.allow(study_id)
+    job_id = clinic.check(study_id)
+    assert job_id is not None
+
+    clinic.pipeline.run_inference(clinic.tenant.id, job_id)
+
+    stored = clinic.ports.read_image(
+        clinic.tenant.id,
+        clinic.one(
+            "SELECT id FROM imaging_objects WHERE tenant_id = %s AND study_id = %s"
+            " AND sop_class_uid = '1.2.840.10008.5.1.4.1.1.1.1'",
+            study_id,
+        ),
+    ).pixels
+    expected = stored[:, ::-1] if horizontal else stored
+    assert np.array_equal(clinic.runtime.seen, expected[::-1] if vertical else expected)
+    geometry = clinic.one(
+        "SELECT geometry::text FROM image_annotations a WHERE tenant_id = %s"
+        " AND label_code = 'SCT|80967001'"
+    )
+    height, width = stored.shape
+    assert json.loads(geometry)["coordinates"][0] == [
+        width - 100.0 if horizontal else 100.0,
+        height - 100.0 if vertical else 100.0,
+    ]
+
+
+def test_an_image_that_lies_on_its_side_is_refused_with_the_reason(clinic: Clinic) -> None:
+    study_id = clinic.receive(0, "A", PatientOrientation=["F", "L"])
+    clinic.allow(study_id)
+    job_id = clinic.check(study_id)
+    assert job_id is not None
+
+    clinic.pipeline.run_inference(clinic.tenant.id, job_id)
+
+    status, reason = clinic.state(job_id)
+    assert status == "FAILED" and reason is not None and "PatientOrientation" in reason
+    assert clinic.runtime.runs == 0
+
+
+def test_a_job_that_failed_runs_again_when_its_study_is_routed_again(clinic: Clinic) -> None:
+    study_id = clinic.receive(0, "A")
+    clinic.allow(study_id)
+    job_id = clinic.check(study_id)
+    assert job_id is not None
+    clinic.runtime.failure = InferenceFailed("bad weather", retryable=False)
+    clinic.pipeline.run_inference(clinic.tenant.id, job_id)
+    assert clinic.state(job_id)[0] == "FAILED"
+    clinic.runtime.failure = None
+
+    assert clinic.check(study_id) == job_id
+    assert clinic.state(job_id)[0] == "QUEUED"
+    clinic.pipeline.run_inference(clinic.tenant.id, job_id)
+
+    assert clinic.state(job_id) == ("SUCCEEDED", None)

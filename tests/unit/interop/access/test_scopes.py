@@ -48,6 +48,8 @@ def test_both_versions_of_the_syntax_are_read(text: str, letters: str) -> None:
         "system/patient.rs",
         "system/Patient.rs?category=x",
         "system/**.rs",
+        "patient/*.rs",
+        "user/Patient.rs",
     ],
 )
 def test_a_malformed_scope_is_refused_with_what_would_be_accepted(text: str) -> None:
