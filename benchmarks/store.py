@@ -15,6 +15,7 @@ import json
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -174,10 +175,11 @@ def run_round(files: list[Path], work: Path, names: list[str]) -> list[dict[str,
 
 
 def show(row: dict[str, object]) -> None:
+    """One line of progress; the summary alone goes to standard output."""
     numbers = " ".join(
         f"{key} {value:.1f}" for key, value in row.items() if isinstance(value, float)
     )
-    print(f"{row['server']:26} {row['sender']:9} {numbers}", flush=True)
+    print(f"{row['server']:26} {row['sender']:9} {numbers}", file=sys.stderr, flush=True)
 
 
 def summary(rows: list[dict[str, object]]) -> str:
