@@ -126,6 +126,9 @@ class Pipeline:
                 study.patient_id,
             )
             reasons = refusals(connection, tenant_id, study.patient_id)
+            if study.is_disputed:
+                # Findings in the wrong person's chart would be worse than none.
+                reasons.append("the images' demographics disagree with the patient's record")
             if deployment is None:
                 reasons.append("no version of the rule's model is rolled out here")
             if len(matching) > MAX_IMAGES:

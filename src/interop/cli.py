@@ -420,6 +420,43 @@ def jobs(tenant: TenantOption, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def quarantine(tenant: TenantOption, as_json: JsonOption = False) -> None:
+    """List the objects that were refused and kept, and the studies whose patient is in doubt."""
+    with opened() as interop:
+        owner = require(interop.tenants, tenant)
+        with interop.database.connection(owner.id) as connection:
+            objects = connection.execute(
+                "SELECT received_at, sop_instance_uid, study_instance_uid, reason, source, state"
+                " FROM quarantined_objects WHERE tenant_id = %s"
+                " ORDER BY received_at DESC LIMIT 200",
+                (owner.id,),
+            ).fetchall()
+            studies = connection.execute(
+                "SELECT last_received_at, study_uid, demographics_conflict FROM imaging_studies"
+                " WHERE tenant_id = %s AND demographics_conflict IS NOT NULL"
+                " ORDER BY last_received_at DESC LIMIT 200",
+                (owner.id,),
+            ).fetchall()
+    kept = ("received_at", "sop_instance_uid", "study_instance_uid", "reason", "source", "state")
+    report = {
+        "objects": [dict(zip(kept, row, strict=True)) for row in objects],
+        "studies": [
+            {"last_received_at": row[0], "study_instance_uid": row[1], "conflicts": row[2]}
+            for row in studies
+        ],
+    }
+    if as_json:
+        print(json.dumps(report, default=str))
+        return
+    for entry in report["objects"]:
+        out.print(f"{entry['received_at']:%Y-%m-%d %H:%M} {entry['state']}  {entry['reason']}")
+    for study in report["studies"]:
+        out.print(f"study {study['study_instance_uid']}: the patient's demographics disagree")
+    if not objects and not studies:
+        out.print("nothing was refused and kept, no study is in doubt")
+
+
+@app.command()
 def alive() -> None:
     """Exit with 0 when a job worker has reported within the last minute (health checks)."""
     with opened() as interop, interop.database.platform_connection() as connection:

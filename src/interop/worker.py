@@ -17,6 +17,7 @@ from uuid import UUID
 
 import psycopg
 
+from ai.completeness import reschedule_forgotten
 from interop.fhir.rendering import render_stale
 from interop.services import Services, open_services
 from interop.settings import Settings
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 RENDER_BATCH = 200
 SWEEP_SECONDS = 3600.0
+FORGOTTEN_SECONDS = 300.0
 # Listing two days of keys each hour is cheap; `interop sweep` lists everything.
 SWEEP_WITHIN = timedelta(hours=48)
 
@@ -78,6 +80,7 @@ def _work(services: Services, runner: JobRunner, stop: threading.Event) -> None:
         for name, step in (
             ("render", lambda: _render_when_told(services, stop)),
             ("sweep", lambda: _sweep_hourly(services, stop)),
+            ("forgotten", lambda: _reschedule_forgotten(services, stop)),
         )
     ]
     for thread in background:
@@ -131,6 +134,16 @@ def _render(services: Services, tenant_id: UUID) -> None:
         == RENDER_BATCH
     ):
         pass
+
+
+def _reschedule_forgotten(services: Services, stop: threading.Event) -> None:
+    """Without the ai extra the checks wait in the queue, so none of them is forgotten."""
+    while not stop.wait(FORGOTTEN_SECONDS):
+        for tenant in services.tenants.all_active():
+            with services.database.connection(tenant.id) as connection:
+                count = reschedule_forgotten(connection, tenant.id)
+            if count:
+                logger.warning("checks_rescheduled", extra={"count": count})
 
 
 def _sweep_hourly(services: Services, stop: threading.Event) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ai.dentition import FDI_NUMBERS, mean_size
 from ai.runtime.channels import CORE, TOOTH
 from ai.runtime.numbering import number_regions
 
@@ -16,7 +17,11 @@ Float = NDArray[np.float32]
 # Sizes in pixels of the 256 x 512 network picture; a lower incisor's core has about 200.
 SMALLEST_CORE, WHOLE_TOOTH_CORE = 10, 60
 REACH = 14.0
-MERGED_SHARE = 0.25
+MERGED_SHARE = 0.2
+# Relative size of each tooth in the picture, by label; 0 for background.
+EXPECTED_SIZE = np.array(
+    [0.0, *(width * (crown + root) for width, crown, root, _ in map(mean_size, FDI_NUMBERS))]
+)
 
 
 @dataclass(frozen=True)
@@ -88,19 +93,33 @@ def find_teeth(logits: Float) -> list[ToothRegion]:
 def _split_merged(
     cores: NDArray[np.int32], count: int, probability: Float
 ) -> tuple[NDArray[np.int32], int]:
-    """Split cores of touching teeth that grew together: two numbers, each on a good part of it."""
+    """Split cores of touching teeth that grew together.
+
+    Such a core has two favourite numbers and about the size of both teeth; a single tooth whose
+    halves are called differently has the size of one and stays whole.
+    """
     favourite = probability[1:].argmax(axis=0) + 1
-    for core, place in enumerate(ndimage.find_objects(cores), start=1):
-        inside = cores[place] == core
-        shares = np.bincount(favourite[place][inside], minlength=33)
-        needed = max(WHOLE_TOOTH_CORE, MERGED_SHARE * int(inside.sum()))
-        strong = [int(label) for label in np.nonzero(shares >= needed)[0]]
+    places = ndimage.find_objects(cores)
+    votes = [
+        np.bincount(favourite[place][cores[place] == core], minlength=33)
+        for core, place in enumerate(places, start=1)
+    ]
+    sizes = np.array([vote.sum() for vote in votes])
+    usual = [
+        size / EXPECTED_SIZE[int(vote.argmax())]
+        for size, vote in zip(sizes, votes, strict=True)
+        if size >= WHOLE_TOOTH_CORE
+    ]
+    scale = float(np.median(usual)) if usual else 1.0
+    for core, (place, vote, size) in enumerate(zip(places, votes, sizes, strict=True), start=1):
+        needed = max(WHOLE_TOOTH_CORE, MERGED_SHARE * size)
+        strong = [int(label) for label in np.nonzero(vote >= needed)[0]]
+        if len(strong) < 2 or size < 0.62 * scale * EXPECTED_SIZE[strong].sum():
+            continue
         for label in strong[1:]:
-            piece = inside & (favourite[place] == label)
-            pieces, _ = ndimage.label(piece)
-            largest = int(np.argmax(np.bincount(pieces[piece])))
+            pieces, _ = ndimage.label((cores[place] == core) & (favourite[place] == label))
             count += 1
-            cores[place][pieces == largest] = count
+            cores[place][pieces == int(np.argmax(np.bincount(pieces[pieces > 0])))] = count
     return cores, count
 
 

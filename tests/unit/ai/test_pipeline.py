@@ -20,6 +20,7 @@ import pytest
 
 pytest.importorskip("highdicom", reason="the ai extra is not installed")
 
+from ai.completeness import reschedule_forgotten
 from ai.dentition import label_of_fdi
 from ai.pipeline import MAX_ATTEMPTS, Pipeline, Ports
 from ai.registry import register_platform_bundles
@@ -457,3 +458,43 @@ def test_a_job_that_failed_runs_again_when_its_study_is_routed_again(clinic: Cli
     clinic.pipeline.run_inference(clinic.tenant.id, job_id)
 
     assert clinic.state(job_id) == ("SUCCEEDED", None)
+
+
+def test_a_study_whose_patient_is_in_doubt_is_not_analysed(clinic: Clinic) -> None:
+    first = clinic.receive(0, "A")
+    clinic.allow(first)
+    study_id = clinic.receive(
+        0, "B", StudyInstanceUID="2.25.81", SeriesInstanceUID="2.25.82", SOPInstanceUID="2.25.83",
+        PatientName="Other^Person", PatientBirthDate="19500101",
+    )  # fmt: skip
+    other = clinic.one(
+        "SELECT id FROM imaging_studies WHERE tenant_id = %s AND study_uid = '2.25.81'"
+    )
+
+    clinic.pipeline.check_study(clinic.tenant.id, other)
+
+    assert study_id != other
+    answer, reasons = decision(clinic, other)
+    assert answer == "SKIP" and "disagree" in reasons
+
+
+def test_a_check_whose_job_is_gone_is_queued_again_once(clinic: Clinic) -> None:
+    study_id = clinic.receive(0, "A")
+    clinic.run(
+        "UPDATE study_activity SET last_received_at = now() - interval '1 hour'"
+        " WHERE tenant_id = %s AND study_id = %s",
+        study_id,
+    )
+
+    def forgotten() -> int:
+        with clinic.database.connection(clinic.tenant.id) as connection:
+            return reschedule_forgotten(connection, clinic.tenant.id)
+
+    assert forgotten() == 0, "its job waits"
+    clinic.run(
+        "DELETE FROM procrastinate_jobs WHERE args->>'tenant_id' = %s::text"
+        " AND args->>'study_id' = %s",
+        str(study_id),
+    )
+
+    assert (forgotten(), forgotten()) == (1, 0)
