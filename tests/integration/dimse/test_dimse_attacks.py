@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import gc
 import os
 import socket
 import ssl
@@ -14,6 +15,7 @@ from pathlib import Path
 from struct import pack
 from typing import Any
 
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -749,3 +751,33 @@ def test_a_broken_listener_socket_is_not_silent(start: Any) -> None:
     with pytest.raises(OSError):
         Listener(running.services, "127.0.0.1", running.port, reuse_port=False)
     Listener(running.services, "127.0.0.1", running.port, reuse_port=True)._socket.close()
+
+
+# -- A6 ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_associated", [True, False])
+def test_a6_repeated_associations_leak_nothing(
+    start: Any, wire: Any, eventually: Any, is_associated: bool
+) -> None:
+    running = start()
+    process = psutil.Process()
+    request = wire.associate_rq()
+
+    def cycles(count: int) -> int:
+        for _ in range(count):
+            with socket.create_connection(("127.0.0.1", running.port), timeout=10) as peer:
+                if is_associated:
+                    peer.sendall(request)
+                    assert peer.recv(1) == b"\2"
+                    peer.sendall(wire.pdu(7, bytes(4)))
+        assert eventually(lambda: running.listener.connection_count == 0)
+        gc.collect()
+        return int(process.memory_info().rss)
+
+    before = cycles(500)
+    after = cycles(2000)
+
+    assert after - before < 2000 * 1024
+    assert process.num_fds() < 200
