@@ -39,7 +39,7 @@ from interop.dicomweb.store_response import StoreReport, could_not_spool
 from interop.errors import BadRequest, PayloadTooLarge, ServerError, UnsupportedMediaType
 from interop.services import Services
 
-EVENT = "IMAGING_STORED"
+EVENT = "IMAGING_STORE_REFUSED"
 SMALL_PART_BYTES = 1 << 20
 CONCURRENT_STORES = 8
 # Ingests of all requests of a process together; each waits for its group's commit in a thread.
@@ -59,9 +59,11 @@ async def store_instances(request: Request) -> Response:
     batch = Batch(services, caller, study)
     error = await batch.run(content, bounded(request.stream(), limit))
     report = StoreReport(batch.outcomes, error)
-    async with reading(services, caller, EVENT, study) as read:
-        read.details.update(stored=len(report.stored), failed=len(report.failed))
-        read.outcome = "SUCCESS" if report.stored else "FAILURE"
+    if batch.unlogged or error is not None:
+        # Whatever reached the ingest has its audit row in the transaction that stored it.
+        async with reading(services, caller, EVENT, study) as read:
+            read.details.update(stored=len(report.stored), failed=len(report.failed))
+            read.outcome = "FAILURE"
     if error is not None and not batch.outcomes:
         return error_response(error)
     headers = {"Retry-After": RETRY_AFTER_SECONDS} if report.status == 503 else {}
@@ -133,6 +135,8 @@ class Batch:
         self._slots = Semaphore(CONCURRENT_STORES)
         self._outcomes: dict[int, Outcome] = {}
         self._open: Part | None = None
+        # Parts that were refused before the ingest saw them.
+        self.unlogged = 0
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -196,6 +200,7 @@ class Batch:
         part, self._open = self._open, None
         assert part is not None
         if part.refusal is not None:
+            self.unlogged += 1
             self._outcomes[part.index] = could_not_spool(part.refusal)
             return
         await self._slots.acquire()
@@ -231,6 +236,7 @@ class Batch:
             assert part.writer is not None
             spooled = part.writer.finish()
         except Failure as failure:
+            self.unlogged += 1
             return could_not_spool(failure)
         return self._services.ingest.store(
             self._tenant, spooled, self._source, expected_study_uid=self._study

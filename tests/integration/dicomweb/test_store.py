@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -281,20 +282,30 @@ def test_b1_a_preamble_that_is_a_program_is_zeroed(
     assert "Authorization" in got.headers["Vary"]
 
 
-def test_a_request_is_audited_once_with_what_became_of_it(
-    store: Store, server: Any, tenant: Any, image: Image, encode: Encode
-) -> None:
-    answer = store(encode(image()), b"junk")
+def test_every_part_is_audited_once_stored_or_refused(
+    store: Store, http: requests.Session, root: str, server: Any, tenant: Any, image: Image,
+    encode: Encode,
+) -> None:  # fmt: skip
+    def events() -> Counter[tuple[str, str, str]]:
+        with server.services.database.connection(tenant.id) as connection:
+            rows = connection.execute(
+                "SELECT event_type, outcome, actor_type FROM audit_events WHERE tenant_id = %s",
+                (tenant.id,),
+            ).fetchall()
+        return Counter(rows)
 
-    assert answer.status_code == 202
-    with server.services.database.connection(tenant.id) as connection:
-        rows = connection.execute(
-            "SELECT outcome, metadata->>'stored', metadata->>'failed', actor_type"
-            " FROM audit_events WHERE tenant_id = %s AND event_type = 'IMAGING_STORED'"
-            " ORDER BY timestamp DESC LIMIT 1",
-            (tenant.id,),
-        ).fetchall()
-    assert rows == [("SUCCESS", "1", "1", "API_CLIENT")]
+    content_type = 'multipart/related; type="application/dicom"; boundary=b'
+    before = events()
+    mixed = store(encode(image()), b"junk", b"")
+    broken = http.post(f"{root}/studies", b"--b--", headers={"Content-Type": content_type})
+
+    assert (mixed.status_code, broken.status_code) == (202, 400)
+    # Of what the ingest saw it wrote the rows itself: one stored, one that is no DICOM.
+    assert events() - before == {
+        ("DICOM_INSTANCE_STORED", "SUCCESS", "API_CLIENT"): 1,
+        ("DICOM_INSTANCE_REFUSED", "FAILURE", "API_CLIENT"): 1,
+        ("IMAGING_STORE_REFUSED", "FAILURE", "API_CLIENT"): 2,
+    }
 
 
 def spooled_files(server: Any) -> list[str]:
