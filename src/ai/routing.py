@@ -124,15 +124,21 @@ def refusals(connection: Connection, tenant_id: UUID, patient_id: UUID) -> list[
 
 
 def has_consent(connection: Connection, tenant_id: UUID, patient_id: UUID) -> bool:
-    """True while a granted, unrevoked, unexpired consent of the patient stands."""
+    """True while the newest thing that the patient said of AI analysis is an unexpired grant.
+
+    A refusal or a revocation ends every older grant, in whichever row that stands; of what was said
+    at the same time, the no counts.
+    """
     row = connection.execute(
-        "SELECT 1 FROM consents WHERE tenant_id = %(tenant_id)s AND subject_type = 'PATIENT'"
-        " AND subject_id = %(patient_id)s AND consent_type = %(consent)s"
-        " AND granted_at <= now() AND (revoked_at IS NULL OR revoked_at > now())"
-        " AND (expires_at IS NULL OR expires_at > now()) LIMIT 1",
+        "SELECT said.allows FROM consents AS c CROSS JOIN LATERAL (VALUES"
+        " (c.granted_at, c.expires_at IS NULL OR c.expires_at > now()),"
+        " (c.revoked_at, false), (c.refused_at, false)) AS said (at, allows)"
+        " WHERE c.tenant_id = %(tenant_id)s AND c.subject_type = 'PATIENT'"
+        " AND c.subject_id = %(patient_id)s AND c.consent_type = %(consent)s"
+        " AND said.at <= now() ORDER BY said.at DESC, said.allows LIMIT 1",
         {"tenant_id": tenant_id, "patient_id": patient_id, "consent": CONSENT},
     ).fetchone()
-    return row is not None
+    return row is not None and bool(row[0])
 
 
 def _has_feature(connection: Connection, tenant_id: UUID) -> bool:

@@ -288,6 +288,7 @@ class Consent(TenantTable, Base):
     __table_args__ = (
         Index(None, "tenant_id", "subject_type", "subject_id", "consent_type"),
         period("granted_at", "revoked_at"),
+        CheckConstraint("granted_at IS NULL OR refused_at IS NULL", name="one_statement"),
     )
 
     subject_type: Mapped[str] = one_of("PATIENT", "PROVIDER", "TENANT", default="PATIENT")
@@ -297,6 +298,8 @@ class Consent(TenantTable, Base):
     granted_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
+    # When the subject said no: of a subject's statements of one type the newest counts.
+    refused_at: Mapped[datetime | None]
     source: Mapped[str] = one_of("PORTAL", "IN_CLINIC", "PAPER_SCAN", "API", default="API")
     document_uri: Mapped[str | None]
 

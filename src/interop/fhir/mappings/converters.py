@@ -8,6 +8,7 @@ in the stored resource. `put` is called only when the column says something else
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -133,6 +134,54 @@ class Moment:
             return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
         except (ValueError, OverflowError):  # 2024-02-30, a leap second, before the year 1
             return None
+
+    def put(self, value: datetime | None, node: Any) -> str | None:
+        return None if value is None else instant(value)
+
+
+_INTERVAL = re.compile(r"(?P<year>\d{4})(?:-(?P<month>\d{2})(?:-(?P<day>\d{2})(?P<time>T.+)?)?)?")
+
+
+def first_moment(node: Any) -> datetime | None:
+    """The first moment of the interval that a dateTime of any precision means."""
+    return _bounds(node)[0]
+
+
+def last_moment(node: Any) -> datetime | None:
+    """The last moment of the interval that a dateTime of any precision means.
+
+    A Period includes all of its end (datatypes.html#Period): what ends in "2026" holds all 2026.
+    """
+    return _bounds(node)[1]
+
+
+def _bounds(node: Any) -> tuple[datetime, datetime] | tuple[None, None]:
+    match = _INTERVAL.fullmatch(node) if isinstance(node, str) else None
+    if match is None:
+        return None, None
+    if match["time"]:
+        # A leap second (FHIR allows :60) is the end of the one before.
+        moment = Moment().get(re.sub(r"(T\d{2}:\d{2}):60", r"\1:59", match[0]))
+        return (moment, moment) if moment else (None, None)
+    year, month, day = int(match["year"]), match["month"], match["day"]
+    try:
+        first = datetime(year, int(month or 1), int(day or 1), tzinfo=UTC)
+        last_month = int(month or 12)
+        last_day = int(day) if day else monthrange(year, last_month)[1]
+        last = datetime(year, last_month, last_day, 23, 59, 59, 999999, tzinfo=UTC)
+    except ValueError:  # 2024-02-30
+        return None, None
+    return first, last
+
+
+@dataclass(frozen=True, slots=True)
+class LastMoment:
+    """The end of a period, which includes all of a partial date."""
+
+    label: str = "dateTime; the last moment of a date or of a partial date, UTC"
+
+    def get(self, node: Any) -> datetime | None:
+        return last_moment(node)
 
     def put(self, value: datetime | None, node: Any) -> str | None:
         return None if value is None else instant(value)

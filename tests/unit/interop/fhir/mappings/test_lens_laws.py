@@ -142,9 +142,13 @@ LIFE = st.one_of(
     record(status=enum("ACTIVE", "INACTIVE"), deceased_at=st.none()),
     record(status=st.just("DECEASED"), deceased_at=maybe(MOMENTS)),
 )
-PERMISSION = st.one_of(
-    record(granted_at=st.none(), revoked_at=st.none()),
-    record(granted_at=MOMENTS, revoked_at=maybe(MOMENTS)),
+CONSENTED = st.one_of(
+    record(granted_at=st.none(), revoked_at=st.none(), refused_at=maybe(MOMENTS)),
+    record(granted_at=MOMENTS, revoked_at=st.none(), refused_at=st.none()),
+    # A row is not revoked before it was granted: ck_consents_granted_at_revoked_at.
+    st.tuples(MOMENTS, MOMENTS).map(
+        lambda two: {"granted_at": min(two), "revoked_at": max(two), "refused_at": None}
+    ),
 )
 POSITION = st.one_of(
     record(longitude=st.none(), latitude=st.none()),
@@ -470,7 +474,7 @@ CASES: dict[str, Case] = {
     "Consent": (
         consent.mapping(PUBLIC),
         joined(
-            PERMISSION,
+            CONSENTED,
             record(
                 consent_type=enum("AI_ANALYSIS", "RESEARCH", "DATA_SHARING", "MARKETING"),
                 subject_id=maybe(ref("Patient")),
@@ -497,6 +501,7 @@ REPLACEMENTS = (
     "1980", "1980-05", "1980-05-17", "2024-02-30", "2024-05-17T10:00:00.1234567+02:00",
     "unknown", "official", "old", "home", "mobile", "phone", "email", "planned", "finished",
     "active", "inactive", "entered-in-error", "male", "36", "19", "MOD", "O", "8867-4", "32910-2",
+    "permit", "deny", "OPTIN", "OPTOUT", "rejected", "9999-12-31",
     "Patient/x", "Patient/x/_history/3", "https://example.org/t/demo/fhir/R4/Patient/y",
     "https://elsewhere.example/Patient/z", "#contained", "urn:uuid:0", "http://snomed.info/sct",
     "http://loinc.org", "mm", "Quentin",

@@ -18,6 +18,7 @@ import jsonschema_rs
 import psycopg
 import pytest
 
+from ai.routing import has_consent
 from interop.errors import Conflict, Unprocessable
 from interop.fhir import gate
 from interop.fhir import json as fhir_json
@@ -513,34 +514,144 @@ def test_rows_of_a_chart_are_presented_as_dental_resources(server: Server) -> No
     assert planned["period"]["start"] == "2026-11-01T10:15:00.250000Z"
 
 
-def test_consents_answer_whether_a_use_is_consented_to(server: Server) -> None:
-    patient = a_patient(server)
-    kind = {"coding": [{"system": "urn:dental-interop:consent-type", "code": "ai-analysis"}]}
+ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+AI_CONSENT = {"coding": [{"system": "urn:dental-interop:consent-type", "code": "ai-analysis"}]}
+
+
+def rule(code: str) -> Resource:
+    return {"coding": [{"system": ACT_CODE, "code": code}]}
+
+
+def a_consent(patient: Resource, **elements: Any) -> Resource:
     consent: Resource = {
         "resourceType": "Consent",
         "id": unique("consent"),
         "status": "active",
         "scope": {"coding": [{"code": "patient-privacy"}]},
-        "category": [kind],
+        "category": [AI_CONSENT],
         "patient": subject(patient),
         "dateTime": "2026-01-05",
-        "policyRule": {"coding": [{"code": "OPTIN"}]},
+        "policyRule": rule("OPTIN"),
+        **elements,
     }
+    return {key: value for key, value in consent.items() if value is not None}
+
+
+def may_analyse(server: Server, patient: Resource) -> bool:
+    with server.database.connection(server.tenant_id) as connection:
+        return has_consent(connection, server.tenant_id, row_of(server, patient))
+
+
+def test_consents_answer_whether_a_use_is_consented_to(server: Server) -> None:
+    patient = a_patient(server)
+    consent = a_consent(patient, policyRule={"coding": [{"code": "OPTIN"}]})
     server.write(consent)
     query: LiteralString = (
-        "SELECT consent_type, granted_at, revoked_at, subject_id FROM consents WHERE id = %s"
+        "SELECT consent_type, granted_at, revoked_at, refused_at, subject_id"
+        " FROM consents WHERE id = %s"
     )
     row_id, patient_row = row_of(server, consent), row_of(server, patient)
     granted = datetime(2026, 1, 5, tzinfo=UTC)
-    assert server.sql(query, row_id) == [("AI_ANALYSIS", granted, None, patient_row)]
+    assert server.sql(query, row_id) == [("AI_ANALYSIS", granted, None, None, patient_row)]
+    assert may_analyse(server, patient)
 
     server.sql("UPDATE consents SET revoked_at = %s WHERE id = %s", NOW, row_id)
 
     presented = server.one("Consent", consent["id"])
     assert presented["status"] == "inactive"
     assert presented["dateTime"] == "2026-01-05"
+    assert not may_analyse(server, patient)
     server.write({**consent, "provision": {"type": "deny"}})
-    assert server.sql(query, row_id) == [("AI_ANALYSIS", None, None, patient_row)]
+    refused = datetime(2026, 1, 5, 23, 59, 59, 999999, tzinfo=UTC)
+    assert server.sql(query, row_id) == [("AI_ANALYSIS", None, None, refused, patient_row)]
+
+
+LONG_AGO, SOON = "2020", "2999-01-01"
+
+
+@pytest.mark.parametrize(
+    ("elements", "is_permitted"),
+    [
+        ({"provision": {"type": "permit"}}, True),
+        ({"provision": {"type": "permit"}, "policyRule": None, "policy": [{"uri": "urn:p"}]}, True),
+        ({"dateTime": LONG_AGO, "provision": {"period": {"start": LONG_AGO, "end": SOON}}}, True),
+        ({"provision": {"provision": [{"type": "permit"}]}}, True),
+        ({"provision": {"period": {"end": "9999-12-31"}}}, True),
+        ({"policyRule": rule("OPTOUT")}, False),
+        ({"policyRule": rule("OPTOUTE"), "provision": {"provision": [{"type": "permit"}]}}, False),
+        ({"policyRule": rule("OPTOUT"), "provision": {"type": "permit"}}, False),
+        ({"policyRule": rule("hipaa-auth")}, False),
+        ({"policyRule": None, "policy": [{"uri": "urn:p"}]}, False),
+        ({"provision": {"type": "deny"}}, False),
+        ({"provision": {"provision": [{"type": "deny"}]}}, False),
+        ({"provision": {"provision": [{"provision": [{"type": "deny"}]}]}}, False),
+        ({"provision": {"period": {"start": SOON}}}, False),
+        ({"provision": {"period": {"end": "2021"}}}, False),
+        ({"provision": {"period": {"end": "2021-02"}}}, False),
+        ({"dateTime": SOON}, False),
+        *(({"status": status}, False) for status in ("draft", "proposed", "rejected", "inactive")),
+        ({"status": "entered-in-error"}, False),
+    ],
+)
+def test_only_a_plain_permission_of_today_is_a_grant(
+    server: Server, elements: Resource, is_permitted: bool
+) -> None:
+    patient = a_patient(server)
+    consent = a_consent(patient, **elements)
+    assert_conforms(consent)
+
+    server.write(consent)
+
+    assert may_analyse(server, patient) is is_permitted
+    server.sql("UPDATE consents SET updated_by = 'x' WHERE id = %s", row_of(server, consent))
+    assert server.one("Consent", consent["id"]) == consent
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "is_permitted"),
+    [
+        ({}, {"policyRule": rule("OPTOUT"), "dateTime": "2026-06-01"}, False),
+        ({}, {"provision": {"type": "deny"}, "dateTime": "2026-06-01T08:00:00Z"}, False),
+        ({}, {"policyRule": rule("OPTOUT"), "dateTime": "2026-01"}, False),
+        ({}, {"policyRule": rule("OPTOUT"), "dateTime": "2026-01-05"}, False),
+        (
+            {},
+            {
+                "policyRule": rule("OPTOUT"),
+                "dateTime": None,
+                "meta": {"lastUpdated": "2026-02-01T00:00:00Z"},
+            },
+            False,
+        ),
+        ({}, {"status": "rejected", "dateTime": "2026-06-01"}, False),
+        ({}, {"status": "draft", "policyRule": rule("OPTOUT"), "dateTime": "2026-06-01"}, True),
+        ({"policyRule": rule("OPTOUT")}, {"dateTime": "2026-06-01"}, True),
+        ({"status": "inactive"}, {"dateTime": "2026-06-01"}, True),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1], ids=["in order", "late"])
+def test_the_newest_statement_of_a_patient_counts(
+    server: Server, earlier: Resource, later: Resource, is_permitted: bool, order: int
+) -> None:
+    patient = a_patient(server)
+
+    for elements in (earlier, later)[::order]:
+        server.write(a_consent(patient, **elements))
+
+    assert may_analyse(server, patient) is is_permitted
+
+
+def test_a_refusal_or_a_grant_written_in_sql_is_presented_as_what_it_is(server: Server) -> None:
+    patient = a_patient(server)
+    consent = server.write(a_consent(patient))
+    row_id = row_of(server, consent)
+
+    server.sql("UPDATE consents SET granted_at = NULL, refused_at = %s WHERE id = %s", NOW, row_id)
+    refusal = server.one("Consent", consent["id"])
+    assert (refusal["status"], refusal["policyRule"]["coding"][0]["code"]) == ("active", "OPTOUT")
+    server.sql("UPDATE consents SET granted_at = %s, refused_at = NULL WHERE id = %s", NOW, row_id)
+    grant = server.one("Consent", consent["id"])
+    assert (grant["status"], grant["policyRule"]["coding"][0]["code"]) == ("active", "OPTIN")
 
 
 # -- Practitioner, Organization, Endpoint, Location ------------------------------------------------
