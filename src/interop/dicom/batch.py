@@ -21,7 +21,7 @@ from interop.dicom.failures import DUPLICATE_SOP_INSTANCE, PATIENT_CONFLICT, Cod
 from interop.dicom.imaging_rows import Snapshot, StudyRow
 from interop.dicom.ingest_types import Kind
 from interop.dicom.modality import OTHER
-from interop.dicom.names import person_name
+from interop.dicom.names import matching_key, person_name
 from interop.dicom.received import (
     SERIES_TAGS,
     STUDY_TAGS,
@@ -146,7 +146,8 @@ def _patient_key(batch: Batch, received: Received) -> tuple[str, str]:
     return received.patient_id, received.issuer or batch.known.issuer
 
 
-Patients = dict[tuple[str, str], tuple[UUID, Demographics]]
+# Those who bear an identifier today, by identifier and issuer; mostly one, and never chosen among.
+Patients = dict[tuple[str, str], dict[UUID, Demographics]]
 
 
 def _find_patients(connection: Connection, batch: Batch, objects: list[Received]) -> Patients:
@@ -163,7 +164,7 @@ def _find_patients(connection: Connection, batch: Batch, objects: list[Received]
             born.strftime("%Y%m%d") if born else "",
             _SEX_BACK.get(sex, ""),
         )
-        patients[value, assigner] = (patient_id, known)
+        patients.setdefault((value, assigner), {})[patient_id] = known
     return patients
 
 
@@ -174,13 +175,18 @@ def _create_study(
     said = demographics(received.instance)
     conflict = None
     # Without a PatientID nothing says whose study this is: a patient of its own (B10).
-    found = patients.get(key) if key[0] else None
-    if found is None:
+    found = patients.get(key, {}) if key[0] else {}
+    if not found:
         patient_id = _create_patient(connection, batch, key, said)
         if key[0]:
-            patients[key] = (patient_id, said)
+            patients[key] = {patient_id: said}
+    elif len(found) > 1:
+        # Whom of them it shows is not ours to guess: a patient of its own, without the identifier,
+        # which would only make the next study more ambiguous.
+        patient_id = _create_patient(connection, batch, ("", ""), said)
+        conflict = _conflict(None, "AMBIGUOUS_PATIENT", ["PatientID"], received)
     else:
-        patient_id, known = found
+        [(patient_id, known)] = found.items()
         differing = _comparable(known, said)
         if differing:
             conflict = _conflict(None, "PATIENT_RECORD", differing, received)
@@ -270,18 +276,35 @@ def _keep_patients_apart(batch: Batch) -> None:
             )
             continue
         known = Demographics(study.patient_name, study.patient_birth_date, study.patient_sex)
-        differing = known.differences(demographics(received.instance))
+        said = demographics(received.instance)
+        differing = known.differences(said)
         if differing:
             study.demographics_conflict = _conflict(
                 study.demographics_conflict, "WITHIN_STUDY", differing, received
             )
+        if said != known:
+            _complete(study, said, received)
+
+
+def _complete(study: StudyRow, said: Demographics, received: Received) -> None:
+    """Take over what the study does not know yet, so that the next object is compared with it."""
+    for attribute, tag, value in (
+        ("patient_name", 0x00100010, said.name),
+        ("patient_birth_date", 0x00100030, said.birth_date),
+        ("patient_sex", 0x00100040, said.sex),
+    ):
+        if value and not getattr(study, attribute):
+            setattr(study, attribute, value)
+            study.completed |= members(received.instance, (tag,))
 
 
 def _is_other_patient(batch: Batch, study: StudyRow, received: Received) -> bool:
     patient_id, issuer = received.patient_id, received.issuer or batch.known.issuer
     known_issuer = study.issuer_of_patient_id or batch.known.issuer
     if not patient_id or not study.dicom_patient_id:
-        return False
+        # Only one side says who it is. Were that enough, one study without a PatientID would take
+        # in the images of everybody.
+        return patient_id != study.dicom_patient_id
     if patient_id != study.dicom_patient_id:
         return True
     return bool(issuer and known_issuer and issuer != known_issuer)
@@ -379,6 +402,10 @@ def _study_changes(study: StudyRow) -> dict[str, object]:
         "sop_classes_in_study": study.sop_classes,
         "number_of_series": study.number_of_series,
         "number_of_instances": study.number_of_instances,
+        "patient_name": study.patient_name,
+        "patient_name_key": matching_key(study.patient_name),
+        "patient_birth_date": study.patient_birth_date,
+        "patient_sex": study.patient_sex,
         "demographics_conflict": study.demographics_conflict,
         "dicom_json": _counted(study),
     }
@@ -405,6 +432,8 @@ def _json_object(parts: dict[int, str]) -> str:
 def _counted(study: StudyRow) -> str:
     """Return the study's JSON with the counts and modalities as they are now."""
     found: dict[str, object] = orjson.loads(study.dicom_json or "{}")
+    if study.completed:
+        found |= orjson.loads(_json_object(study.completed))
     found["00080061"] = {"vr": "CS", **({"Value": study.modalities} if study.modalities else {})}
     found["00201206"] = {"vr": "IS", "Value": [study.number_of_series]}
     found["00201208"] = {"vr": "IS", "Value": [study.number_of_instances]}

@@ -8,7 +8,7 @@ the same time wait for each other and never deadlock.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -41,12 +41,14 @@ ADVISORY_LOCKS: LiteralString = (
 )
 
 FIND_PATIENTS: LiteralString = (
-    "SELECT DISTINCT ON (i.value, i.assigner) i.value, coalesce(i.assigner, ''), p.id,"
+    "SELECT i.value, coalesce(i.assigner, ''), p.id,"
     " p.last_name, p.first_name, p.middle_name, p.dob, p.sex_at_birth"
     " FROM patient_identifiers i JOIN patients p"
     " ON p.tenant_id = i.tenant_id AND p.id = i.patient_id"
-    " WHERE i.tenant_id = %(tenant_id)s AND i.system = 'MRN' AND i.value = ANY(%(values)s)"
-    " ORDER BY i.value, i.assigner, p.created_at, p.id"
+    " WHERE i.tenant_id = %(tenant_id)s AND p.tenant_id = %(tenant_id)s AND i.system = 'MRN'"
+    " AND i.value = ANY(%(values)s) AND p.status <> 'INACTIVE'"
+    " AND coalesce(i.valid_from, current_date) <= current_date"
+    " AND coalesce(i.valid_until, current_date) >= current_date"
 )
 
 INSERT_PATIENT: LiteralString = (
@@ -112,10 +114,13 @@ STORE: LiteralString = (
     " study AS (UPDATE imaging_studies s SET modality = r.modality,"
     " modalities_in_study = r.modalities_in_study, sop_classes_in_study = r.sop_classes_in_study,"
     " number_of_series = r.number_of_series, number_of_instances = r.number_of_instances,"
+    " patient_name = r.patient_name, patient_name_key = r.patient_name_key,"
+    " patient_birth_date = r.patient_birth_date, patient_sex = r.patient_sex,"
     " demographics_conflict = r.demographics_conflict, last_received_at = now(),"
     " dicom_json = r.dicom_json FROM json_to_recordset(%(studies)s::json) AS r(id uuid,"
     " modality text, modalities_in_study text[], sop_classes_in_study text[],"
-    " number_of_series int, number_of_instances int, demographics_conflict jsonb, dicom_json text)"
+    " number_of_series int, number_of_instances int, patient_name text, patient_name_key text,"
+    " patient_birth_date text, patient_sex text, demographics_conflict jsonb, dicom_json text)"
     " WHERE s.tenant_id = %(tenant_id)s AND s.id = r.id),"
     " activity AS (INSERT INTO study_activity AS known (tenant_id, study_id, last_received_at,"
     " instance_count, check_scheduled) SELECT %(tenant_id)s, r.study_id, now(), r.added, true"
@@ -222,6 +227,8 @@ class StudyRow:
     is_new: bool = False
     added: int = 0
     starts_analysis: bool = False
+    # JSON members of demographics that the study did not have, of the first object that says them.
+    completed: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -541,3 +541,92 @@ def test_spool_is_empty_after_every_kind_of_answer(world: World, tmp_path: Path)
 
     left = [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
     assert [path.name for path in left] == [".lock"]
+
+
+@pytest.mark.parametrize("first_id", ["", "A100"])
+def test_b10_study_without_a_patient_id_takes_in_nobodys_images(
+    world: World, first_id: str
+) -> None:
+    study_uid = generate_uid()
+    first = instance(StudyInstanceUID=study_uid, PatientID=first_id, PatientName="")
+    world.store(first)
+
+    second_id = "" if first_id else "A100"
+    second = instance(StudyInstanceUID=study_uid, PatientID=second_id, PatientName="Smith^Ann")
+    outcome = world.store(second)
+
+    assert (outcome.kind, outcome.dicom_status) == ("refused", 0xA910)
+    study = world.study(study_uid)
+    assert study["number_of_instances"] == 1
+    assert [entry["kind"] for entry in study["demographics_conflict"]] == ["OTHER_PATIENT"]
+    assert world.rows(
+        "SELECT reason_code FROM quarantined_objects WHERE sop_instance_uid = %s",
+        second.SOPInstanceUID,
+    ) == [("A910",)]
+
+
+@pytest.mark.parametrize("number", ["", "A100"])
+def test_b10_demographics_that_the_first_object_lacks_are_compared_among_the_others(
+    world: World, number: str
+) -> None:
+    study_uid = generate_uid()
+
+    for name in ("", "Smith^Ann", "Jones^Bob"):
+        sent = instance(StudyInstanceUID=study_uid, PatientID=number, PatientName=name)
+        assert world.store(sent).kind == "stored"
+
+    study = world.study(study_uid)
+    assert (study["patient_name"], study["patient_name_key"]) == ("Smith^Ann", "SMITH^ANN")
+    assert json.loads(study["dicom_json"])["00100010"]["Value"] == [{"Alphabetic": "Smith^Ann"}]
+    within = [e for e in study["demographics_conflict"] or [] if e["kind"] == "WITHIN_STUDY"]
+    assert [entry["received"]["PatientName"] for entry in within] == ["Jones^Bob"]
+
+
+def person(world: World, number: str, status: str, valid_until: str | None) -> str:
+    """Return the id of a patient with this medical record number."""
+    [(made,)] = world.rows(
+        "INSERT INTO patients (tenant_id, last_name, first_name, dob, sex_at_birth, status)"
+        " VALUES (%s, 'Doe', 'Jane', '1980-01-02', 'FEMALE', %s) RETURNING id",
+        world.tenant.id,
+        status,
+    )
+    world.rows(
+        "INSERT INTO patient_identifiers (tenant_id, patient_id, system, value, valid_until)"
+        " VALUES (%s, %s, 'MRN', %s, %s) RETURNING id",
+        world.tenant.id,
+        made,
+        number,
+        valid_until,
+    )
+    return str(made)
+
+
+@pytest.mark.parametrize(("status", "until"), [("INACTIVE", None), ("ACTIVE", "2019-01-01")])
+def test_patient_is_found_by_an_identifier_that_is_in_force(
+    world: World, status: str, until: str | None
+) -> None:
+    number = patient_id()
+    person(world, number, status, until)
+    current = person(world, number, "ACTIVE", None)
+    sent = instance(PatientID=number)
+
+    world.store(sent)
+
+    study = world.study(sent.StudyInstanceUID)
+    assert str(study["patient_id"]) == current
+    assert study["demographics_conflict"] is None
+
+
+def test_identifier_of_two_patients_gives_the_study_to_neither_and_says_so(world: World) -> None:
+    number = patient_id()
+    both = {person(world, number, "ACTIVE", None) for _ in range(2)}
+    first, second = instance(PatientID=number), instance(PatientID=number)
+
+    for sent in (first, second):
+        assert world.store(sent).kind == "stored"
+
+    for sent in (first, second):
+        study = world.study(sent.StudyInstanceUID)
+        assert str(study["patient_id"]) not in both
+        assert [entry["kind"] for entry in study["demographics_conflict"]] == ["AMBIGUOUS_PATIENT"]
+    assert len(world.rows("SELECT 1 FROM patient_identifiers WHERE value = %s", number)) == 2
