@@ -15,7 +15,7 @@ from starlette.responses import Response
 from interop.access import Caller
 from interop.access.audit import INSERT_AUDIT, audit_parameters
 from interop.access.http import caller_from, request_id
-from interop.errors import BadRequest, NotFound, ServerError, Unavailable
+from interop.errors import BadRequest, NotFound, ServerError, Unavailable, UnsupportedParameter
 from interop.fhir.definitions import definitions
 from interop.fhir.negotiation import MEDIA_TYPE, require_json_answer
 from interop.fhir.outcomes import Issue, informational, issues_of, operation_outcome
@@ -31,6 +31,7 @@ PRIVATE = {
     "Vary": "Authorization, Accept",
     "X-Content-Type-Options": "nosniff",
 }
+FORM_PARAMETERS = ("_format", "_pretty")
 _READS = ("GET", "HEAD")
 
 
@@ -52,6 +53,19 @@ class Exchange:
     def require_valid_id(self) -> None:
         if not RESOURCE_ID.fullmatch(self.resource_id):
             raise BadRequest("an id has 1 to 64 of the characters A-Z a-z 0-9 - .")
+
+    def refuse_parameters(self) -> None:
+        """Raise UnsupportedParameter for anything in the query of a write but the answer's form.
+
+        A condition that is left out in silence writes what the client wanted to avoid: fhirpy's
+        get_or_create made a duplicate each time.
+        """
+        for name in self.request.query_params:
+            if name not in FORM_PARAMETERS:
+                raise UnsupportedParameter(
+                    f"the parameter {name[:64]!r} of a write is not supported (no conditional "
+                    f"writes: search first); accepted: {', '.join(FORM_PARAMETERS)}"
+                )
 
     def respond(self, status: int, body: bytes) -> Response:
         return _response(self.request, status, body, {})
@@ -96,6 +110,7 @@ def endpoint(handler: Handler) -> Endpoint:
         caller: Caller | None = None
         try:
             caller = await caller_from(request)
+            request.state.request_id = caller.request_id
             require_json_answer(request)
             return await handler(_exchange(request, caller))
         except ServerError as error:
@@ -136,7 +151,9 @@ def _exchange(request: Request, caller: Caller) -> Exchange:
 
 
 def _response(request: Request, status: int, body: bytes, headers: dict[str, str]) -> Response:
-    headers = {**PRIVATE, "X-Request-Id": request_id(request), **headers}
+    # The id that the audit row has; a caller who was not let in gets one of their own.
+    given = getattr(request.state, "request_id", None) or request_id(request)
+    headers = {**PRIVATE, "X-Request-Id": given, **headers}
     if status in (204, 304):
         return Response(status_code=status, headers=headers)
     if request.method == "HEAD":

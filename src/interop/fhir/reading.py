@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import urlencode
 
 from interop.access import Caller
 from interop.access.audit import audit_parameters
-from interop.errors import BadRequest, Gone, NotFound, Unavailable
+from interop.errors import BadRequest, Gone, NotFound, Unavailable, UnsupportedParameter
 from interop.fhir import bundles
 from interop.fhir.rendering import render_one
-from interop.fhir.search.request import DEFAULT_COUNT, MAX_COUNT
-from interop.fhir.versions import Version
+from interop.fhir.search.request import DEFAULT_COUNT, clamped
+from interop.fhir.search.values import date_interval
+from interop.fhir.versions import Version, instant
 from storage import resources
 from storage.database import Database
 
 # A row may change again while its resource is rendered; nobody needs more than a few turns.
 RENDER_TURNS = 5
+# Where the page before ended: the version that the next one begins under.
 BEFORE = "_before"
 
 
@@ -75,7 +80,7 @@ class Reader:
         self, resource_type: str, resource_id: str, parameters: list[tuple[str, str]]
     ) -> bytes:
         """The versions of a resource, newest first, a page at a time. Raises NotFound."""
-        count, before = _history_parameters(parameters)
+        asked = _history_parameters(parameters)
         await self._render(resource_type, resource_id)
         found = await resources.history(
             self._database,
@@ -83,18 +88,23 @@ class Reader:
             resource_type,
             resource_id,
             audit_parameters(self._caller, "FHIR_HISTORY", resource_type, resource_id),
-            before=before,
-            limit=count + 1,
+            before=asked.before,
+            limit=asked.count + 1,
         )
-        if not found and before is None:
+        if not found and asked.before is None:
             raise NotFound
-        page = found[:count]
-        url = f"{self._own_base}/{resource_type}/{resource_id}/_history?_count={count}"
-        links = [("self", url if before is None else f"{url}&{BEFORE}={before}")]
-        if len(found) > count:
-            links.append(("next", f"{url}&{BEFORE}={page[-1].version}"))
         # Versions are numbered without gaps: the newest number is how many there are.
-        total = found[0].version if before is None else None
+        total = found[0].version if asked.before is None else None
+        if asked.since is not None:
+            # A later version has a later time, so what is too old is at the end.
+            found = [version for version in found if version.last_updated >= asked.since]
+            is_all = asked.before is None and len(found) <= asked.count
+            total = len(found) if is_all else None
+        page = found[: asked.count]
+        url = f"{self._own_base}/{resource_type}/{resource_id}/_history?{asked.query()}"
+        links = [("self", url if asked.before is None else f"{url}&{BEFORE}={asked.before}")]
+        if len(found) > asked.count:
+            links.append(("next", f"{url}&{BEFORE}={page[-1].version}"))
         return bundles.history(self._own_base, resource_type, resource_id, page, links, total)
 
     async def _render(self, resource_type: str, resource_id: str) -> None:
@@ -116,17 +126,53 @@ def version_number(version_id: str) -> int | None:
     return int(version_id)
 
 
-def _history_parameters(parameters: list[tuple[str, str]]) -> tuple[int, int | None]:
-    count, before = DEFAULT_COUNT, None
+@dataclass(slots=True)
+class _HistoryRequest:
+    """What a history interaction asks for (http.html#history)."""
+
+    count: int = DEFAULT_COUNT
+    since: datetime | None = None
+    before: int | None = None
+
+    def query(self) -> str:
+        """The parameters of every page."""
+        pairs = [("_count", str(self.count))]
+        if self.since is not None:
+            pairs.append(("_since", instant(self.since)))
+        return urlencode(pairs, safe=":")
+
+
+def _history_parameters(parameters: list[tuple[str, str]]) -> _HistoryRequest:
+    asked = _HistoryRequest()
     for name, value in parameters:
-        if name == "_format":
-            continue
-        if name not in ("_count", BEFORE):
-            raise BadRequest(f"history has no parameter {name[:64]!r}; accepted: _count")
-        if not value.isascii() or not value.isdigit() or len(value) > 18:
-            raise BadRequest(f"{name}={value[:32]!r}; expected a whole number")
-        if name == "_count":
-            count = min(max(int(value), 1), MAX_COUNT)
-        else:
-            before = int(value)
-    return count, before
+        match name:
+            case "_format" | "_pretty":
+                continue
+            case "_since":
+                asked.since = _since(value)
+            case "_count":
+                asked.count = max(clamped(_digits(name, value)), 1)
+            case "_before":
+                asked.before = int(_digits(name, value)[:18])
+            case _:
+                raise UnsupportedParameter(
+                    f"history has no parameter {name[:64]!r}; accepted: _count, _since"
+                )
+    return asked
+
+
+def _digits(name: str, value: str) -> str:
+    if not value.isascii() or not value.isdigit():
+        raise BadRequest(f"{name}={value[:32]!r}; expected a whole number")
+    return value
+
+
+def _since(value: str) -> datetime:
+    try:
+        low = date_interval(value)[0]
+    except ValueError:
+        raise BadRequest(
+            f"_since={value[:32]!r}; expected an instant such as 2026-05-17T09:30:00.000Z"
+        ) from None
+    # Versions have milliseconds; so does the time in the next link.
+    return low + timedelta(microseconds=-low.microsecond % 1000)

@@ -24,7 +24,7 @@ from interop.errors import (
 )
 from interop.fhir import gate, json
 from interop.fhir.capability import instance_statement
-from interop.fhir.exchange import Exchange, endpoint, own_base, public_endpoint
+from interop.fhir.exchange import Endpoint, Exchange, endpoint, own_base, public_endpoint
 from interop.fhir.lens import JsonObject
 from interop.fhir.negotiation import (
     MEDIA_TYPE,
@@ -58,7 +58,7 @@ register_url_convertor("fhir_path", _OutsideWellKnown())
 def routes() -> list[Route]:
     """The routes of all interactions; the last answers what no other does."""
     rest = [Route(path, unknown, methods=METHODS) for path in (BASE, f"{BASE}/{{path:fhir_path}}")]
-    return [*_INTERACTIONS, *rest]
+    return [*_UNSUPPORTED, *_INTERACTIONS, *rest]
 
 
 @public_endpoint
@@ -120,6 +120,7 @@ async def search_by_post(exchange: Exchange) -> Response:
 @endpoint
 async def create(exchange: Exchange) -> Response:
     authorize(exchange.caller, exchange.resource_type, "c")
+    exchange.refuse_parameters()
     if "if-none-exist" in exchange.request.headers:
         raise UnsupportedParameter("If-None-Exist is not supported; search, then create")
     body = await json_body(exchange.request)
@@ -132,6 +133,7 @@ async def create(exchange: Exchange) -> Response:
 @endpoint
 async def update(exchange: Exchange) -> Response:
     authorize(exchange.caller, exchange.resource_type, "u")
+    exchange.refuse_parameters()
     exchange.require_valid_id()
     body = await json_body(exchange.request)
     condition = precondition(exchange.request)
@@ -151,6 +153,7 @@ async def update(exchange: Exchange) -> Response:
 @endpoint
 async def delete(exchange: Exchange) -> Response:
     authorize(exchange.caller, exchange.resource_type, "d")
+    exchange.refuse_parameters()
     version = await asyncio.to_thread(
         _writer(exchange).delete,
         exchange.resource_type,
@@ -158,6 +161,19 @@ async def delete(exchange: Exchange) -> Response:
         precondition(exchange.request),
     )
     return exchange.respond_version(204, version, b"") if version else exchange.respond(204, b"")
+
+
+def _refusal(what: str) -> Endpoint:
+    """A handler that says by name what R4 has and this server has not."""
+
+    @endpoint
+    async def unsupported(exchange: Exchange) -> Response:
+        raise MethodNotAllowed(
+            f"{what} is not supported; see {own_base(exchange.request)}/metadata for what is",
+            headers={"Allow": ""},
+        )
+
+    return unsupported
 
 
 @endpoint
@@ -184,6 +200,19 @@ _INTERACTIONS = [
     Route(f"{BASE}/{{resource_type}}/{{resource_id}}", delete, methods=["DELETE"]),
     Route(f"{BASE}/{{resource_type}}/{{resource_id}}/_history", history, methods=["GET"]),
     Route(f"{BASE}/{{resource_type}}/{{resource_id}}/_history/{{version_id}}", vread),
+]
+
+
+_UNSUPPORTED = [
+    Route(path, _refusal(what), methods=[method])
+    for method, paths, what in (
+        ("POST", (BASE, f"{BASE}/"), "a batch or transaction (send each entry on its own)"),
+        ("GET", (BASE, f"{BASE}/", f"{BASE}/_search"), "a search over all resource types"),
+        ("POST", (f"{BASE}/_search",), "a search over all resource types"),
+        ("GET", (f"{BASE}/_history",), "the history of all resource types"),
+        ("GET", (f"{BASE}/{{resource_type}}/_history",), "the history of a resource type"),
+    )
+    for path in paths
 ]
 
 

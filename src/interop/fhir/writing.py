@@ -23,7 +23,7 @@ from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.references import local_references
 from interop.fhir.rendering import render_resource
 from interop.fhir.row_writing import RowWriter, resolve_waiting
-from interop.fhir.search.extraction import extract
+from interop.fhir.search.extraction import MAX_ROWS, extract
 from interop.fhir.versions import Version, next_time, stamped
 from storage import resources
 from storage.database import Database
@@ -127,9 +127,10 @@ class Writer:
         self._check_references(connection, whole)
         rows = self._rows(connection)
         row_id = rows.write(key, whole, before)
+        whole = rows.overlaid(key, whole, row_id)
         is_new = before is None or before.deleted
         version = Version(*key, number, moment, json.dumps(whole), is_new)
-        search_rows = extract(whole, self._own_base).as_json()
+        search_rows = extract(whole, self._own_base, limit=MAX_ROWS).as_json()
         self._store(connection, version, row_id, method, search_rows)
         self._audit(connection, event, *key)
         if is_new or before is None or before.row_id != row_id:

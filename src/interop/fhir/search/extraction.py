@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
+from interop.errors import TooCostly
 from interop.fhir.definitions import SearchParameter, definitions
 from interop.fhir.fhirpath_compile import Stream, compile_expression
 from interop.fhir.lens import JsonObject
@@ -28,6 +29,10 @@ from interop.fhir.search.values import EARLIEST, LATEST, fold, grams
 # The parameters that fhir_resources answers from its own columns.
 COLUMN_PARAMETERS = ("_id", "_lastUpdated")
 
+# What a client may send at most: each is a row with two index entries to write in one transaction.
+# What rows of our own become (a study of many thousand instances) has no limit.
+MAX_ROWS = 20_000
+
 TABLES = ("token", "string", "reference", "date", "number", "quantity", "uri")
 
 
@@ -37,15 +42,24 @@ class SearchRows:
 
     tables: dict[str, list[list[Any]]] = field(default_factory=lambda: {t: [] for t in TABLES})
     grams: set[str] = field(default_factory=set)
+    limit: int | None = None
+    _seen: dict[tuple[str, str], set[Row]] = field(default_factory=dict)
+    _size: int = 0
 
     def add(self, table: str, parameter: str, rows: list[Row], cluster: int = 0) -> None:
-        """Append the rows of a parameter; the same row twice is kept once."""
+        """Append the rows of a parameter; the same row twice is kept once. Raises TooCostly."""
         kept = self.tables[table]
-        seen = {tuple(row[2:]) for row in kept if row[0] == parameter}
+        seen = self._seen.setdefault((table, parameter), set())
         for row in rows:
             if (cluster, *row) not in seen:
                 seen.add((cluster, *row))
                 kept.append([parameter, len(seen) - 1, cluster, *row])
+                self._size += 1
+        if self.limit is not None and self._size > self.limit:
+            raise TooCostly(
+                f"the resource has more values to search by than a resource may: at most "
+                f"{self.limit} (the limit was passed at the search parameter {parameter})"
+            )
 
     def as_json(self) -> dict[str, list[Any]]:
         """What the SQL function `fhir_write_search_rows` takes."""
@@ -103,9 +117,14 @@ class Extractor:
     composites: tuple[tuple[Stream, tuple[Component, ...]], ...]
 
 
-def extract(resource: JsonObject, own_base: str | None = None) -> SearchRows:
-    """All search rows of `resource`. `own_base` is the URL under which this server serves it."""
-    rows = SearchRows()
+def extract(
+    resource: JsonObject, own_base: str | None = None, *, limit: int | None = None
+) -> SearchRows:
+    """All search rows of `resource`. `own_base` is the URL under which this server serves it.
+
+    With a `limit`, raises TooCostly where there are more.
+    """
+    rows = SearchRows(limit=limit)
     context = Context(resource, own_base)
     root = [resource]
     for extractor in extractors(str(resource["resourceType"])):

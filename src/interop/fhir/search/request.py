@@ -42,7 +42,7 @@ MODIFIERS: dict[str, tuple[str, ...]] = {
 # Parameters about the answer, not about resources.
 RESULT_PARAMETERS = (
     "_count", "_sort", "_include", "_revinclude", "_total", "_summary", "_format", CURSOR,
-    TOTAL_METHOD,
+    TOTAL_METHOD, "_pretty",
 )  # fmt: skip
 UNSORTABLE = ("composite", "special")
 
@@ -145,7 +145,8 @@ def parse(
             if not lenient:
                 raise
             continue
-        request.applied.append((name, value))
+        # The self link says what the server did: the largest page where a larger was asked for.
+        request.applied.append((name, str(request.count) if name == "_count" else value))
     if len(request.clauses) > MAX_CLAUSES:
         raise TooCostly(f"{len(request.clauses)} search parameters; at most {MAX_CLAUSES}")
     return request
@@ -178,8 +179,8 @@ def _result_parameter(request: SearchRequest, name: str, value: str) -> None:
                 raise TooCostly(f"more than {MAX_INCLUDES} includes")
         case "_cursor":
             request.cursor = Cursor.decode(value)
-        case "_format":
-            pass  # content negotiation, done before
+        case "_format" | "_pretty":
+            pass  # the form of the answer: JSON, and always compact
         case "_totalMethod" if value in ("count", "none"):
             request.total = "accurate" if value == "count" else "none"
         case "_total":
@@ -193,9 +194,14 @@ def _result_parameter(request: SearchRequest, name: str, value: str) -> None:
 def _count(value: str) -> int:
     if not value.isascii() or not value.isdigit():
         raise BadRequest(f"_count={value[:32]!r}; expected a whole number from 0 to {MAX_COUNT}")
-    if len(value) > 9 or int(value) > MAX_COUNT:
-        raise TooCostly(f"_count={value[:32]}; a page holds at most {MAX_COUNT}, follow next links")
-    return int(value)
+    # search.html 3.1.1.5.3: a page may hold fewer than asked for, never more.
+    return clamped(value)
+
+
+def clamped(digits: str) -> int:
+    """A page size as it was asked for, or the largest there is."""
+    digits = digits.lstrip("0") or "0"
+    return MAX_COUNT if len(digits) > 9 else min(int(digits), MAX_COUNT)
 
 
 def _sort(resource_type: str, value: str) -> list[tuple[SearchParameter, bool]]:
