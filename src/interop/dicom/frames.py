@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import LiteralString, Protocol
 from uuid import UUID
@@ -40,6 +41,7 @@ __all__ = [
     "FrameRange",
     "FrameRow",
     "OneFile",
+    "OpenedObject",
     "StoredFrames",
     "bulk_value",
     "can_decode",
@@ -162,7 +164,7 @@ def read_frame(objects: FrameObjects, row: StoredFrames, index: int) -> bytes:
     """Return a frame as it is stored: its codestream, or uncompressed little endian pixels."""
     raw = stored_frame(objects, row, index)
     if row.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
-        return _little_endian(objects, row, raw)
+        return _little_endian(parse_stored(objects, row.storage_uri), raw)
     return raw
 
 
@@ -170,8 +172,12 @@ def stored_frame(objects: FrameObjects, row: StoredFrames, index: int) -> bytes:
     """Return a frame's bytes in the stored byte order. Raises NotFound and Unprocessable."""
     found = frame_range(row, index)
     if found is None:
-        return _made_frame(objects, row, index)
-    raw = objects.get_range(row.storage_uri, found.offset, found.length)
+        return _made_frame(OpenedObject(objects, row.storage_uri), index)
+    return _read_range(objects, row.storage_uri, found, index)
+
+
+def _read_range(objects: FrameObjects, key: str, found: FrameRange, index: int) -> bytes:
+    raw = objects.get_range(key, found.offset, found.length)
     if len(raw) < found.length:
         raise Unprocessable(f"frame {index + 1} is cut short in the stored object")
     return join_fragments(raw) if found.is_fragmented else raw
@@ -183,13 +189,59 @@ def native_frame(objects: FrameObjects, row: StoredFrames, index: int) -> bytes:
     Compressed frames are decoded in the limited child process. Raises Unprocessable.
     """
     # The caller's table may hold only the frames that it needs.
-    whole = stored_row(objects, row.storage_uri)
-    if row.transfer_syntax_uid not in COMPRESSED:
-        return read_frame(objects, whole, index)
-    described = description(objects, whole, index)
-    header = {"wanted": "native", "pixels": described.as_json()}
-    _, pixels = shared_pool().ask(header, stored_frame(objects, whole, index))
-    return pixels
+    return OpenedObject(objects, row.storage_uri).native_frame(index)
+
+
+class OpenedObject:
+    """A stored object of which many frames are wanted: parsed once, and inflated at most once.
+
+    Raises Unprocessable where the object cannot be read. Not for several threads at a time.
+    """
+
+    def __init__(self, objects: FrameObjects, key: str) -> None:
+        self.objects = objects
+        self.key = key
+        self.instance = parse_stored(objects, key)
+
+    @cached_property
+    def row(self) -> FrameRow:
+        """What a row of the object says."""
+        frames = self.instance.frames
+        return FrameRow(
+            storage_uri=self.key,
+            transfer_syntax_uid=self.instance.transfer_syntax_uid,
+            number_of_frames=frames.number_of_frames,
+            pixel_data_offset=frames.pixel_data_offset,
+            frame_length=frames.frame_length,
+            frame_table=frames.table,
+            dicom_json=self.instance.dicom_json.decode("utf-8"),
+        )
+
+    @cached_property
+    def inflated(self) -> bytes:
+        """The data set of a deflated object."""
+        return _inflated(self.objects, self.key, self.instance)
+
+    def native_frame_size(self) -> int:
+        """How many bytes an uncompressed frame has, judged by the first."""
+        described = description(self.objects, self.row, 0)
+        samples = described.rows * described.columns * described.samples_per_pixel
+        return (samples * described.bits_allocated + 7) // 8
+
+    def native_frame(self, index: int) -> bytes:
+        """Return a frame, counted from 0, uncompressed and little endian."""
+        found = frame_range(self.row, index)
+        if found is None:
+            raw = _made_frame(self, index)
+        else:
+            raw = _read_range(self.objects, self.key, found, index)
+        if self.row.transfer_syntax_uid in COMPRESSED:
+            described = description(self.objects, self.row, index)
+            header = {"wanted": "native", "pixels": described.as_json()}
+            return shared_pool().ask(header, raw)[1]
+        if self.row.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
+            return _little_endian(self.instance, raw)
+        return raw
 
 
 def description(objects: FrameObjects, row: FrameRow, index: int) -> PixelDescription:
@@ -236,17 +288,7 @@ def parse_stored(objects: FrameObjects, key: str) -> Instance:
 
 def stored_row(objects: FrameObjects, key: str) -> FrameRow:
     """Return what a row of the object says, read from the object itself. Raises Unprocessable."""
-    instance = parse_stored(objects, key)
-    frames = instance.frames
-    return FrameRow(
-        storage_uri=key,
-        transfer_syntax_uid=instance.transfer_syntax_uid,
-        number_of_frames=frames.number_of_frames,
-        pixel_data_offset=frames.pixel_data_offset,
-        frame_length=frames.frame_length,
-        frame_table=frames.table,
-        dicom_json=instance.dicom_json.decode("utf-8"),
-    )
+    return OpenedObject(objects, key).row
 
 
 def _inflated(objects: FrameObjects, key: str, instance: Instance) -> bytes:
@@ -256,9 +298,9 @@ def _inflated(objects: FrameObjects, key: str, instance: Instance) -> bytes:
         raise Unprocessable(failure.message) from failure
 
 
-def _made_frame(objects: FrameObjects, row: StoredFrames, index: int) -> bytes:
+def _made_frame(opened: OpenedObject, index: int) -> bytes:
     """Cut a frame out of inflated or bit-packed pixel data."""
-    instance = parse_stored(objects, row.storage_uri)
+    objects, key, instance = opened.objects, opened.key, opened.instance
     bits = _frame_bits(instance)
     tag = next((tag for tag in PIXEL_TAGS if tag in instance.top), None)
     if tag is None or bits is None or instance.top[tag][2] == UNDEFINED:
@@ -271,12 +313,12 @@ def _made_frame(objects: FrameObjects, row: StoredFrames, index: int) -> bytes:
     first, last = index * bits // 8, ((index + 1) * bits + 7) // 8
     if has_swapped_bytes(instance, tag):
         begin, end = first - first % 2, last + last % 2
-        words = swap_words(objects.get_range(row.storage_uri, offset + begin, end - begin), 2)
+        words = swap_words(objects.get_range(key, offset + begin, end - begin), 2)
         return words[first - begin : last - begin]
-    if row.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        raw = _inflated(objects, row.storage_uri, instance)[offset + first : offset + last]
+    if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        raw = opened.inflated[offset + first : offset + last]
     else:
-        raw = objects.get_range(row.storage_uri, offset + first, last - first)
+        raw = objects.get_range(key, offset + first, last - first)
     shift = index * bits % 8
     if shift == 0 and bits % 8 == 0:
         return raw
@@ -290,6 +332,6 @@ def _frame_bits(instance: Instance) -> int | None:
     return bits_per_frame(instance, tag)
 
 
-def _little_endian(objects: FrameObjects, row: StoredFrames, raw: bytes) -> bytes:
-    allocated = parse_stored(objects, row.storage_uri).integer(0x00280100) or 8
+def _little_endian(instance: Instance, raw: bytes) -> bytes:
+    allocated = instance.integer(0x00280100) or 8
     return swap_words(raw, allocated // 8) if allocated >= 16 else raw
