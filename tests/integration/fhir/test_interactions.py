@@ -227,9 +227,17 @@ def test_gate_errors_name_the_element(fhir: httpx.Client, assert_outcome: Outcom
     assert any("male | female" in issue["diagnostics"] for issue in outcome["issue"])
 
 
-def test_request_id_is_echoed(fhir: httpx.Client) -> None:
+def test_request_id_is_echoed_and_audited(
+    fhir: httpx.Client, database: Database, tenant: Tenant
+) -> None:
     assert fhir.get("/Basic", headers={"X-Request-Id": "abc-1"}).headers["x-request-id"] == "abc-1"
-    assert len(fhir.get("/Basic").headers["x-request-id"]) == 32
+    made = fhir.get("/Basic").headers["x-request-id"]
+
+    with database.connection(tenant.id) as connection:
+        rows = connection.execute(
+            "SELECT request_id FROM audit_events WHERE request_id IN ('abc-1', %s)", (made,)
+        ).fetchall()
+    assert sorted(rows) == sorted([("abc-1",), (made,)])
 
 
 @pytest.mark.parametrize(
