@@ -66,20 +66,26 @@ class Connection:
 
     def answer(self) -> tuple[int, int]:
         """Status and size of the body, which is read and thrown away."""
-        status, length, chunked = int(self.file.readline().split()[1]), 0, False
+        status, length, chunked = int(self.file.readline().split()[1]), None, False
         while (line := self.file.readline()) not in (b"\r\n", b""):
             name, _, value = line.lower().partition(b":")
             if name == b"content-length":
                 length = int(value)
             elif name == b"transfer-encoding":
                 chunked = b"chunked" in value
-        if not chunked:
-            return status, self._skip(length)
         size = 0
-        while count := int(self.file.readline().split(b";")[0], 16):
-            size += self._skip(count)
+        if chunked:
+            while count := int(self.file.readline().split(b";")[0], 16):
+                size += self._skip(count)
+                self.file.readline()
             self.file.readline()
-        self.file.readline()
+        elif length is not None:
+            size = self._skip(length)
+        else:
+            # Orthanc ends a streamed answer by closing the connection.
+            while got := self.file.read(1 << 18):
+                size += len(got)
+            self._open()
         return status, size
 
     def _skip(self, count: int) -> int:

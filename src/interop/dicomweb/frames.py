@@ -1,31 +1,42 @@
 """WADO-RS frames (PS3.18 10.4.1.1.6): byte ranges of the stored object, found without parsing it.
 
 Ingest stored where each frame lies. A frame goes out as it is stored, under the media type of its
-transfer syntax; uncompressed little endian is made only for a caller that wants it.
+transfer syntax; uncompressed little endian is made only for a caller that wants it, frame by frame
+while the answer is on its way.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
+from uuid import UUID
 
-from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
 from interop.dicom import frames as stored_frames
 from interop.dicom.filemeta import EXPLICIT_VR_BIG_ENDIAN
-from interop.dicom.frame_table import entry, join_fragments
-from interop.dicomweb.media_types import FrameChoice, accepted, choose_frames
+from interop.dicom.frame_table import entry
+from interop.dicom.frames import OpenedObject
+from interop.dicomweb.decoding import WAIT_SECONDS, decode_slots
+from interop.dicomweb.media_types import accepted, choose_frames
 from interop.dicomweb.multipart import MultipartWriter
 from interop.dicomweb.reading import Read, admitted, reading, services_of
-from interop.dicomweb.segments import ObjectRange, Segment, segments_response
+from interop.dicomweb.responses import primed, streamed
+from interop.dicomweb.segments import ObjectRange, Segment, chunks_of, segments_response
 from interop.dicomweb.targets import Target, audited
-from interop.errors import BadRequest, NotFound
+from interop.errors import BadRequest, NotFound, PayloadTooLarge
+from interop.services import Services
 from storage.objects import ObjectStore
 
 EVENT = "IMAGING_FRAMES_RETRIEVED"
 MAX_FRAMES = 2_000
+# Of frames that are made for the request; what is sent as it is stored costs no more than sending.
+MAX_MADE_BYTES = 2 << 30
+ENTRY_BYTES = 16
+ITEM_HEADER_BYTES = 8
 _LIST = re.compile(r"[1-9]\d{0,8}(?:,[1-9]\d{0,8})*")
 
 
@@ -75,6 +86,9 @@ async def pixel_row(read: Read, target: Target, frames: list[int]) -> PixelRow:
         raise NotFound("this instance has no pixel data")
     if max(frames) > pixels.number_of_frames:
         raise NotFound(f"this instance has {pixels.number_of_frames} frames")
+    if pixels.frame_table is not None and len(pixels.frame_table) < ENTRY_BYTES * len(frames):
+        # A video is one frame of bytes, whatever Number of Frames (0028,0008) says.
+        raise NotFound("the stored pixel data does not hold each of these frames by itself")
     return pixels
 
 
@@ -94,36 +108,89 @@ async def retrieve_frames(request: Request) -> Response:
             single=len(numbers) == 1,
             can_decode=stored_frames.can_decode(pixels.transfer_syntax_uid),
         )
-    if choice.decode or is_indirect(pixels) or has_fragments(pixels):
-        contents = await to_thread.run_sync(_contents, services.objects, pixels, numbers, choice)
-    else:
-        contents = _contents(services.objects, pixels, numbers, choice)
-    if not choice.multipart:
-        return await segments_response(services.objects, contents, choice.content_type)
-    writer = MultipartWriter(choice.media_type)
-    segments: list[Segment] = []
-    for number, content in zip(numbers, contents, strict=True):
-        segments.append(writer.head(choice.content_type, f"{target.url}/frames/{number}"))
-        segments.append(content)
-    segments.append(writer.tail())
-    return await segments_response(services.objects, segments, writer.content_type)
-
-
-def _contents(
-    objects: ObjectStore, pixels: PixelRow, numbers: list[int], choice: FrameChoice
-) -> list[Segment]:
-    """Each wanted frame as a range to be read, or as bytes where it must be made; blocking."""
+    writer = MultipartWriter(choice.media_type) if choice.multipart else None
+    content_type = writer.content_type if writer else choice.content_type
+    heads = [
+        writer.head(choice.content_type, f"{target.url}/frames/{number}") if writer else b""
+        for number in numbers
+    ]
+    tail = writer.tail() if writer else b""
     if choice.decode or is_indirect(pixels):
-        return [stored_frames.native_frame(objects, pixels, number - 1) for number in numbers]
-    if pixels.frame_table is None:
-        assert pixels.pixel_data_offset is not None and pixels.frame_length is not None
-        length = pixels.frame_length
-        start = pixels.pixel_data_offset
-        return [
-            ObjectRange(pixels.storage_uri, start + (number - 1) * length, length)
-            for number in numbers
-        ]
-    return [_encapsulated(objects, pixels, index) for index in range(len(numbers))]
+        made = _made_parts(services, caller.tenant.id, pixels, numbers, heads, tail)
+        return streamed(await primed(made), content_type)
+    ranges = _ranges(pixels, numbers)
+    if has_fragments(pixels):
+        joined = _joined_parts(services.objects, pixels, ranges, heads, tail)
+        return streamed(await primed(joined), content_type)
+    segments: list[Segment] = []
+    for head, content in zip(heads, ranges, strict=True):
+        segments += [head, content]
+    segments.append(tail)
+    return await segments_response(services.objects, segments, content_type)
+
+
+def _ranges(pixels: PixelRow, numbers: list[int]) -> list[ObjectRange]:
+    """Where each wanted frame lies in the stored object."""
+    key, table = pixels.storage_uri, pixels.frame_table
+    if table is not None:
+        return [ObjectRange(key, *entry(table, index)[:2]) for index in range(len(numbers))]
+    assert pixels.pixel_data_offset is not None and pixels.frame_length is not None
+    start, length = pixels.pixel_data_offset, pixels.frame_length
+    return [ObjectRange(key, start + (number - 1) * length, length) for number in numbers]
+
+
+async def _made_parts(
+    services: Services,
+    tenant_id: UUID,
+    pixels: PixelRow,
+    numbers: list[int],
+    heads: list[bytes],
+    tail: bytes,
+) -> AsyncIterator[bytes]:
+    """Frames that have to be decoded or cut out, one in memory at a time."""
+    slots = decode_slots()
+    opened = await slots.run(tenant_id, _opened, services.objects, pixels, len(numbers))
+    for head, number in zip(heads, numbers, strict=True):
+        yield head + await slots.run(
+            tenant_id,
+            opened.native_frame,
+            number - 1,
+            # Whoever has part of the answer waits for the rest; a refusal would cut it off.
+            wait_seconds=WAIT_SECONDS if head is heads[0] else math.inf,
+        )
+    if tail:
+        yield tail
+
+
+def _opened(objects: ObjectStore, pixels: PixelRow, count: int) -> OpenedObject:
+    """Parse the object once for all its frames. Raises PayloadTooLarge, blocking."""
+    opened = OpenedObject(objects, pixels.storage_uri)
+    size = opened.native_frame_size() * count
+    if size > MAX_MADE_BYTES:
+        raise PayloadTooLarge(
+            f"{count} uncompressed frames have {size} bytes; at most {MAX_MADE_BYTES} are made for"
+            " one request: ask for fewer, or for the stored encoding with transfer-syntax=*"
+        )
+    return opened
+
+
+async def _joined_parts(
+    objects: ObjectStore,
+    pixels: PixelRow,
+    ranges: list[ObjectRange],
+    heads: list[bytes],
+    tail: bytes,
+) -> AsyncIterator[bytes]:
+    """Frames of which some lie in several fragments, whose item headers are left out."""
+    assert pixels.frame_table is not None
+    for index, (head, content) in enumerate(zip(heads, ranges, strict=True)):
+        items = ItemHeaders() if entry(pixels.frame_table, index)[2] else None
+        if head:
+            yield head
+        async for chunk in chunks_of(objects, [content]):
+            yield items.removed(chunk) if items else chunk
+    if tail:
+        yield tail
 
 
 def is_indirect(pixels: PixelRow) -> bool:
@@ -140,12 +207,31 @@ def is_indirect(pixels: PixelRow) -> bool:
 def has_fragments(pixels: PixelRow) -> bool:
     """Whether any of the frames has to be joined from several fragments."""
     table = pixels.frame_table or b""
-    return any(entry(table, index)[2] for index in range(len(table) // 16))
+    return any(entry(table, index)[2] for index in range(len(table) // ENTRY_BYTES))
 
 
-def _encapsulated(objects: ObjectStore, pixels: PixelRow, index: int) -> Segment:
-    assert pixels.frame_table is not None
-    offset, length, is_fragmented = entry(pixels.frame_table, index)
-    if is_fragmented:
-        return join_fragments(objects.get_range(pixels.storage_uri, offset, length))
-    return ObjectRange(pixels.storage_uri, offset, length)
+class ItemHeaders:
+    """Takes the item headers out of a run of fragments that comes in pieces (PS3.5 A.4)."""
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._left = 0
+
+    def removed(self, piece: bytes) -> bytes:
+        """What of the next piece is content."""
+        kept: list[bytes] = []
+        at = 0
+        while at < len(piece):
+            if self._left:
+                content = piece[at : at + self._left]
+                self._left -= len(content)
+                kept.append(content)
+                at += len(content)
+                continue
+            wanted = ITEM_HEADER_BYTES - len(self._header)
+            self._header += piece[at : at + wanted]
+            at += wanted
+            if len(self._header) == ITEM_HEADER_BYTES:
+                self._left = int.from_bytes(self._header[4:], "little")
+                self._header = b""
+        return b"".join(kept)

@@ -17,7 +17,7 @@ from interop.dicomweb.matching import Parameters, predicates
 from interop.dicomweb.media_types import accepted, require_json
 from interop.dicomweb.paths import is_uid, root_of
 from interop.dicomweb.query import AnyOf, Condition, Query, parse_query
-from interop.dicomweb.reading import Read, Row, admitted, reading, services_of
+from interop.dicomweb.reading import admitted, search, services_of
 from interop.dicomweb.responses import json_response, warning_headers
 from interop.dicomweb.results import Shape, result, results
 
@@ -69,14 +69,15 @@ async def _search(request: Request, level: Level) -> Response:
     query = parse_query(level, request.query_params.multi_items())
     top, scope = _scope(request)
     shape = Shape(top, level)
-    async with reading(services_of(request), caller, EVENT) as read:
-        rows = await _rows(read, shape, replace(query, conditions=(*scope, *query.conditions)))
-        # Which keys were asked, never their values: those are names and birth dates.
-        read.details.update(
-            level=level.resource,
-            keys=[condition.attribute.keyword for condition in query.conditions],
-            results=min(len(rows), query.limit),
-        )
+    parameters = Parameters()
+    asked = replace(query, conditions=(*scope, *query.conditions))
+    sql = statement(shape, asked, parameters)
+    # Which keys were asked, never their values: those are names and birth dates.
+    details = {
+        "level": level.resource,
+        "keys": [condition.attribute.keyword for condition in query.conditions],
+    }
+    rows = await search(services_of(request), caller, EVENT, details, sql, parameters.values)
     warnings = list(query.warnings)
     if len(rows) > query.limit:
         warnings.append(MORE_WARNING.format(next=query.offset + query.limit))
@@ -99,12 +100,6 @@ def _scope(request: Request) -> tuple[Level, list[Condition]]:
         for attribute, uid in fixed
     ]
     return Level(len(fixed)), conditions
-
-
-async def _rows(read: Read, shape: Shape, query: Query) -> list[Row]:
-    parameters = Parameters()
-    sql = statement(shape, query, parameters)
-    return await read.rows(sql, parameters.values)
 
 
 def statement(shape: Shape, query: Query, parameters: Parameters) -> str:

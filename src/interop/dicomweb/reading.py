@@ -1,8 +1,9 @@
 """One read: authorized, in one transaction of one tenant, with exactly one audit row.
 
-Statements travel in a pipeline, so a read costs two round trips: tenant setting and query in the
-first, audit row and COMMIT in the second. The audit row is written before a byte leaves, with
-`synchronous_commit` off (security.md G1); a read whose audit row cannot be written fails.
+Statements travel in a pipeline without BEGIN and COMMIT: PostgreSQL runs what lies between two
+Syncs as one transaction, the tenant's setting included. A search is one round trip; a retrieval
+sees its rows before it writes the audit row, and is two. The audit row is written before a byte
+leaves, with `synchronous_commit` off (security.md G1); a read that cannot write it fails.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psycopg
+from psycopg.pq import TransactionStatus
 from starlette.requests import Request
 
 from interop.access import Caller, Letter, authorize
@@ -73,6 +76,31 @@ class Read:
         return rows[0] if rows else None
 
 
+async def search(
+    services: Services,
+    caller: Caller,
+    event_type: str,
+    details: Mapping[str, Any],
+    sql: str,
+    parameters: Mapping[str, Any],
+) -> list[Row]:
+    """Run one query and write its audit row in one round trip; a failed one is audited as well."""
+    tenant_id = caller.tenant.id
+    require_tenant(tenant_id)
+    audit = audit_parameters(caller, event_type, RESOURCE_TYPE, metadata=details)
+    try:
+        async with _transaction(services) as connection:
+            await connection.execute(_SETTINGS, (str(tenant_id),))
+            found = await connection.execute(sql.encode(), {**parameters, "tenant_id": tenant_id})
+            await connection.execute(INSERT_AUDIT, audit)
+        return await found.fetchall()
+    except psycopg.Error:
+        async with reading(services, caller, event_type) as read:
+            read.details.update(details)
+            read.outcome = "FAILURE"
+        raise
+
+
 @asynccontextmanager
 async def reading(
     services: Services, caller: Caller, event_type: str, resource_id: str | None = None
@@ -80,29 +108,46 @@ async def reading(
     """Open a read for `caller`. A ServerError raised inside is audited and passed on."""
     tenant_id = caller.tenant.id
     require_tenant(tenant_id)
-    async with services.database.async_pool.connection() as connection:
-        async with connection.pipeline():
-            await connection.execute(_SETTINGS, (str(tenant_id),))
-            read = Read(connection, tenant_id)
-            read.resource_id = resource_id
-            refused: ServerError | None = None
-            try:
-                yield read
-            except ServerError as error:
-                refused = error
-                read.outcome = "FAILURE"
-                read.details["status"] = error.http_status
-            await connection.execute(
-                INSERT_AUDIT,
-                audit_parameters(
-                    caller,
-                    event_type,
-                    RESOURCE_TYPE,
-                    read.resource_id,
-                    outcome=read.outcome,
-                    metadata=read.details,
-                ),
-            )
-            await connection.commit()
+    refused: ServerError | None = None
+    async with _transaction(services) as connection:
+        await connection.execute(_SETTINGS, (str(tenant_id),))
+        read = Read(connection, tenant_id)
+        read.resource_id = resource_id
+        try:
+            yield read
+        except ServerError as error:
+            refused = error
+            read.outcome = "FAILURE"
+            read.details["status"] = error.http_status
+        await connection.execute(
+            INSERT_AUDIT,
+            audit_parameters(
+                caller,
+                event_type,
+                RESOURCE_TYPE,
+                read.resource_id,
+                outcome=read.outcome,
+                metadata=read.details,
+            ),
+        )
     if refused is not None:
         raise refused
+
+
+@asynccontextmanager
+async def _transaction(services: Services) -> AsyncIterator[AsyncConnection]:
+    """A pipeline that ends with its only Sync, and so is one transaction.
+
+    Were it not, the tenant's setting would be gone: the query would see no rows and the audit row
+    would be refused by its policy. The connection goes back as it came or not at all.
+    """
+    async with services.database.async_pool.connection() as connection:
+        await connection.set_autocommit(True)
+        try:
+            async with connection.pipeline():
+                yield connection
+        finally:
+            if connection.info.transaction_status is TransactionStatus.IDLE:
+                await connection.set_autocommit(False)
+            else:
+                await connection.close()

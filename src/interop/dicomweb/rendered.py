@@ -7,19 +7,20 @@ it is rendered and its middle frame as a thumbnail. multipart/related gets every
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
 
-from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
 from interop.dicom import render
 from interop.dicom.frames import COLUMNS as SOURCE_COLUMNS
 from interop.dicom.frames import FrameRow
+from interop.dicomweb.decoding import WAIT_SECONDS, decode_slots
 from interop.dicomweb.errors import SECURITY_HEADERS
 from interop.dicomweb.frames import frame_numbers
 from interop.dicomweb.media_types import MULTIPART, MediaType, accepted
@@ -100,9 +101,12 @@ async def _answer(request: Request, *, is_thumbnail: bool) -> Response:
     headers = {**REVALIDATE, "ETag": etag}
     if wants_all(wanted) and not is_thumbnail:
         writer = MultipartWriter(rendering.media_type)
-        body = await primed(_parts(services, target, pictures, sources, rendering, writer))
+        images = _images_of(services, caller.tenant.id, pictures, sources, rendering)
+        body = await primed(_parts(target, pictures, images, rendering, writer))
         return streamed(body, writer.content_type, headers)
-    image = await to_thread.run_sync(_render, services, pictures[0], sources, rendering)
+    image = await decode_slots().run(
+        caller.tenant.id, _render, services, pictures[0], sources, rendering
+    )
     merged = {**SECURITY_HEADERS, **headers}
     return Response(image, media_type=rendering.media_type, headers=merged)
 
@@ -166,16 +170,32 @@ def tag_of(pictures: list[Picture], rendering: Rendering) -> str:
     return f'"{digest.hexdigest()[:32]}"'
 
 
-async def _parts(
+async def _images_of(
     services: Services,
-    target: Target,
+    tenant_id: UUID,
     pictures: list[Picture],
     sources: Sources,
     rendering: Rendering,
+) -> AsyncIterator[bytes]:
+    """The pictures one after the other; once the first was made the others wait their turn."""
+    wait = WAIT_SECONDS
+    for picture in pictures:
+        yield await decode_slots().run(
+            tenant_id, _render, services, picture, sources, rendering, wait_seconds=wait
+        )
+        wait = math.inf
+
+
+async def _parts(
+    target: Target,
+    pictures: list[Picture],
+    images: AsyncIterator[bytes],
+    rendering: Rendering,
     writer: MultipartWriter,
 ) -> AsyncIterator[bytes]:
-    for picture in pictures:
-        image = await to_thread.run_sync(_render, services, picture, sources, rendering)
+    at = iter(pictures)
+    async for image in images:
+        picture = next(at)
         url = target.instance_url(picture.row.series_uid, picture.row.sop_instance_uid)
         location = f"{url}/frames/{picture.frame}/rendered"
         yield writer.head(rendering.media_type, location) + image

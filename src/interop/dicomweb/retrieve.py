@@ -7,9 +7,11 @@ Otherwise it is transcoded to Explicit VR Little Endian, one instance at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import UUID
 
 from anyio import to_thread
 from starlette.requests import Request
@@ -17,6 +19,7 @@ from starlette.responses import Response
 
 from interop.dicom import transcode
 from interop.dicomweb.bulkdata import local_file
+from interop.dicomweb.decoding import WAIT_SECONDS, decode_slots
 from interop.dicomweb.media_types import (
     ANY,
     DEFAULT,
@@ -57,7 +60,7 @@ async def retrieve_instances(request: Request) -> Response:
             raise not_acceptable(instances)
     status = 200 if len(planned) == len(instances) else 206
     if not choice.multipart:
-        return await _single(services, *planned[0])
+        return await _single(services, caller.tenant.id, *planned[0])
     writer = MultipartWriter(DICOM)
     heads = [
         writer.head(
@@ -75,7 +78,7 @@ async def retrieve_instances(request: Request) -> Response:
         return await segments_response(
             services.objects, segments, writer.content_type, headers, status=status
         )
-    body = _transcoded_parts(services, heads, planned, writer.tail())
+    body = _transcoded_parts(services, caller.tenant.id, heads, planned, writer.tail())
     return streamed(await primed(body), writer.content_type, headers, status=status)
 
 
@@ -109,13 +112,15 @@ def not_acceptable(instances: list[StoredInstance]) -> NotAcceptable:
     return NotAcceptable(f"available transfer syntaxes: {listed}; or * for each as it is stored")
 
 
-async def _single(services: Services, instance: StoredInstance, syntax: str) -> Response:
+async def _single(
+    services: Services, tenant_id: UUID, instance: StoredInstance, syntax: str
+) -> Response:
     """One instance as a bare body."""
     content_type = f"{DICOM}; transfer-syntax={syntax}"
     name = f"{instance.sop_instance_uid}.dcm"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     if syntax != instance.transfer_syntax_uid:
-        body = _transcoded_parts(services, [b""], [(instance, syntax)], b"")
+        body = _transcoded_parts(services, tenant_id, [b""], [(instance, syntax)], b"")
         return streamed(await primed(body), content_type, headers)
     path = await to_thread.run_sync(services.objects.local_path, instance.storage_uri)
     if path is not None:
@@ -125,11 +130,16 @@ async def _single(services: Services, instance: StoredInstance, syntax: str) -> 
 
 async def _transcoded_parts(
     services: Services,
+    tenant_id: UUID,
     heads: list[bytes],
     planned: list[tuple[StoredInstance, str]],
     tail: bytes,
 ) -> AsyncIterator[bytes]:
-    """The parts one after the other; a transcoded file lives as long as it is being sent."""
+    """The parts one after the other; a transcoded file lives as long as it is being sent.
+
+    Once the first was made the others wait their turn, however long that takes.
+    """
+    wait = WAIT_SECONDS
     for head, (instance, syntax) in zip(heads, planned, strict=True):
         if syntax == instance.transfer_syntax_uid:
             async for chunk in chunks_of(services.objects, [head, whole(instance)]):
@@ -137,7 +147,10 @@ async def _transcoded_parts(
             continue
         with TemporaryDirectory(dir=services.settings.spool_dir, prefix="transcoded-") as folder:
             made = Path(folder) / "object"
-            await to_thread.run_sync(_transcode, services, instance, made)
+            await decode_slots().run(
+                tenant_id, _transcode, services, instance, made, wait_seconds=wait
+            )
+            wait = math.inf
             yield head
             with made.open("rb", buffering=0) as file:
                 async for chunk in in_thread(iter(lambda: file.read(CHUNK_BYTES), b"")):
