@@ -190,9 +190,13 @@ def pending_on(connection: Connection, tenant_id: UUID, reference: str) -> list[
 
 
 def set_row_id(
-    connection: Connection, tenant_id: UUID, resource_type: str, resource_id: str, row_id: UUID
+    connection: Connection,
+    tenant_id: UUID,
+    resource_type: str,
+    resource_id: str,
+    row_id: UUID | None,
 ) -> None:
-    """Bind a resource to the row that now holds it."""
+    """Bind a resource to the row that now holds it; None where none does any more."""
     connection.execute(
         "UPDATE fhir_resources SET row_id = %s"
         " WHERE tenant_id = %s AND resource_type = %s AND resource_id = %s",

@@ -67,6 +67,20 @@ class NamesItsRow(Protocol):
 
 
 @runtime_checkable
+class ShowsRows(Protocol):
+    """A lens with rows that are the server's own: what they say wins over a client at once."""
+
+    def overlay(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, resource: JsonObject
+    ) -> JsonObject:
+        """What may be stored of a client's `resource`, whose row is `row_id`, after `write`.
+
+        Raises ServerError where a row stands for it of which there is nothing to show yet.
+        """
+        ...
+
+
+@runtime_checkable
 class FillsLinks(Protocol):
     """A lens whose rows can be without some of the rows that the resource refers to."""
 

@@ -16,7 +16,14 @@ import psycopg
 
 from interop.errors import Conflict, ServerError, Unprocessable
 from interop.fhir import json
-from interop.fhir.lens import Connection, FillsLinks, JsonObject, Lens, NamesItsRow
+from interop.fhir.lens import (
+    Connection,
+    FillsLinks,
+    JsonObject,
+    Lens,
+    NamesItsRow,
+    ShowsRows,
+)
 from interop.fhir.mappings import build_lenses
 from storage import resources
 from storage.resources import Stored
@@ -60,7 +67,8 @@ class RowWriter:
             unresolved = self._wait_for(lens, row_id, resource, unresolved)
         if unresolved or before is not None:
             resources.set_pending(self.connection, self.tenant_id, *key, unresolved)
-        if unresolved and before is not None and before.row_id is not None:
+        exists = before is not None and not before.deleted and before.row_id is not None
+        if unresolved and exists:
             raise Unprocessable(
                 f"references that do not resolve: {', '.join(unresolved)}; "
                 "a record that exists cannot be changed to wait for them"
@@ -69,6 +77,15 @@ class RowWriter:
             return None
         self._remember_open_links(lens, key, named, resource)
         return named
+
+    def overlaid(
+        self, key: tuple[str, str], resource: JsonObject, row_id: UUID | None
+    ) -> JsonObject:
+        """What is stored of a client's resource: where its row is the server's own, that wins."""
+        lens = self._lenses.get(key[0])
+        if row_id is not None and isinstance(lens, ShowsRows):
+            return lens.overlay(self.connection, self.tenant_id, row_id, resource)
+        return resource
 
     def delete(self, key: tuple[str, str], before: Stored) -> None:
         """Remove the rows of a resource, and what it waited for."""
@@ -88,9 +105,22 @@ class RowWriter:
         named = lens.row_id(self.connection, self.tenant_id, resource, proposed)
         if named is not None and named != proposed:
             owner = resources.row_owner(self.connection, self.tenant_id, key[0], named)
-            if owner not in (None, key[1]):
+            if owner not in (None, key[1]) and not self._release(lens, (key[0], owner), named):
                 raise Conflict(f"{key[0]}/{owner} already stands for what this resource describes")
         return named
+
+    def _release(self, lens: Lens, owner: tuple[str, str], row_id: UUID) -> bool:
+        """Take a row's id from a resource that was deleted or withdrawn, and has no row any more.
+
+        A stale one is rendered first: that its rows are gone is still to be said of it.
+        """
+        stored = resources.current(self.connection, self.tenant_id, *owner)
+        if stored is not None and stored.stale and not stored.deleted:
+            return False
+        if lens.present(self.connection, self.tenant_id, row_id, None) is not None:
+            return False
+        resources.set_row_id(self.connection, self.tenant_id, *owner, None)
+        return True
 
     def _free_row_id(self, key: tuple[str, str]) -> UUID:
         """The resource's own id where it is a UUID that no other resource's row has taken."""

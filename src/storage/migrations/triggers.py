@@ -83,16 +83,26 @@ def _mark(source: str, resource: Presented) -> str:
     """Mark the resource of each row, or make its stub; in one order, so that nobody deadlocks.
 
     ON CONFLICT locks the resource even where it is stale already: a reader that is rendering it
-    then waits for this transaction, or this transaction for the reader.
+    then waits for this transaction, or this transaction for the reader. A row whose own id another
+    resource has (a client's, or one that was withdrawn) is presented under a new one.
     """
     return f"""\
     INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id, row_id, version,
         last_updated, body, stale)
-    SELECT DISTINCT tenant_id, '{resource.resource_type}', {resource.column}::text,
-        {resource.column}, 0, now(), '', true
-    FROM ({source}) AS rows
-    WHERE {resource.column} IS NOT NULL
-    ORDER BY 1, 3
+    SELECT presented.tenant_id, '{resource.resource_type}',
+        CASE WHEN EXISTS (
+            SELECT FROM fhir_resources AS other
+            WHERE other.tenant_id = presented.tenant_id
+                AND other.resource_type = '{resource.resource_type}'
+                AND other.resource_id = presented.row_id::text
+                AND other.row_id IS DISTINCT FROM presented.row_id
+        ) THEN gen_random_uuid()::text ELSE presented.row_id::text END,
+        presented.row_id, 0, now(), '', true
+    FROM (
+        SELECT DISTINCT tenant_id, {resource.column} AS row_id
+        FROM ({source}) AS rows WHERE {resource.column} IS NOT NULL
+    ) AS presented
+    ORDER BY presented.tenant_id, presented.row_id
     ON CONFLICT (tenant_id, resource_type, row_id) DO UPDATE SET stale = true
         WHERE NOT known.stale;
     GET DIAGNOSTICS marked = ROW_COUNT;

@@ -58,6 +58,8 @@ DISPLAYS: Final = {
 STATUSES: Final = Codes(
     {"preliminary": "OPEN", "final": "ACCEPTED", "entered-in-error": "REJECTED"}
 )
+# What the model has judged, and whom: a client's word beside it would be taken for the model's.
+RESERVED: Final = ("focus", "interpretation", "dataAbsentReason", "referenceRange")
 _STATUS_OF_REVIEW: Final = {"CONFIRMED": "ACCEPTED", "EDITED": "ACCEPTED", "REJECTED": "REJECTED"}
 
 
@@ -248,4 +250,4 @@ def _region(sop_instance_uid: str | None, geometry: Mapping[str, Any] | None) ->
 
 def lens(public_url: str | None) -> ViewLens:
     origin = "a finding of an inference job; review it instead"
-    return ViewLens(MAPPING, load, origin, ("ai_predictions", "id"))
+    return ViewLens(MAPPING, load, origin, ("ai_predictions", "id"), RESERVED)

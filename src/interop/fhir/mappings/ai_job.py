@@ -351,7 +351,8 @@ def task(public_url: str | None) -> ViewLens:
 
 
 def diagnostic_report(public_url: str | None) -> ViewLens:
-    return ViewLens(DIAGNOSTIC_REPORT, _report_loader(public_url), _ORIGIN, _JOBS)
+    load = _report_loader(public_url)
+    return ViewLens(DIAGNOSTIC_REPORT, load, _ORIGIN, _JOBS, ("conclusionCode",))
 
 
 def provenance(public_url: str | None) -> ViewLens:

@@ -207,6 +207,10 @@ class ResourceMapping:
     def columns(self) -> tuple[str, ...]:
         return tuple(column for entry in self.entries for column in entry.columns)
 
+    def template(self, row: Row) -> JsonObject:
+        """What a resource of the row has from the start."""
+        return self._template(row)
+
     def get(self, resource: JsonObject) -> Rows:
         """What the resource says of the columns; None where it says nothing that one can hold."""
         return Rows(

@@ -39,7 +39,7 @@ class ObservationLens:
         self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID
     ) -> UUID | None:
         """The row of the Observation: from its content for a charted tooth, else as proposed."""
-        if self.finding.exists(connection, tenant_id, proposed):
+        if self._view(connection, tenant_id, proposed) is not None:
             return proposed
         if perio.is_tooth(resource):
             named = self.tooth.row_id(connection, tenant_id, resource)
@@ -105,11 +105,31 @@ class ObservationLens:
         for part in self.parts:
             part.delete(connection, tenant_id, row_id)
 
+    def overlay(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, resource: JsonObject
+    ) -> JsonObject:
+        """A finding and an exam as the server has them; other Observations are their senders'."""
+        view = self._view(connection, tenant_id, row_id)
+        return resource if view is None else view.overlay(connection, tenant_id, row_id, resource)
+
+    def _view(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> ViewLens | None:
+        """What shows a row that is the server's own; asked of every Observation, so at once."""
+        found = connection.execute(
+            "SELECT 'finding' FROM ai_predictions WHERE tenant_id = %(tenant)s AND id = %(row)s"
+            " UNION ALL (SELECT 'exam' FROM perio_measurements"
+            " WHERE tenant_id = %(tenant)s AND exam_observation_id = %(row)s LIMIT 1)",
+            {"tenant": tenant_id, "row": row_id},
+        ).fetchone()
+        if found is None:
+            return None
+        return self.finding if found[0] == "finding" else self.exam
+
     def _for_content(
         self, connection: Connection, tenant_id: UUID, row_id: UUID, resource: JsonObject
     ) -> Part | None:
-        if self.finding.exists(connection, tenant_id, row_id):
-            return self.finding
+        view = self._view(connection, tenant_id, row_id)
+        if view is not None:
+            return view
         if perio.is_tooth(resource):
             return self.tooth
         if perio.is_exam(resource):

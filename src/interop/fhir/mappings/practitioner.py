@@ -153,6 +153,12 @@ class PractitionerLens:
             return None
         return with_id(self.put(Rows(row), stored), row_id)
 
+    def overlay(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, resource: JsonObject
+    ) -> JsonObject:
+        """The name of a user who signs in, and what a member is, are not the client's to say."""
+        return self.present(connection, tenant_id, row_id, resource) or resource
+
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
         """End the membership. The user stays: rows of the past name who did what."""
         with refusing_bad_rows(self.resource_type):

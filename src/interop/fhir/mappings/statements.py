@@ -63,7 +63,10 @@ def mark_stale(connection: Connection, tenant_id: UUID, resource_type: str, row_
     connection.execute(
         "INSERT INTO fhir_resources AS known"
         " (tenant_id, resource_type, resource_id, row_id, version, last_updated, body, stale)"
-        " VALUES (%(tenant_id)s, %(type)s, %(row_id)s::text, %(row_id)s, 0, now(), '', true)"
+        " SELECT %(tenant_id)s, %(type)s, CASE WHEN EXISTS (SELECT FROM fhir_resources AS other"
+        "  WHERE other.tenant_id = %(tenant_id)s AND other.resource_type = %(type)s"
+        "  AND other.resource_id = %(row_id)s::text AND other.row_id IS DISTINCT FROM %(row_id)s)"
+        " THEN gen_random_uuid()::text ELSE %(row_id)s::text END, %(row_id)s, 0, now(), '', true"
         " ON CONFLICT (tenant_id, resource_type, row_id) DO UPDATE SET stale = true",
         {"tenant_id": tenant_id, "type": resource_type, "row_id": row_id},
     )

@@ -1,13 +1,15 @@
 """Lenses over rows that the server makes itself: studies, inference jobs, the tenant's own entries.
 
 A client may add to such a resource what the rows do not say, and that stays; what the rows say wins
-again in every presentation. A resource of these types that no row stands for, such as the Device of
-an implant, is a client's own: it is stored whole and has no row.
+in what is stored of the client's version and in every presentation. A resource of these types that
+no row stands for, such as the Device of an implant, is a client's own: it is stored whole and has
+no row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Final
 from uuid import UUID
 
 from interop.errors import Conflict
@@ -15,6 +17,9 @@ from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.mappings import statements
 from interop.fhir.mappings.lens import ResourceMapping, Rows
 from interop.fhir.mappings.tables import with_id
+
+# Elements that would say in other words, or take back, what the rows say.
+RESERVED: Final = ("text", "implicitRules", "modifierExtension")
 
 Loader = Callable[[Connection, UUID, UUID], Rows | None]
 
@@ -28,6 +33,7 @@ class ViewLens:
         load: Loader,
         origin: str,
         held_in: tuple[str, str] | None = None,
+        reserved: tuple[str, ...] = (),
     ) -> None:
         self.mapping = mapping
         self._load = load
@@ -35,6 +41,8 @@ class ViewLens:
         self._held_in = held_in
         # Where the rows come from, and how they are removed: ends the sentence of the refusal.
         self._origin = origin
+        # Elements that a client cannot add.
+        self._reserved = {*RESERVED, *reserved}
 
     @property
     def resource_type(self) -> str:
@@ -75,6 +83,27 @@ class ViewLens:
         rows = self._load(connection, tenant_id, row_id)
         return None if rows is None else with_id(self.put(rows, stored), row_id)
 
+    def overlay(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, resource: JsonObject
+    ) -> JsonObject:
+        """The client's resource as far as it only adds to the rows, and the rows."""
+        added = {key: item for key, item in resource.items() if key not in self._reserved}
+        shown = self.present(connection, tenant_id, row_id, added)
+        if shown is None:
+            raise Conflict(
+                f"{self.resource_type}/{resource.get('id')} is made by this server, which has"
+                " nothing to say in it yet; it cannot be written before"
+            )
+        template = self.mapping.template(self.get(shown).row)
+        return {**shown, **{k: v for k, v in template.items() if not _holds(shown.get(k), v)}}
+
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
         if self.exists(connection, tenant_id, row_id):
             raise Conflict(f"this {self.resource_type} is {self._origin}")
+
+
+def _holds(node: Any, template: Any) -> bool:
+    """Whether an element says what the template says, be it with more items in its list."""
+    if isinstance(node, list) and isinstance(template, list):
+        return all(item in node for item in template)
+    return bool(node == template)

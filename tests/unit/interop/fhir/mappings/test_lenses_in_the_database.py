@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from ai.routing import has_consent
+from interop.access import Caller, Scopes
 from interop.errors import Conflict, Unprocessable
 from interop.fhir import gate
 from interop.fhir import json as fhir_json
@@ -26,7 +27,7 @@ from interop.fhir.mappings import LENSES, perio, perio_sites, references
 from interop.fhir.mappings.ai_device import DISCLAIMER
 from interop.fhir.mappings.practitioner import NOT_PRESENTED
 from interop.fhir.rendering import render_stale
-from interop.fhir.row_writing import RowWriter, resolve_waiting
+from interop.fhir.writing import Precondition, Writer
 from storage import resources
 from storage.database import Database
 from storage.tenancy import Tenant
@@ -43,36 +44,31 @@ class Server:
     def __init__(self, database: Database, tenant: Tenant) -> None:
         self.database = database
         self.tenant_id = tenant.id
+        caller = Caller(
+            tenant=tenant,
+            actor_type="SYSTEM",
+            actor_id=None,
+            actor_name="test",
+            scopes=Scopes.parse("system/*.cruds"),
+            request_id="test",
+            remote_address="127.0.0.1",
+            user_agent="pytest",
+        )
+        self.writer = Writer(database, caller, BASE)
 
     def write(self, resource: Resource) -> Resource:
-        key = (resource["resourceType"], resource["id"])
-        with self.database.connection(self.tenant_id) as connection:
-            now = resources.begin_write(connection, "test")
-            before = resources.current(connection, self.tenant_id, *key)
-            rows = RowWriter(connection, self.tenant_id, "test", BASE)
-            row_id = rows.write(key, resource, before)
-            resources.store(
-                connection,
-                self.tenant_id,
-                *key,
-                row_id=row_id,
-                version=before.version + 1 if before else 1,
-                last_updated=now,
-                method="PUT",
-                body=fhir_json.dumps(resource),
-                search_rows={},
-            )
-            resolve_waiting(rows, "/".join(key))
+        self.writer.update(resource["id"], resource, Precondition())
         return resource
 
-    def delete(self, resource_type: str, resource_id: str) -> None:
+    def stored(self, resource_type: str, resource_id: str | UUID) -> Resource:
+        """The bytes of the last version, as a search or history finds them before a rendering."""
         with self.database.connection(self.tenant_id) as connection:
-            resources.begin_write(connection, "test")
-            stored = resources.current(connection, self.tenant_id, resource_type, resource_id)
-            assert stored is not None
-            RowWriter(connection, self.tenant_id, "test", BASE).delete(
-                (resource_type, resource_id), stored
-            )
+            found = resources.current(connection, self.tenant_id, resource_type, str(resource_id))
+        assert found is not None and found.body
+        return without_stamps(fhir_json.loads(found.body.encode()))
+
+    def delete(self, resource_type: str, resource_id: str) -> None:
+        self.writer.delete(resource_type, resource_id, Precondition())
 
     def read(self, resource_type: str, resource_id: str | UUID) -> Resource | None:
         """The resource as it is served, its rows rendered into it; without what engines stamp."""
@@ -83,12 +79,7 @@ class Server:
             return None
         resource = fhir_json.loads(stored.body.encode())
         assert_conforms(resource)
-        meta = resource.get("meta", {})
-        for name in ("versionId", "lastUpdated"):
-            meta.pop(name, None)
-        if not meta:
-            resource.pop("meta", None)
-        return resource
+        return without_stamps(resource)
 
     def one(self, resource_type: str, resource_id: str | UUID) -> Resource:
         resource = self.read(resource_type, resource_id)
@@ -113,6 +104,12 @@ class Server:
         made = row["id"]
         assert isinstance(made, UUID)
         return made
+
+
+def without_stamps(resource: Resource) -> Resource:
+    meta = {k: v for k, v in resource["meta"].items() if k not in ("versionId", "lastUpdated")}
+    rest = {key: item for key, item in resource.items() if key != "meta"}
+    return {**rest, "meta": meta} if meta else rest
 
 
 @cache
