@@ -19,7 +19,6 @@ from traceback import format_tb
 from uuid import UUID
 
 import psycopg
-from psycopg_pool import PoolTimeout
 
 from interop.dicom import batch
 from interop.dicom.batch import Result
@@ -38,6 +37,9 @@ _RETRYABLE = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.ForeignKeyViolation,
 )
+# SQLSTATE classes: connection exception, insufficient resources, operator intervention, and system
+# error (the disk under the database).
+_OUTAGES = ("08", "53", "57", "58")
 
 
 @dataclass(slots=True)
@@ -116,14 +118,11 @@ class GroupCommitter:
             try:
                 self._store(entries)
             except Exception as error:
-                # The thread must outlive anything; each sender learns that it has to repeat. The
-                # message of the exception may hold values of a row, so it is not logged.
-                where = "".join(format_tb(error.__traceback__))
-                extra = {"objects": len(entries), "error": type(error).__name__, "where": where}
-                logger.error("ingest.commit.failed", extra=extra)
+                # The thread must outlive anything; each sender learns that it has to repeat.
+                result = self._failure(error)
                 for entry in entries:
                     if not entry.answer.done():
-                        entry.answer.set_result(_failed("The object could not be indexed."))
+                        entry.answer.set_result(result)
 
     def _take(self) -> list[Entry]:
         """Take what belongs to the first entry's tenant, each SOP Instance UID once."""
@@ -157,7 +156,7 @@ class GroupCommitter:
                 if not entry.blob.result():
                     entry.answer.set_result(_failed("The object could not be kept."))
             return
-        except psycopg.Error as error:
+        except Exception as error:
             if len(entries) > 1 and not _is_outage(error):
                 # One bad row must not take the others with it.
                 for entry in entries:
@@ -193,7 +192,13 @@ class GroupCommitter:
                 raise
         raise AssertionError("unreachable")
 
-    def _failure(self, error: psycopg.Error) -> Result:
+    def _failure(self, error: Exception) -> Result:
+        # The message of the exception may hold values of a row, so it is not logged.
+        if not isinstance(error, psycopg.Error):
+            where = "".join(format_tb(error.__traceback__))
+            extra = {"error": type(error).__name__, "where": where}
+            logger.error("ingest.commit.failed", extra=extra)
+            return _failed("The object could not be indexed.")
         logger.warning(
             "ingest.transaction.failed",
             extra={"sqlstate": error.sqlstate, "error": type(error).__name__},
@@ -207,11 +212,17 @@ class GroupCommitter:
         return _failed("The object could not be indexed.")
 
 
-def _is_outage(error: psycopg.Error) -> bool:
-    """Whether the database, and not an object of the batch, is the reason."""
-    return isinstance(error, psycopg.OperationalError | PoolTimeout) and not isinstance(
-        error, psycopg.errors.PipelineAborted
-    )
+def _is_outage(error: Exception) -> bool:
+    """Whether the database, and not an object of the batch, is the reason.
+
+    psycopg's OperationalError alone says too little: a value too long for its index is one.
+    """
+    if not isinstance(error, psycopg.OperationalError):
+        return False
+    if error.sqlstate is None:
+        # Said by the client: the pool has no connection, or the connection is lost.
+        return not isinstance(error, psycopg.errors.PipelineAborted)
+    return error.sqlstate.startswith(_OUTAGES)
 
 
 def _failed(message: str) -> Result:

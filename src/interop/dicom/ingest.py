@@ -30,7 +30,7 @@ from interop.dicom.group_commit import GroupCommitter
 from interop.dicom.ingest_types import Door, Kind, Outcome, Source
 from interop.dicom.limits import DEFAULT_LIMITS, Limits
 from interop.dicom.part10 import Instance, parse
-from interop.dicom.received import Received, transaction_columns
+from interop.dicom.received import Received, check_lengths, transaction_columns
 from interop.dicom.spool import Spool, Spooled
 from interop.dicom.uids import has_leading_zero, is_uid, require_uid
 from storage.audit import system_audit
@@ -134,6 +134,7 @@ class Ingest:
                 f"Study Instance UID is {instance.study_instance_uid}; the request stores into"
                 f" {expected_study_uid}.",
             )
+        check_lengths(instance)
         warning = _meta_mismatch(instance, source)
         uids = (instance.sop_instance_uid, instance.study_instance_uid)
         if warning is None and any(has_leading_zero(uid) for uid in uids):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 
 from interop.dicom import implementation
+from interop.dicom.failures import LIMIT_EXCEEDED, Failure
 from interop.dicom.ingest_types import Source
 from interop.dicom.modality import study_kind
 from interop.dicom.names import matching_key
@@ -30,6 +31,16 @@ SERIES_TAGS = (
     0x00180015, 0x0020000E, 0x00200011, 0x00200052, 0x00200060, 0x00400241, 0x00400244,
     0x00400245, 0x00400275,
 )  # fmt: skip
+# What indexes hold, and how many bytes of it are taken. PS3.5 6.2 allows 64 characters of at most
+# 4 bytes, in three groups for a name; PostgreSQL refuses index rows above 2,700 bytes.
+_INDEXED = {
+    0x00080020: 256, 0x00080030: 256, 0x00080050: 256, 0x00080060: 256, 0x00080090: 1024,
+    0x00100010: 1024, 0x00100020: 256, 0x00100021: 256, 0x00100030: 256, 0x00100040: 256,
+    0x00200010: 256,
+}  # fmt: skip
+_NAMES = (0x00080090, 0x00100010)
+# A character of three bytes decomposes into up to 18 of them in a matching key.
+_SHORT_NAME = 64
 
 
 @dataclass(slots=True)
@@ -91,6 +102,29 @@ class Demographics:
         return [
             attribute for attribute, mine, theirs in pairs if mine and theirs and mine != theirs
         ]
+
+
+def check_lengths(instance: Instance) -> None:
+    """Refuse values that are too long to be matched; nobody can search for what is cut off."""
+    for tag, most in _INDEXED.items():
+        found = instance.top.get(tag)
+        if found is not None and found[2] > most:
+            raise _too_long(tag, f"{found[2]} bytes", most)
+    for tag in _NAMES:
+        found = instance.top.get(tag)
+        if found is None or found[2] <= _SHORT_NAME:
+            continue
+        text = instance.text(tag)
+        length = max(len(t.encode("utf-8", "replace")) for t in (text, matching_key(text)))
+        if length > _INDEXED[tag]:
+            raise _too_long(tag, f"{length} bytes in the form that is searched", _INDEXED[tag])
+
+
+def _too_long(tag: int, length: str, most: int) -> Failure:
+    return Failure.of(
+        LIMIT_EXCEEDED,
+        f"Attribute ({tag >> 16:04X},{tag & 0xFFFF:04X}) has {length}; at most {most} are accepted.",
+    )
 
 
 def demographics(instance: Instance) -> Demographics:

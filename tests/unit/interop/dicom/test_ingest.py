@@ -10,9 +10,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg_pool import PoolTimeout
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from interop.dicom import batch
 from interop.dicom.ingest import Ingest, Outcome, Source
 from interop.dicom.spool import Spool
 from storage.database import Database
@@ -630,3 +632,73 @@ def test_identifier_of_two_patients_gives_the_study_to_neither_and_says_so(world
         assert str(study["patient_id"]) not in both
         assert [entry["kind"] for entry in study["demographics_conflict"]] == ["AMBIGUOUS_PATIENT"]
     assert len(world.rows("SELECT 1 FROM patient_identifiers WHERE value = %s", number)) == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientID", "".join(chr(33 + n * n % 90) for n in range(4000)).replace("\\", "/")),
+        ("AccessionNumber", "7" * 300),
+        ("Modality", "M" * 300),
+        ("PatientName", "N" * 1100),
+        # 300 bytes as sent; each character is 33 bytes when it is decomposed.
+        ("PatientName", "\ufdfa" * 100),
+    ],
+)
+def test_value_that_no_index_can_hold_is_refused_and_named(
+    world: World, keyword: str, value: str
+) -> None:
+    sent = instance(**{"PatientID": patient_id(), keyword: value})
+
+    outcome = world.store(sent)
+
+    assert (outcome.kind, outcome.dicom_status) == ("refused", 0xC005)
+    assert outcome.failure is not None
+    assert f"{sent[keyword].tag}".replace(", ", ",").upper() in outcome.failure.message.upper()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [psycopg.errors.ProgramLimitExceeded("index row size"), TypeError("surrogates not allowed")],
+)
+def test_a_value_that_breaks_the_transaction_does_not_break_it_for_others(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    sent = [instance(PatientID=patient_id()) for _ in range(9)]
+    original = batch.store
+
+    def store(connection: Any, tenant_id: Any, objects: Any) -> Any:
+        if any(o.sop_instance_uid == sent[4].SOPInstanceUID for o in objects):
+            raise error
+        return original(connection, tenant_id, objects)
+
+    monkeypatch.setattr(batch, "store", store)
+    with ThreadPoolExecutor(9) as pool:
+        outcomes = list(pool.map(world.store, sent))
+
+    assert [outcome.kind for outcome in outcomes].count("stored") == 8
+    assert (outcomes[4].kind, outcomes[4].dicom_status) == ("failed", 0x0110)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (psycopg.errors.ProgramLimitExceeded, 0x0110),
+        (psycopg.errors.LockNotAvailable, 0x0110),
+        (psycopg.errors.DiskFull, 0xA700),
+        (psycopg.errors.AdminShutdown, 0xA700),
+        (psycopg.errors.ConnectionFailure, 0xA700),
+        (psycopg.errors.IoError, 0xA700),
+        (psycopg.OperationalError, 0xA700),
+        (PoolTimeout, 0xA700),
+    ],
+)
+def test_only_an_outage_asks_the_sender_to_repeat(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: type[Exception], status: int
+) -> None:
+    monkeypatch.setattr(batch, "store", lambda *_: _raise(error("said by a test")))
+
+    outcome = world.store(instance(PatientID=patient_id()))
+
+    assert (outcome.kind, outcome.dicom_status) == ("failed", status)
