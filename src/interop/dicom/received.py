@@ -123,7 +123,7 @@ def check_lengths(instance: Instance) -> None:
 def _too_long(tag: int, length: str, most: int) -> Failure:
     return Failure.of(
         LIMIT_EXCEEDED,
-        f"Attribute ({tag >> 16:04X},{tag & 0xFFFF:04X}) has {length}; at most {most} are accepted.",
+        f"Attribute ({tag >> 16:04X},{tag & 0xFFFF:04X}) has {length}; {most} at most are taken.",
     )
 
 
