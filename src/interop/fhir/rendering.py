@@ -141,8 +141,11 @@ def render_resource(
         resources.mark_fresh(connection, tenant_id, *key)
     else:
         _store(connection, tenant_id, key, stored, now, presented, own_base)
+        reference = f"{resource_type}/{resource_id}"
         if stored.version == 0 or stored.deleted:
-            resolve_waiting(RowWriter(connection, tenant_id, ACTOR, own_base), f"{key[0]}/{key[1]}")
+            # Whoever begins to wait for it holds its name until we can see them wait.
+            resources.lock_name(connection, tenant_id, reference)
+        resolve_waiting(RowWriter(connection, tenant_id, ACTOR, own_base), reference)
 
 
 def _store(

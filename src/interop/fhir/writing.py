@@ -133,8 +133,7 @@ class Writer:
         search_rows = extract(whole, self._own_base, limit=MAX_ROWS).as_json()
         self._store(connection, version, row_id, method, search_rows)
         self._audit(connection, event, *key)
-        if is_new or before is None or before.row_id != row_id:
-            resolve_waiting(rows, version.reference)
+        resolve_waiting(rows, version.reference)
         return version
 
     def _rows(self, connection: Connection) -> RowWriter:
@@ -146,14 +145,33 @@ class Writer:
         """The current version, locked, and what its rows say now rendered into it."""
         key = (self._tenant_id, resource_type, resource_id)
         before = resources.current(connection, *key)
-        if before is None:
-            # Two clients may create the same id at once: the second waits, and then finds it.
+        if before is None or before.deleted:
+            # Two clients may create the same id at once: the second waits, and then finds it. And
+            # whoever begins to wait for this resource holds its name until we can see them wait.
             resources.lock_name(connection, self._tenant_id, f"{resource_type}/{resource_id}")
             before = resources.current(connection, *key)
         if before is not None and before.stale:
-            render_resource(connection, *key, before, self._own_base)
+            self._render(connection, resource_type, resource_id, before)
             before = resources.current(connection, *key)
         return before
+
+    def _render(
+        self, connection: Connection, resource_type: str, resource_id: str, before: Stored
+    ) -> None:
+        """Raises Conflict where the rows cannot be shown: nobody has seen what would be lost."""
+        try:
+            with connection.transaction():
+                key = (self._tenant_id, resource_type, resource_id)
+                render_resource(connection, *key, before, self._own_base)
+        except psycopg.OperationalError:  # deadlocks among them
+            raise
+        except Exception as error:
+            reference = f"{resource_type}/{resource_id}"
+            logger.exception("row_not_presentable", extra={"reference": reference})
+            raise Conflict(
+                f"the record behind {reference} was changed to what no resource can hold; it can "
+                "be written again when an operator has corrected it"
+            ) from error
 
     def _check_references(self, connection: Connection, resource: JsonObject) -> None:
         references = set(local_references(resource, self._own_base))
