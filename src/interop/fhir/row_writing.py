@@ -83,9 +83,9 @@ class RowWriter:
     ) -> JsonObject:
         """What is stored of a client's resource: where its row is the server's own, that wins."""
         lens = self._lenses.get(key[0])
-        if row_id is not None and isinstance(lens, ShowsRows):
-            return lens.overlay(self.connection, self.tenant_id, row_id, resource)
-        return resource
+        if lens is None or row_id is None or not isinstance(lens, ShowsRows):
+            return resource
+        return lens.overlay(self.connection, self.tenant_id, row_id, resource)
 
     def delete(self, key: tuple[str, str], before: Stored) -> None:
         """Remove the rows of a resource, and what it waited for."""
