@@ -270,6 +270,8 @@ def _date(text: str | None) -> date | None:
 class ImagingStudyLens(ViewLens):
     """A view of the DICOM study, but for the two columns that are a client's to set."""
 
+    client_elements = ("encounter", "referrer")
+
     def __init__(self, public_url: str | None) -> None:
         origin = "of DICOM instances; delete those over DICOMweb"
         super().__init__(mapping(public_url), load, origin, ("imaging_studies", "id"))

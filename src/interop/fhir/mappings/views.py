@@ -27,6 +27,9 @@ Loader = Callable[[Connection, UUID, UUID], Rows | None]
 class ViewLens:
     """A mapping over what `load` reads, never written over FHIR."""
 
+    # Elements of the mapping that a client sets after all.
+    client_elements: tuple[str, ...] = ()
+
     def __init__(
         self,
         mapping: ResourceMapping,
@@ -86,16 +89,28 @@ class ViewLens:
     def overlay(
         self, connection: Connection, tenant_id: UUID, row_id: UUID, resource: JsonObject
     ) -> JsonObject:
-        """The client's resource as far as it only adds to the rows, and the rows."""
+        """The client's resource as far as it only adds to the rows, and the rows.
+
+        An element that is not a list is the server's whole, for its display or text would else be
+        the client's word for the server's code; lists keep what the client has added.
+        """
         added = {key: item for key, item in resource.items() if key not in self._reserved}
         shown = self.present(connection, tenant_id, row_id, added)
-        if shown is None:
+        own = self.present(connection, tenant_id, row_id, None)
+        if shown is None or own is None:
             raise Conflict(
                 f"{self.resource_type}/{resource.get('id')} is made by this server, which has"
                 " nothing to say in it yet; it cannot be written before"
             )
-        template = self.mapping.template(self.get(shown).row)
-        return {**shown, **{k: v for k, v in template.items() if not _holds(shown.get(k), v)}}
+        fixed = self.mapping.template(self.get(own).row)
+        said = {
+            name: node
+            for name, node in own.items()
+            if (name in fixed or not isinstance(node, list))
+            and name not in ("id", "meta", *self.client_elements)
+            and not _holds(shown.get(name), node)
+        }
+        return {**shown, **said}
 
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
         if self.exists(connection, tenant_id, row_id):

@@ -923,6 +923,71 @@ def test_a_tooth_charted_before_its_patient_is_known_gets_rows_later(server: Ser
     assert count == [(1,)]
 
 
+@pytest.mark.parametrize("how", ["withdrawn", "deleted"])
+def test_a_tooth_charted_in_error_is_charted_again_as_another_resource(
+    server: Server, how: str
+) -> None:
+    patient = a_patient(server)
+    wrong = server.write(a_tooth(patient, 9))
+    row_id = row_of(server, wrong)
+    if how == "withdrawn":
+        server.write({**wrong, "status": "entered-in-error"})
+    else:
+        server.delete("Observation", wrong["id"])
+
+    right = server.write(a_tooth(patient, 4))
+
+    assert row_of(server, right) == row_id
+    depths = "SELECT pocket_depth_mm FROM perio_measurements WHERE observation_id = %s"
+    assert server.sql(depths, row_id) == [(4,)]
+    assert server.one("Observation", right["id"]) == right
+    if how == "withdrawn":
+        assert server.one("Observation", wrong["id"])["status"] == "entered-in-error"
+    else:
+        assert server.read("Observation", wrong["id"]) is None
+
+
+def test_a_withdrawn_tooth_of_the_servers_own_is_charted_again_by_sql(server: Server) -> None:
+    patient = server.add("patients", last_name="Again")
+    chart: dict[str, Any] = {"patient_id": patient, "tooth_number": 46, "measured_at": NOW}
+    server.add("perio_measurements", **chart, site="MB", pocket_depth_mm=9)
+    tooth_id = perio.exam_id(patient, None, NOW, 46)
+    wrong = server.one("Observation", tooth_id)
+    server.write({**wrong, "status": "entered-in-error"})
+
+    server.add("perio_measurements", **chart, site="MB", pocket_depth_mm=4)
+
+    exam = server.one("Observation", perio.exam_id(patient, None, NOW))
+    (member,) = exam["hasMember"]
+    right = server.one("Observation", member["reference"].removeprefix("Observation/"))
+    assert right["status"] == "final"
+    assert right["component"][0]["valueQuantity"]["value"] == 4
+    assert server.one("Observation", tooth_id)["status"] == "entered-in-error"
+
+
+def test_a_tooth_that_another_resource_stands_for_is_refused(server: Server) -> None:
+    patient = a_patient(server)
+    first = server.write(a_tooth(patient, 4))
+
+    with pytest.raises(Conflict, match=first["id"]):
+        server.write(a_tooth(patient, 5))
+
+
+def test_a_deleted_visit_comes_back_before_its_patient_does(server: Server) -> None:
+    patient = a_patient(server)
+    visit = server.write(an_encounter(patient["id"]))
+    server.delete("Encounter", visit["id"])
+    server.delete("Patient", patient["id"])
+
+    server.write(visit)
+    assert encounters(server, patient["id"]) == []
+    server.write(patient)
+
+    assert server.one("Encounter", visit["id"]) == visit
+    row = server.sql("SELECT id FROM encounters WHERE patient_id = %s", row_of(server, patient))
+    assert row == [(row_of(server, visit),)]
+
+
 def a_vital_sign(patient: Resource, code: str, **value: Any) -> Resource:
     return {
         "resourceType": "Observation",
@@ -1215,6 +1280,105 @@ def test_what_a_client_adds_to_a_finding_stays_and_what_the_rows_say_wins(server
     assert after["note"] == [{"text": "seen"}]
     with pytest.raises(Conflict, match="review"):
         server.delete("Observation", str(study.prediction))
+
+
+def test_what_is_stored_of_a_client_never_contradicts_the_rows_of_a_finding(server: Server) -> None:
+    study = Study(server)
+    study.analyse(server)
+    study.finish(server)
+    other = a_patient(server)
+    finding = server.one("Observation", study.prediction)
+    claims = {
+        "status": "final",
+        "subject": subject(other),
+        "code": {"text": "No caries"},
+        "valueCodeableConcept": {**finding["valueCodeableConcept"], "text": "healthy"},
+        "category": [{"text": "client's"}],
+        "interpretation": [{"text": "normal"}],
+        "focus": [subject(other)],
+        "text": {
+            "status": "additional",
+            "div": '<div xmlns="http://www.w3.org/1999/xhtml">No caries</div>',
+        },
+        "bodySite": {"text": "tooth 11"},
+        "component": [],
+    }
+    note = [{"text": "client's own"}]
+
+    server.write({k: v for k, v in {**finding, **claims, "note": note}.items() if v != []})
+
+    assert server.stored("Observation", study.prediction) == {**finding, "note": note}
+
+
+def test_what_is_stored_of_a_client_never_contradicts_the_rows_of_a_job(server: Server) -> None:
+    study = Study(server)
+    study.analyse(server)
+    early: Resource = {
+        "resourceType": "DiagnosticReport",
+        "id": str(study.job),
+        "status": "final",
+        "code": {"text": "Report"},
+        "conclusion": "No findings",
+    }
+    with pytest.raises(Conflict, match="nothing to say"):
+        server.write(early)
+    study.finish(server)
+    before = {
+        name: server.one(name, row)
+        for name, row in (
+            ("DiagnosticReport", study.job),
+            ("Task", study.job),
+            ("Device", study.version),
+            ("ImagingStudy", study.study),
+            ("Organization", server.tenant_id),
+        )
+    }
+    claims: dict[str, Resource] = {
+        "DiagnosticReport": {**early, "conclusionCode": [{"text": "healthy"}], "result": []},
+        "Task": {"status": "failed", "intent": "proposal", "focus": {"display": "other"}},
+        "Device": {"modelNumber": "x", "note": [], "type": {"text": "drill"}, "status": "inactive"},
+        "ImagingStudy": {"subject": subject(a_patient(server)), "series": [], "started": "2001"},
+        "Organization": {"name": "Evil", "active": False, "type": [{"text": "payer"}]},
+    }
+
+    for name, claim in claims.items():
+        sent = {**before[name], **claim, "language": "en"}
+        server.write({key: item for key, item in sent.items() if item != []})
+        assert server.stored(name, before[name]["id"]) == {**before[name], "language": "en"}
+
+
+def test_the_tenants_endpoint_is_where_the_rows_say(server: Server) -> None:
+    ((settings,),) = server.sql("SELECT id FROM tenant_settings")
+    server.sql("UPDATE tenants SET name = name WHERE id = %s", server.tenant_id)
+    endpoint = server.one("Endpoint", settings)
+
+    server.write({**endpoint, "address": "https://evil.example", "status": "off"})
+
+    assert server.stored("Endpoint", settings) == endpoint
+
+
+def test_an_exam_is_not_overwritten_with_another_observation(server: Server) -> None:
+    patient = a_patient(server)
+    tooth = server.write(a_tooth(patient, 5))
+    exam = server.one("Observation", exam_of(server, tooth))
+    pulse = a_vital_sign(a_patient(server), "8867-4", valueQuantity=quantity(70, "/min"))
+    pulse["effectiveDateTime"] = "2001-01-01"
+
+    server.write({**pulse, "id": exam["id"], "status": "cancelled"})
+
+    stored = server.stored("Observation", exam["id"])
+    assert {key: stored[key] for key in exam} == exam
+    assert server.sql("SELECT 1 FROM vital_signs WHERE id = %s", exam["id"]) == []
+
+
+def test_the_stored_name_of_a_user_who_signs_in_is_the_users_own(server: Server) -> None:
+    user = server.add("users", full_name="Dr Own Name", email=f"{unique('dr')}@example.org")
+    server.add("user_tenants", user_id=user, user_type="DENTIST")
+    before = server.one("Practitioner", user)
+
+    server.write({**before, "name": [{"text": "Dr Evil"}]})
+
+    assert server.stored("Practitioner", user)["name"] == before["name"]
 
 
 def test_rows_of_another_tenant_are_not_presented(server: Server, other_server: Server) -> None:
