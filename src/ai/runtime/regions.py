@@ -114,7 +114,7 @@ def _split_merged(
     for core, (place, vote, size) in enumerate(zip(places, votes, sizes, strict=True), start=1):
         needed = max(WHOLE_TOOTH_CORE, MERGED_SHARE * size)
         strong = [int(label) for label in np.nonzero(vote >= needed)[0]]
-        if len(strong) < 2 or size < 0.62 * scale * EXPECTED_SIZE[strong].sum():
+        if len(strong) < 2 or size < 0.78 * scale * EXPECTED_SIZE[strong].sum():
             continue
         for label in strong[1:]:
             pieces, _ = ndimage.label((cores[place] == core) & (favourite[place] == label))

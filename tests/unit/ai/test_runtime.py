@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -71,7 +72,7 @@ def test_held_out_phantoms_get_numbered_teeth_in_source_geometry(
         label = label_of_fdi(truth.fdi)
         true, found = phantom.label_mask == label, result.label_mask == label
         dice.append(2 * (true & found).sum() / (true.sum() + found.sum()))
-    assert np.mean(dice) > 0.70
+    assert np.mean(dice) > 0.80
     expected = {truth.fdi for truth in phantom.teeth}
     numbers = [tooth.fdi for tooth in result.teeth]
     assert len(set(numbers)) == len(numbers)
@@ -152,8 +153,14 @@ def test_a_segmentation_fault_of_the_model_library_is_survived(
 ) -> None:
     pid = warm_child(runtime, bundle)
     os.kill(pid, signal.SIGSTOP)
-    # Exit 139 in a shell's words. Unlike SIGCONT it wakes a stopped process by itself.
-    threading.Timer(0.3, os.kill, (pid, signal.SIGSEGV)).start()
+
+    def crash() -> None:
+        # Exit 139 in a shell's words. Some kernels wake a stopped process for it, some do not.
+        os.kill(pid, signal.SIGSEGV)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    threading.Timer(0.3, crash).start()
 
     with pytest.raises(InferenceFailed, match="signal 11") as failure:
         runtime.run(bundle, PIXELS)
