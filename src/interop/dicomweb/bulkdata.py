@@ -8,13 +8,14 @@ spares a table of every element's place.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,6 +27,7 @@ from interop.dicom.limits import DEFAULT_LIMITS
 from interop.dicom.part10 import parse
 from interop.dicom.walker import UNDEFINED
 from interop.dicomweb.byte_ranges import parse_byte_ranges
+from interop.dicomweb.converted import FragmentedValue, SwappedValue
 from interop.dicomweb.media_types import (
     ANY,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -48,6 +50,8 @@ _PATH = re.compile(r"[0-9A-F]{8}(?:/[1-9]\d{0,5}/[0-9A-F]{8}){0,63}")
 # Values are sent little endian whatever they were stored in (PS3.18 8.7.3): units to swap by VR.
 _WORD_BYTES = {b"OW": 2, b"US": 2, b"SS": 2, b"OF": 4, b"OL": 4, b"FL": 4, b"UL": 4, b"SL": 4}
 _WORD_BYTES |= {b"OD": 8, b"OV": 8, b"FD": 8, b"UV": 8, b"SV": 8}
+
+Value = bytes | ObjectRange | FragmentedValue | SwappedValue
 
 
 async def retrieve_bulk_data(request: Request) -> Response:
@@ -85,9 +89,7 @@ def _multipart(wanted: list[MediaType]) -> bool:
     )
 
 
-def locate(
-    objects: ObjectStore, instance: StoredInstance, path: str, folder: Path
-) -> Segment | None:
+def locate(objects: ObjectStore, instance: StoredInstance, path: str, folder: Path) -> Value | None:
     """Find an element's value in the stored object; blocking. None when it has no such."""
     key = instance.storage_uri
     with local_file(objects, key, folder) as file:
@@ -100,25 +102,19 @@ def locate(
             data = inflate(file.read_bytes()[parsed.meta.dataset_offset :], DEFAULT_LIMITS)
             return data[offset : offset + length]
         if length == UNDEFINED:
-            return _joined_fragments(file, offset)
+            return _without_item_headers(key, file, offset)
     word = _WORD_BYTES.get(vr, 1)
     if instance.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN and word > 1:
-        return swapped(objects.get_range(key, offset, length), word)
+        return SwappedValue(key, offset, length, word, 0, length)
     return ObjectRange(key, offset, length)
 
 
-def _joined_fragments(file: Path, offset: int) -> bytes:
+def _without_item_headers(key: str, file: Path, offset: int) -> FragmentedValue:
     """An encapsulated value without its item headers and offset table."""
     with file.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
         fragments = walk_fragments(data, offset, len(data), DEFAULT_LIMITS.fragments)
-        places = zip(fragments.offsets, fragments.lengths, strict=True)
-        return b"".join(data[at : at + length] for at, length in places)
-
-
-def swapped(data: bytes, word: int) -> bytes:
-    """The words of `data` with their bytes reversed; a rest that is no word stays."""
-    whole = len(data) - len(data) % word
-    return np.frombuffer(data[:whole], f">u{word}").astype(f"<u{word}").tobytes() + data[whole:]
+    starts = array("Q", accumulate(fragments.lengths, initial=0))
+    return FragmentedValue(key, fragments.offsets, starts, 0, starts[-1])
 
 
 @contextmanager
@@ -137,7 +133,7 @@ def local_file(objects: ObjectStore, key: str, folder: Path) -> Iterator[Path]:
 
 
 async def _whole(
-    objects: ObjectStore, target: Target, path: str, value: Segment, multipart: bool
+    objects: ObjectStore, target: Target, path: str, value: Value, multipart: bool
 ) -> Response:
     headers = {"Accept-Ranges": "bytes"}
     if not multipart:
@@ -151,7 +147,7 @@ async def _whole(
 
 
 async def _ranges(
-    objects: ObjectStore, value: Segment, ranges: list[tuple[int, int]], multipart: bool
+    objects: ObjectStore, value: Value, ranges: list[tuple[int, int]], multipart: bool
 ) -> Response:
     """206: one range bare, several as multipart/byteranges, or parts where a caller wants those."""
     size = len(value)
@@ -173,8 +169,10 @@ async def _ranges(
     return await segments_response(objects, segments, content_type, headers, status=206)
 
 
-def cut(value: Segment, offset: int, length: int) -> Segment:
-    """A part of a segment."""
+def cut(value: Value, offset: int, length: int) -> Segment:
+    """A part of a value."""
     if isinstance(value, bytes):
         return value[offset : offset + length]
-    return ObjectRange(value.key, value.offset + offset, length)
+    if isinstance(value, ObjectRange):
+        return ObjectRange(value.key, value.offset + offset, length)
+    return value.cut(offset, length)

@@ -7,6 +7,7 @@ those who wait for one wait in the event loop, where waiting costs nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar, TypeVarTuple
@@ -31,7 +32,13 @@ _slots: RunVar[DecodeSlots] = RunVar("decode_slots")
 class DecodeSlots:
     """The decodes of one event loop."""
 
-    def __init__(self, process: int = PROCESS_DECODES, tenant: int = TENANT_DECODES) -> None:
+    def __init__(
+        self,
+        process: int = PROCESS_DECODES,
+        tenant: int = TENANT_DECODES,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
+        self._wait_seconds = wait_seconds
         self._limiter = CapacityLimiter(process)
         self._process = Semaphore(process)
         self._tenant_slots = tenant
@@ -62,10 +69,13 @@ class DecodeSlots:
         tenant_id: UUID,
         decode: Callable[[*Arguments], Result],
         *arguments: *Arguments,
-        wait_seconds: float = WAIT_SECONDS,
+        is_patient: bool = False,
     ) -> Result:
-        """Run a blocking decode in a thread. Raises Unavailable when none is free in time."""
-        async with self._slot(tenant_id, wait_seconds):
+        """Run a blocking decode in a thread. Raises Unavailable when none is free in time.
+
+        Who has sent a part of its answer already is patient: a refusal would cut the answer off.
+        """
+        async with self._slot(tenant_id, math.inf if is_patient else self._wait_seconds):
             return await to_thread.run_sync(decode, *arguments, limiter=self._limiter)
 
 

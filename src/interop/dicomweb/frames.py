@@ -7,7 +7,6 @@ while the answer is on its way.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
@@ -20,12 +19,14 @@ from interop.dicom import frames as stored_frames
 from interop.dicom.filemeta import EXPLICIT_VR_BIG_ENDIAN
 from interop.dicom.frame_table import entry
 from interop.dicom.frames import OpenedObject
-from interop.dicomweb.decoding import WAIT_SECONDS, decode_slots
+from interop.dicomweb.converted import without_item_headers
+from interop.dicomweb.decoding import decode_slots
+from interop.dicomweb.errors import SECURITY_HEADERS
 from interop.dicomweb.media_types import accepted, choose_frames
 from interop.dicomweb.multipart import MultipartWriter
 from interop.dicomweb.reading import Read, admitted, reading, services_of
-from interop.dicomweb.responses import primed, streamed
-from interop.dicomweb.segments import ObjectRange, Segment, chunks_of, segments_response
+from interop.dicomweb.responses import CHUNK_BYTES, primed, streamed
+from interop.dicomweb.segments import ObjectRange, Segment, read_range, segments_response
 from interop.dicomweb.targets import Target, audited
 from interop.errors import BadRequest, NotFound, PayloadTooLarge
 from interop.services import Services
@@ -36,7 +37,6 @@ MAX_FRAMES = 2_000
 # Of frames that are made for the request; what is sent as it is stored costs no more than sending.
 MAX_MADE_BYTES = 2 << 30
 ENTRY_BYTES = 16
-ITEM_HEADER_BYTES = 8
 _LIST = re.compile(r"[1-9]\d{0,8}(?:,[1-9]\d{0,8})*")
 
 
@@ -117,16 +117,26 @@ async def retrieve_frames(request: Request) -> Response:
     tail = writer.tail() if writer else b""
     if choice.decode or is_indirect(pixels):
         made = _made_parts(services, caller.tenant.id, pixels, numbers, heads, tail)
-        return streamed(await primed(made), content_type)
+        return await _answer(made, content_type, is_small=len(numbers) == 1)
     ranges = _ranges(pixels, numbers)
     if has_fragments(pixels):
         joined = _joined_parts(services.objects, pixels, ranges, heads, tail)
-        return streamed(await primed(joined), content_type)
+        size = sum(len(content) for content in ranges)
+        return await _answer(joined, content_type, is_small=size <= CHUNK_BYTES)
     segments: list[Segment] = []
     for head, content in zip(heads, ranges, strict=True):
-        segments += [head, content]
-    segments.append(tail)
+        segments += [head, content] if head else [content]
+    if tail:
+        segments.append(tail)
     return await segments_response(services.objects, segments, content_type)
+
+
+async def _answer(chunks: AsyncIterator[bytes], content_type: str, *, is_small: bool) -> Response:
+    """A body whose length nobody knows yet: put together where it is small, else as it comes."""
+    if not is_small:
+        return streamed(await primed(chunks), content_type)
+    body = b"".join([chunk async for chunk in chunks])
+    return Response(body, headers={**SECURITY_HEADERS, "Content-Type": content_type})
 
 
 def _ranges(pixels: PixelRow, numbers: list[int]) -> list[ObjectRange]:
@@ -155,8 +165,7 @@ async def _made_parts(
             tenant_id,
             opened.native_frame,
             number - 1,
-            # Whoever has part of the answer waits for the rest; a refusal would cut it off.
-            wait_seconds=WAIT_SECONDS if head is heads[0] else math.inf,
+            is_patient=head is not heads[0],
         )
     if tail:
         yield tail
@@ -184,11 +193,12 @@ async def _joined_parts(
     """Frames of which some lie in several fragments, whose item headers are left out."""
     assert pixels.frame_table is not None
     for index, (head, content) in enumerate(zip(heads, ranges, strict=True)):
-        items = ItemHeaders() if entry(pixels.frame_table, index)[2] else None
-        if head:
-            yield head
-        async for chunk in chunks_of(objects, [content]):
-            yield items.removed(chunk) if items else chunk
+        is_fragmented = entry(pixels.frame_table, index)[2]
+        read = without_item_headers if is_fragmented else read_range
+        # With the head goes the first content, so that a missing object is still an error answer.
+        async for chunk in read(objects, content):
+            yield head + chunk
+            head = b""
     if tail:
         yield tail
 
@@ -208,30 +218,3 @@ def has_fragments(pixels: PixelRow) -> bool:
     """Whether any of the frames has to be joined from several fragments."""
     table = pixels.frame_table or b""
     return any(entry(table, index)[2] for index in range(len(table) // ENTRY_BYTES))
-
-
-class ItemHeaders:
-    """Takes the item headers out of a run of fragments that comes in pieces (PS3.5 A.4)."""
-
-    def __init__(self) -> None:
-        self._header = b""
-        self._left = 0
-
-    def removed(self, piece: bytes) -> bytes:
-        """What of the next piece is content."""
-        kept: list[bytes] = []
-        at = 0
-        while at < len(piece):
-            if self._left:
-                content = piece[at : at + self._left]
-                self._left -= len(content)
-                kept.append(content)
-                at += len(content)
-                continue
-            wanted = ITEM_HEADER_BYTES - len(self._header)
-            self._header += piece[at : at + wanted]
-            at += wanted
-            if len(self._header) == ITEM_HEADER_BYTES:
-                self._left = int.from_bytes(self._header[4:], "little")
-                self._header = b""
-        return b"".join(kept)

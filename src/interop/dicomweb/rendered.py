@@ -7,7 +7,6 @@ it is rendered and its middle frame as a thumbnail. multipart/related gets every
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from hashlib import sha256
@@ -20,7 +19,7 @@ from starlette.responses import Response
 from interop.dicom import render
 from interop.dicom.frames import COLUMNS as SOURCE_COLUMNS
 from interop.dicom.frames import FrameRow
-from interop.dicomweb.decoding import WAIT_SECONDS, decode_slots
+from interop.dicomweb.decoding import decode_slots
 from interop.dicomweb.errors import SECURITY_HEADERS
 from interop.dicomweb.frames import frame_numbers
 from interop.dicomweb.media_types import MULTIPART, MediaType, accepted
@@ -177,13 +176,12 @@ async def _images_of(
     sources: Sources,
     rendering: Rendering,
 ) -> AsyncIterator[bytes]:
-    """The pictures one after the other; once the first was made the others wait their turn."""
-    wait = WAIT_SECONDS
+    """The pictures one after the other."""
     for picture in pictures:
         yield await decode_slots().run(
-            tenant_id, _render, services, picture, sources, rendering, wait_seconds=wait
-        )
-        wait = math.inf
+            tenant_id, _render, services, picture, sources, rendering,
+            is_patient=picture is not pictures[0],
+        )  # fmt: skip
 
 
 async def _parts(

@@ -7,7 +7,6 @@ Otherwise it is transcoded to Explicit VR Little Endian, one instance at a time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +18,7 @@ from starlette.responses import Response
 
 from interop.dicom import transcode
 from interop.dicomweb.bulkdata import local_file
-from interop.dicomweb.decoding import WAIT_SECONDS, decode_slots
+from interop.dicomweb.decoding import decode_slots
 from interop.dicomweb.media_types import (
     ANY,
     DEFAULT,
@@ -135,11 +134,7 @@ async def _transcoded_parts(
     planned: list[tuple[StoredInstance, str]],
     tail: bytes,
 ) -> AsyncIterator[bytes]:
-    """The parts one after the other; a transcoded file lives as long as it is being sent.
-
-    Once the first was made the others wait their turn, however long that takes.
-    """
-    wait = WAIT_SECONDS
+    """The parts one after the other; a transcoded file lives as long as it is being sent."""
     for head, (instance, syntax) in zip(heads, planned, strict=True):
         if syntax == instance.transfer_syntax_uid:
             async for chunk in chunks_of(services.objects, [head, whole(instance)]):
@@ -148,9 +143,8 @@ async def _transcoded_parts(
         with TemporaryDirectory(dir=services.settings.spool_dir, prefix="transcoded-") as folder:
             made = Path(folder) / "object"
             await decode_slots().run(
-                tenant_id, _transcode, services, instance, made, wait_seconds=wait
+                tenant_id, _transcode, services, instance, made, is_patient=head is not heads[0]
             )
-            wait = math.inf
             yield head
             with made.open("rb", buffering=0) as file:
                 async for chunk in in_thread(iter(lambda: file.read(CHUNK_BYTES), b"")):

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from anyio import to_thread
 from starlette.responses import Response
@@ -23,6 +24,8 @@ from storage.objects import ObjectNotFound, ObjectStore
 
 # Small neighbours are joined up to this size: a send costs more than a copy.
 JOIN_BYTES = 256 << 10
+# A body up to this size is sent in one piece: each piece costs a passage into the server.
+WHOLE_BYTES = 4 << 20
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -38,7 +41,14 @@ class ObjectRange:
         return self.length
 
 
-Segment = bytes | ObjectRange
+class Converted(Protocol):
+    """Bytes that are made from those of a stored object while they are sent."""
+
+    def __len__(self) -> int: ...
+    def read(self, objects: ObjectStore) -> AsyncIterator[bytes]: ...
+
+
+Segment = bytes | ObjectRange | Converted
 
 
 class ShortObject(Exception):
@@ -59,18 +69,31 @@ async def chunks_of(objects: ObjectStore, segments: Sequence[Segment]) -> AsyncI
             pending.append(segment)
             size += len(segment)
         else:
-            async for piece in _range(objects, segment):
-                pending.append(piece)
-                size += len(piece)
-                if size >= JOIN_BYTES:
+            pieces = (
+                read_range(objects, segment)
+                if isinstance(segment, ObjectRange)
+                else segment.read(objects)
+            )
+            async for piece in pieces:
+                if len(piece) >= JOIN_BYTES:
+                    # Not worth a copy: what stands before it goes first.
+                    if pending:
+                        yield b"".join(pending)
+                    yield piece
+                else:
+                    pending.append(piece)
+                    size += len(piece)
+                    if size < JOIN_BYTES:
+                        continue
                     yield b"".join(pending)
-                    pending.clear()
-                    size = 0
+                pending.clear()
+                size = 0
     if pending:
         yield b"".join(pending)
 
 
-async def _range(objects: ObjectStore, wanted: ObjectRange) -> AsyncIterator[bytes]:
+async def read_range(objects: ObjectStore, wanted: ObjectRange) -> AsyncIterator[bytes]:
+    """A range in pieces of a megabyte at most. Raises ShortObject and ObjectNotFound."""
     path = objects.local_path(wanted.key)
     if path is not None:
         async for piece in _local(path, wanted):
@@ -149,7 +172,7 @@ async def segments_response(
     """Serve the segments as one body with its Content-Length."""
     length = sum(len(segment) for segment in segments)
     chunks = chunks_of(objects, segments)
-    if length <= CHUNK_BYTES:
+    if length <= WHOLE_BYTES:
         body = b"".join([chunk async for chunk in chunks])
         merged = {**SECURITY_HEADERS, **(headers or {}), "Content-Type": content_type}
         return Response(body, status, headers=merged)

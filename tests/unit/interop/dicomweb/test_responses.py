@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from interop.dicom.failures import CANNOT_UNDERSTAND, Failure
-from interop.dicomweb.bulkdata import swapped
+from interop.dicomweb.converted import swapped
 from interop.dicomweb.errors import error_response
 from interop.dicomweb.metadata import Metadata, build, from_cache
 from interop.dicomweb.responses import accepts_gzip, compress, warning_headers
