@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RENDER_BATCH = 200
+# A tenant whose rendering failed as a whole is tried again after this, told or not.
+RETRY_SECONDS = 30.0
 SWEEP_SECONDS = 3600.0
 FORGOTTEN_SECONDS = 300.0
 # Listing two days of keys each hour is cheap; `interop sweep` lists everything.
@@ -115,12 +118,26 @@ def _render_when_told(services: Services, stop: threading.Event) -> None:
     """Render what rows outside the lenses made stale, within a second of the notification."""
     with psycopg.connect(services.database.conninfo, autocommit=True) as listener:
         listener.execute("LISTEN fhir_stale")
-        for tenant in services.tenants.all_active():
-            _render(services, tenant.id)
+        failed = _render_each(services, {tenant.id for tenant in services.tenants.all_active()})
+        retry_at = time.monotonic() + RETRY_SECONDS
         while not stop.is_set():
             told = {UUID(n.payload) for n in listener.notifies(timeout=1.0, stop_after=64)}
-            for tenant_id in told:
-                _render(services, tenant_id)
+            if time.monotonic() >= retry_at:
+                told, failed = told | failed, set()
+                retry_at = time.monotonic() + RETRY_SECONDS
+            failed |= _render_each(services, told)
+
+
+def _render_each(services: Services, tenant_ids: set[UUID]) -> set[UUID]:
+    """Render each tenant by itself, so that none holds up the others. Returns those that failed."""
+    failed: set[UUID] = set()
+    for tenant_id in sorted(tenant_ids):
+        try:
+            _render(services, tenant_id)
+        except Exception:
+            logger.exception("tenant_not_rendered", extra={"tenant_id": str(tenant_id)})
+            failed.add(tenant_id)
+    return failed
 
 
 def _render(services: Services, tenant_id: UUID) -> None:
