@@ -37,7 +37,7 @@ bench: install
 
 # Trains the panoramic bundle on the synthetic phantom and writes weights, metrics and digest.
 train: install
-	$(BIN)/python -m ai.training.panoramic
+	$(BIN)/python -m ai.training.panoramic --fresh
 
 # Derives profiles/r4 from the official R4 definitions in ../shared/fhir.
 definitions: install
