@@ -56,7 +56,12 @@ def _range(described: PixelDescription) -> tuple[int, int]:
 def _significant(described: PixelDescription, stored: Array) -> Array:
     """Return the values of the stored bits alone: old files keep overlays in the others."""
     bits, allocated = described.bits_stored, described.bits_allocated
-    if described.is_float or bits == stored.dtype.itemsize * 8:
+    if described.is_float:
+        return stored
+    if bits == stored.dtype.itemsize * 8:
+        if described.is_signed and stored.dtype.kind == "u":
+            # JPEG Lossless and JPEG-LS know no sign: the codec returns the bits unsigned.
+            return stored.view(f"i{stored.dtype.itemsize}")
         return stored
     shift = described.high_bit + 1 - bits if allocated > 1 else 0
     raw = stored.astype(np.int64) >> max(shift, 0)

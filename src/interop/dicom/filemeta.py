@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from struct import Struct, pack
 
+from interop.dicom.failures import LIMIT_EXCEEDED, Failure
 from interop.dicom.implementation import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -25,6 +26,8 @@ _LENGTH = Struct("<I").unpack_from
 
 # Real meta groups are a few hundred bytes; private information (0002,0102) may be larger.
 META_LIMIT = 1 << 20
+# PS3.10 7.1 defines 16 elements.
+_MOST_ELEMENTS = 256
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -72,7 +75,8 @@ class MoreBytesNeeded(Exception):
 def read_file_meta(head: bytes | bytearray | memoryview, *, complete: bool) -> FileMeta:
     """Read the meta group from the first bytes of a file.
 
-    Raises MoreBytesNeeded while ``head`` is too short to tell and not ``complete``.
+    Raises MoreBytesNeeded while ``head`` is too short to tell and not ``complete``, and Failure
+    for a group of more elements than anybody means.
     """
     size = len(head)
     if size < PREAMBLE_LENGTH + 4 and not complete:
@@ -84,6 +88,7 @@ def read_file_meta(head: bytes | bytearray | memoryview, *, complete: bool) -> F
         at, has_prefix = 4, True
     meta = FileMeta(at, has_preamble, has_prefix)
     end = size
+    count = 0
     while True:
         if at + 8 > end:
             if complete or at >= META_LIMIT:
@@ -104,6 +109,14 @@ def read_file_meta(head: bytes | bytearray | memoryview, *, complete: bool) -> F
             if complete or length > META_LIMIT:
                 break
             raise MoreBytesNeeded
+        # Counted, since one element may come again and again.
+        count += 1
+        if count > _MOST_ELEMENTS:
+            raise Failure.of(
+                LIMIT_EXCEEDED,
+                f"The File Meta Information has more than {_MOST_ELEMENTS} elements,"
+                " the most accepted.",
+            )
         meta.elements[0x00020000 | element] = (vr, bytes(head[value_at : value_at + length]))
         at = value_at + length
     meta.dataset_offset = at

@@ -29,6 +29,8 @@ from storage.database import Database
 logger = logging.getLogger(__name__)
 
 _MOST_PER_TRANSACTION = 64
+# Of JSON and frame tables, which the statement's parameters hold several times over.
+_MOST_BYTES_PER_TRANSACTION = 16 << 20
 _ATTEMPTS = 4
 # Lost races and the like: the same transaction succeeds when it runs again.
 _RETRYABLE = (
@@ -125,11 +127,15 @@ class GroupCommitter:
                         entry.answer.set_result(result)
 
     def _take(self) -> list[Entry]:
-        """Take what belongs to the first entry's tenant, each SOP Instance UID once."""
+        """Take what belongs to the first entry's tenant, each SOP Instance UID once.
+
+        What does not fit stays in its place; an object that is too large alone goes alone.
+        """
         tenant_id = self._queue[0].tenant_id
         taken: list[Entry] = []
         left: list[Entry] = []
         uids: set[str] = set()
+        size = 0
         while self._queue:
             entry = self._queue.popleft()
             uid = entry.received.sop_instance_uid
@@ -137,8 +143,10 @@ class GroupCommitter:
                 entry.tenant_id == tenant_id
                 and uid not in uids
                 and len(taken) < _MOST_PER_TRANSACTION
+                and (not taken or size + entry.received.row_bytes <= _MOST_BYTES_PER_TRANSACTION)
             ):
                 uids.add(uid)
+                size += entry.received.row_bytes
                 taken.append(entry)
             else:
                 left.append(entry)

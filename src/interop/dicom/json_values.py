@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Callable
-from json.encoder import encode_basestring as quote
+from json.encoder import encode_basestring
 from math import isfinite
 from struct import Struct
 
@@ -21,6 +21,11 @@ _JSON_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,15})(?:\.[0-9]{1,16})?")
 _JSON_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+def quote(text: str) -> str:
+    """Return the text as a JSON string, without NUL, which PostgreSQL's jsonb does not take."""
+    return encode_basestring(text.replace("\0", "") if "\0" in text else text)
 
 
 def inline_binary(raw: bytes) -> str:

@@ -66,6 +66,11 @@ class Received:
         )
 
     @property
+    def row_bytes(self) -> int:
+        """What the object adds to the statement that writes its row, about."""
+        return len(self.instance.dicom_json) + len(self.instance.frames.table or b"")
+
+    @property
     def patient_id(self) -> str:
         return column(self.instance.first(0x00100020))
 

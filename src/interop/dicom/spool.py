@@ -10,10 +10,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
+import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +29,16 @@ from interop.dicom.filemeta import (
     write_file_meta,
 )
 
+logger = logging.getLogger(__name__)
+
 _LOCK = ".lock"
+# A folder has a name of the first kind until it is locked, and of the second from then on.
+_UNLOCKED, _LOCKED = ".process-", "process-"
+# Folders that older versions made beside those of the processes; nothing locks them.
+_FORMER = ("transcoded-", "fetched-")
+_FULL = "The spool's disk is full; send again later."
+# How long what nobody locks may still be in use.
+_UNLOCKED_SECONDS = 3600
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Left free for the database and the journal when objects, spool and database share a disk.
 _RESERVE_BYTES = 64 << 20
@@ -61,38 +73,48 @@ class Spool:
         self.root = root
         self.object_limit = object_limit
         root.mkdir(parents=True, exist_ok=True)
-        self._folder = root / f"process-{uuid.uuid4().hex}"
-        self._folder.mkdir(mode=0o700)
-        self._lock = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        name = uuid.uuid4().hex
+        unlocked = root / f"{_UNLOCKED}{name}"
+        unlocked.mkdir(mode=0o700)
+        self._lock = os.open(unlocked / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
+        # Only now may a process that cleans look at it: between the folder and its lock it would
+        # seem to have no owner.
+        self._folder = root / f"{_LOCKED}{name}"
+        unlocked.rename(self._folder)
 
     def writer(self, *, keep_tiff_preamble: bool = False) -> SpoolWriter:
         """Return a writer for one object. Raises Failure A700 when the disk is nearly full."""
-        space = os.statvfs(self._folder)
-        if space.f_bavail * space.f_frsize < _RESERVE_BYTES:
-            raise Failure.of(OUT_OF_RESOURCES, "The spool's disk is full; send again later.")
-        path = self._folder / uuid.uuid4().hex
-        return SpoolWriter(path, self.object_limit, keep_tiff_preamble)
+        with _failures():
+            space = os.statvfs(self._folder)
+            if space.f_bavail * space.f_frsize < _RESERVE_BYTES:
+                raise Failure.of(OUT_OF_RESOURCES, _FULL)
+            path = self._folder / uuid.uuid4().hex
+            return SpoolWriter(path, self.object_limit, keep_tiff_preamble)
+
+    @contextmanager
+    def temporary_folder(self) -> Iterator[Path]:
+        """A folder for copies that are made to be read once; gone afterwards, also after a crash.
+
+        It lies in this process's own folder, so that the next process to start removes it.
+        """
+        folder = self._folder / f"temporary-{uuid.uuid4().hex}"
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def clean(self) -> int:
         """Remove what dead processes left behind; return how many files. Safe beside live ones."""
         removed = 0
-        for folder in self.root.glob("process-*"):
+        for folder in self.root.iterdir():
             if folder == self._folder:
                 continue
-            try:
-                lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                # Another cleaner has it, or the owner is between mkdir and its lock file.
-                continue
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                removed += sum(1 for path in folder.iterdir() if path.name != _LOCK)
-                shutil.rmtree(folder, ignore_errors=True)
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(lock)
+            if folder.name.startswith(_LOCKED):
+                removed += _remove_ownerless(folder)
+            elif folder.name.startswith((_UNLOCKED, *_FORMER)):
+                removed += _remove_old(folder)
         return removed
 
     def close(self) -> None:
@@ -100,6 +122,50 @@ class Spool:
         shutil.rmtree(self._folder, ignore_errors=True)
         with suppress(OSError):
             os.close(self._lock)
+
+
+def _remove_ownerless(folder: Path) -> int:
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # Another cleaner has it; what it leaves when it dies there is a folder without a lock.
+        return _remove_old(folder)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _remove(folder)
+    except BlockingIOError:
+        return 0
+    finally:
+        os.close(lock)
+
+
+def _remove_old(folder: Path) -> int:
+    with suppress(FileNotFoundError):
+        if folder.stat().st_mtime < time.time() - _UNLOCKED_SECONDS:
+            return _remove(folder)
+    return 0
+
+
+def _remove(folder: Path) -> int:
+    files = sum(1 for path in folder.rglob("*") if path.name != _LOCK and not path.is_dir())
+    shutil.rmtree(folder, ignore_errors=True)
+    return files
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Say what the file system answered as every door says it: the sender is to repeat."""
+    try:
+        yield
+    except OSError as error:
+        raise _failure(error) from error
+
+
+def _failure(error: OSError) -> Failure:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure.of(OUT_OF_RESOURCES, _FULL)
+    logger.error("spool.failed", extra={"errno": error.errno})
+    return Failure.of(OUT_OF_RESOURCES, "The spool failed; send again later.")
 
 
 class SpoolWriter:
@@ -115,6 +181,7 @@ class SpoolWriter:
         self._dataset = hashlib.sha256(usedforsecurity=False)
         # Bytes held back until the end of the File Meta Information is known.
         self._head: bytearray | None = bytearray()
+        self._next_look = 0
         self._meta: FileMeta | None = None
 
     def write_meta(
@@ -136,7 +203,7 @@ class SpoolWriter:
 
     def write(self, data: Buffer) -> None:
         """Append bytes. Raises SpoolLimitExceeded, or Failure A700 when the disk is full."""
-        if self.byte_size + len(data) > self._limit:
+        if self.byte_size + len(self._head or b"") + len(data) > self._limit:
             raise SpoolLimitExceeded.of(
                 OBJECT_TOO_LARGE,
                 f"The object is larger than {self._limit} bytes, which is the most accepted.",
@@ -146,7 +213,8 @@ class SpoolWriter:
             self._append(data)
             return
         self._head += data
-        self._settle_head(complete=False)
+        if len(self._head) >= self._next_look:
+            self._settle_head(complete=False)
 
     def finish(self) -> Spooled:
         """Close the file and return what is in it. The caller removes it (Spooled.discard)."""
@@ -158,8 +226,14 @@ class SpoolWriter:
         except BaseException:
             self.abort()
             raise
-        os.close(self._file)
-        self._file = -1
+        descriptor, self._file = self._file, -1
+        try:
+            # Some file systems say only here that what was written did not arrive.
+            with _failures():
+                os.close(descriptor)
+        except Failure:
+            self.abort()
+            raise
         return Spooled(
             path=self.path,
             sha256=self._whole.hexdigest(),
@@ -182,6 +256,9 @@ class SpoolWriter:
         try:
             meta = read_file_meta(head, complete=complete)
         except MoreBytesNeeded:
+            # Twice as much before the next look: the head is read from its beginning each time,
+            # and a sender of small pieces must not make that quadratic.
+            self._next_look = 2 * len(head)
             return
         if meta.has_preamble and not (self._keep_tiff and head[:4] in _TIFF):
             head[:PREAMBLE_LENGTH] = bytes(PREAMBLE_LENGTH)
@@ -197,9 +274,5 @@ class SpoolWriter:
             while view:
                 view = view[os.write(self._file, view) :]
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise Failure.of(
-                    OUT_OF_RESOURCES, "The spool's disk is full; send again later."
-                ) from error
-            raise
+            raise _failure(error) from error
         self.byte_size += len(data)

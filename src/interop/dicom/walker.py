@@ -129,7 +129,7 @@ class Walk:
         """Walk one data set or item; return its JSON object and where it ended."""
         data, encoders = self.data, self.encoders
         explicit_head, implicit_head = self.explicit_head, self.implicit_head
-        most = self.limits.elements
+        most, most_bytes = self.limits.elements, self.limits.header_bytes
         members: dict[int, str] = self.members if depth == 0 else {}
         creators: dict[int, str] = {}
         last = -1
@@ -220,13 +220,17 @@ class Walk:
                 elif tag == PIXEL_REPRESENTATION and length == 2:
                     signed = any(raw)
                 self.text_bytes += length
+                if self.text_bytes > most_bytes:
+                    raise self._too_much()
                 members[tag] = f"{head}{encoders[vr](raw, decode)}}}"
             elif self._is_bulk(tag, vr, length):
                 where = f"{path}{tag:08X}"
                 self.bulk[where] = (vr, at, length)
                 members[tag] = f'{head},"BulkDataURI":"{BULK_PREFIX}{where}"}}'
             else:
-                self._count_text(length)
+                self.text_bytes += length
+                if self.text_bytes > most_bytes:
+                    raise self._too_much()
                 raw = data[at : at + length]
                 if len(raw) != length:
                     raise HeadTooShort
@@ -375,14 +379,11 @@ class Walk:
             return length > NUMBER_BYTES
         return length > (self.limits.text_bytes if vr in _LONG_TEXT_VRS else DELIMITED_BYTES)
 
-    def _count_text(self, length: int) -> None:
-        self.text_bytes += length
-        if self.text_bytes > self.limits.header_bytes:
-            raise Failure.of(
-                LIMIT_EXCEEDED,
-                f"The attributes hold more than {self.limits.header_bytes} bytes,"
-                " the most accepted.",
-            )
+    def _too_much(self) -> Failure:
+        return Failure.of(
+            LIMIT_EXCEEDED,
+            f"The attributes hold more than {self.limits.header_bytes} bytes, the most accepted.",
+        )
 
     def _warn(self, text: str) -> None:
         if len(self.warnings) < 20:

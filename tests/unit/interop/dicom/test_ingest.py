@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ from psycopg_pool import PoolTimeout
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from interop.dicom import batch
+from interop.dicom import batch, group_commit
 from interop.dicom.ingest import Ingest, Outcome, Source
 from interop.dicom.spool import Spool
 from storage.database import Database
@@ -702,3 +703,45 @@ def test_only_an_outage_asks_the_sender_to_repeat(
     outcome = world.store(instance(PatientID=patient_id()))
 
     assert (outcome.kind, outcome.dicom_status) == ("failed", status)
+
+
+@pytest.mark.filterwarnings("ignore:The value length")
+def test_one_transaction_takes_a_bounded_number_of_bytes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "_MOST_BYTES_PER_TRANSACTION", 60_000)
+    taken: list[int] = []
+    original = batch.store
+
+    def store(connection: Any, tenant_id: Any, objects: Any) -> Any:
+        taken.append(sum(len(o.instance.dicom_json) for o in objects))
+        # The others gather meanwhile.
+        time.sleep(0.3)
+        return original(connection, tenant_id, objects)
+
+    monkeypatch.setattr(batch, "store", store)
+    sent = [instance(PatientID=patient_id(), ImageComments="c" * 20_000) for _ in range(9)]
+    sent.append(instance(PatientID=patient_id(), TextComments="c" * 60_001))
+
+    with ThreadPoolExecutor(10) as pool:
+        outcomes = list(pool.map(world.store, sent))
+
+    assert {outcome.kind for outcome in outcomes} == {"stored"}
+    assert len(taken) >= 5
+    assert sorted(taken)[-2] <= 60_000
+
+
+def test_stored_json_can_be_searched_by_the_database(world: World) -> None:
+    sent = instance(PatientID=patient_id())
+    step = Dataset()
+    step.ScheduledProcedureStepID = "AB\0CD"
+    sent.RequestAttributesSequence = [step]
+
+    assert world.store(sent).kind == "stored"
+
+    found = world.rows(
+        "SELECT dicom_json::jsonb #>> '{00400275,Value,0,00400009,Value,0}' FROM imaging_objects"
+        " WHERE sop_instance_uid = %s",
+        sent.SOPInstanceUID,
+    )
+    assert found == [("ABCD",)]

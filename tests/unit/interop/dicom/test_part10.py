@@ -348,3 +348,33 @@ def test_files_larger_than_the_first_read_give_the_same_as_bytes(tmp_path: Path)
 
     assert from_file.dicom_json == from_bytes.dicom_json
     assert from_file.frames == from_bytes.frames
+
+
+def test_many_small_values_count_against_the_header_limit() -> None:
+    item = b"".join(
+        pack("<HH2sHI", 0x0009, 0x1000 + n, b"OB", 0, 1024) + bytes(1024) for n in range(40)
+    )
+
+    with pytest.raises(Failure) as caught:
+        parse(file_of(item), Limits(header_bytes=32 << 10))
+
+    assert caught.value.reason == LIMIT_EXCEEDED.reason
+    assert "32768 bytes" in caught.value.message
+
+
+def test_nul_inside_text_is_left_out_of_the_json() -> None:
+    raw = b"Do\0e^Ja\0ne\\\0x"
+    text = b"AB\0CD\\E\0"
+    body = pack("<HH2sH", 0x0008, 0x0050, b"SH", len(text)) + text
+    body += pack("<HH2sH", 0x0010, 0x0010, b"PN", len(raw)) + raw
+    body += pack("<HH2sH", 0x0010, 0x4000, b"LT", 4) + b"a\0bc"
+    body += pack("<HH2sH", 0x0020, 0x0013, b"IS", 4) + b"1\0x "
+
+    found = parse(file_of(body))
+
+    assert b"u0000" not in found.dicom_json
+    shown = json.loads(found.dicom_json)
+    assert shown["00080050"]["Value"] == ["ABCD", "E"]
+    assert shown["00100010"]["Value"][0] == {"Alphabetic": "Doe^Jane"}
+    assert shown["00104000"]["Value"] == ["abc"]
+    assert shown["00200013"]["Value"] == ["1x"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -461,3 +462,106 @@ def test_bulk_value_is_found_by_its_path(objects: ObjectStore) -> None:
     )
     with pytest.raises(NotFound):
         frames.bulk_value(objects, stored.storage_uri, "00091011")
+
+
+@pytest.mark.parametrize("stored", [16, 12])
+@pytest.mark.parametrize(
+    ("transfer_syntax_uid", "encode"),
+    [
+        ("1.2.840.10008.1.2.4.70", imagecodecs.ljpeg_encode),
+        ("1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode),
+    ],
+)
+def test_compressed_signed_values_keep_their_sign(
+    objects: ObjectStore, transfer_syntax_uid: str, encode: Any, stored: int
+) -> None:
+    values = np.array([[-1000, -500, 0, 500], [1000, 2000, -1, 3]] * 4, "<i2")
+    bits = np.ascontiguousarray(values.view("<u2") & ((1 << stored) - 1)).astype("<u2")
+    made = instance(
+        rows=8,
+        columns=4,
+        BitsStored=stored,
+        HighBit=stored - 1,
+        PixelRepresentation=1,
+        WindowCenter=0,
+        WindowWidth=4000,
+        transfer_syntax_uid=transfer_syntax_uid,
+    )
+    made.PixelData = encapsulate([bytes(encode(bits))])
+    made["PixelData"].is_undefined_length = True
+
+    shown = picture(objects, made, window=Window(0, 2000, "LINEAR_EXACT"))
+    kept = render.display_pixels(objects, row(objects, made))
+
+    assert shown[:2].tolist() == [[0, 64, 128, 191], [255, 255, 127, 128]]
+    assert (kept[0].astype(int) - (1 << stored - 1)).tolist() == [-1000, -500, 0, 500]
+
+
+def native(
+    tmp_path: Path, transfer_syntax_uid: str, pixel_data: tuple[int, str, bytes], **attributes: Any
+) -> tuple[Path, Dataset]:
+    """Write an object as pydicom does, with something on both sides of its pixels."""
+    made = instance(transfer_syntax_uid=transfer_syntax_uid, **attributes)
+    del made.PixelData
+    tag, vr, value = pixel_data
+    made.add_new(0x00091010, "OB", os.urandom(3 << 20))
+    made.add_new(tag, vr, value)
+    made.add_new(0x7FE10010, "LO", "MAKER")
+    made.add_new(0x7FE11001, "OB", b"behind the pixels")
+    source = tmp_path / "source"
+    source.write_bytes(encoded(made))
+    return source, made
+
+
+@pytest.mark.parametrize("transfer_syntax_uid", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.2"])
+def test_native_object_is_rewritten_without_being_held(
+    tmp_path: Path, transfer_syntax_uid: str
+) -> None:
+    pixels = np.arange(16 << 20, dtype=">u2" if transfer_syntax_uid.endswith("2.2") else "<u2")
+    source, made = native(
+        tmp_path,
+        transfer_syntax_uid,
+        (0x7FE00010, "OW", pixels.tobytes()),
+        rows=4096,
+        columns=4096,
+    )
+    target = tmp_path / "target"
+    tracemalloc.start()
+
+    transcode.to_explicit_vr_little_endian(source, target)
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    found = pydicom.dcmread(target)
+    assert peak < 16 << 20
+    assert found.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+    assert found.PixelData == pixels.astype("<u2").tobytes()
+    assert found["PixelData"].VR == "OW"
+    assert found[0x00091010].value == made[0x00091010].value
+    assert found[0x7FE11001].value.rstrip(b"\0") == b"behind the pixels"
+    assert found.PatientName == "Doe^Jane"
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "word", "bits"),
+    [
+        # PS3.5 8.1.1: sent as OW, two 8-bit pixels are one word; as OB, bytes are bytes.
+        (0x7FE00010, "OW", 2, 8),
+        (0x7FE00010, "OB", 1, 8),
+        (0x7FE00008, "OF", 4, 32),
+        (0x7FE00009, "OD", 8, 64),
+    ],
+)
+def test_big_endian_pixels_change_their_order_by_the_word(
+    tmp_path: Path, tag: int, vr: str, word: int, bits: int
+) -> None:
+    value = bytes(range(64)) * (bits // 8)
+    source, _ = native(
+        tmp_path, "1.2.840.10008.1.2.2", (tag, vr, value), BitsAllocated=bits, BitsStored=bits
+    )
+
+    transcode.to_explicit_vr_little_endian(source, tmp_path / "target")
+
+    found = pydicom.dcmread(tmp_path / "target")
+    swapped = b"".join(value[n : n + word][::-1] for n in range(0, len(value), word))
+    assert (found[tag].VR, found[tag].value) == (vr, swapped)
