@@ -1,7 +1,8 @@
 """Observation over ai_predictions: one finding of one inference job (ai.md 2.4).
 
-A finding is preliminary and labelled AIAST until a clinician has judged it (ai_review_events): then
-it is final, or entered in error when it was rejected. It is changed by a review, not over FHIR.
+A finding is preliminary and labelled AIAST until a clinician has judged it (ai_review.py): then it
+is final, as it was corrected, or entered in error when it was rejected. It is changed by a review,
+not over FHIR.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from interop.fhir.lens import Connection, JsonObject
-from interop.fhir.mappings import references
+from interop.fhir.mappings import ai_review, references
 from interop.fhir.mappings.body_site import BodySite
 from interop.fhir.mappings.concepts import Coding, Reference, codings, replaced
 from interop.fhir.mappings.converters import Codes, Float, Moment, Quantity, Text, plain
@@ -60,7 +61,6 @@ STATUSES: Final = Codes(
 )
 # What the model has judged, and whom: a client's word beside it would be taken for the model's.
 RESERVED: Final = ("focus", "interpretation", "dataAbsentReason", "referenceRange")
-_STATUS_OF_REVIEW: Final = {"CONFIRMED": "ACCEPTED", "EDITED": "ACCEPTED", "REJECTED": "REJECTED"}
 
 
 def system_of(scheme: str) -> str:
@@ -187,43 +187,39 @@ MAPPING: Final = ResourceMapping(
     template=_template,
 )
 
-_SELECT: Final = """
+_SELECT: Final[LiteralString] = f"""
 SELECT p.confidence, p.tracking_uid, p.patient_id, p.code, p.tooth_number, p.surface, p.value,
     p.unit, p.severity, j.study_id, j.model_version_id, j.completed_at, s.acquisition_datetime,
-    o.sop_instance_uid, a.geometry, r.review_action, r.reviewer_id
+    o.sop_instance_uid, a.geometry, {ai_review.EVENTS} AS reviews
 FROM ai_predictions AS p
 JOIN ai_inference_jobs AS j ON j.tenant_id = p.tenant_id AND j.id = p.job_id
 LEFT JOIN imaging_studies AS s ON s.tenant_id = j.tenant_id AND s.id = j.study_id
 LEFT JOIN imaging_objects AS o ON o.tenant_id = p.tenant_id AND o.id = p.imaging_object_id
 LEFT JOIN image_annotations AS a ON a.tenant_id = p.tenant_id AND a.id = p.roi_ref
-LEFT JOIN LATERAL (
-    SELECT e.review_action, e.reviewer_id FROM ai_review_events AS e
-    WHERE e.tenant_id = p.tenant_id AND e.prediction_id = p.id
-    ORDER BY e.created_at DESC, e.id LIMIT 1
-) AS r ON true
 WHERE p.tenant_id = %s AND p.id = %s
 """
 
 
 def load(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | None:
-    """A prediction with its job, study, region and last review."""
+    """A prediction with its job, study and region, as its reviews have left it."""
     found = query(connection, _SELECT, tenant_id, row_id)
     if not found:
         return None
-    data = found[0]
+    review = ai_review.judge(found[0]["reviews"])
+    data = review.applied_to(found[0])
 
     def named(resource_type: str, target: UUID | None) -> str | None:
         return references.literal(connection, tenant_id, resource_type, target) if target else None
 
     study = named("ImagingStudy", data["study_id"])
     device = named("Device", data["model_version_id"])
-    confidence, action = data["confidence"], data["review_action"]
+    confidence = data["confidence"]
     row = {
         **{name: data[name] for name in ("confidence", "tracking_uid", "code", "tooth_number")},
         **{name: data[name] for name in ("surface", "unit", "severity")},
         "value": data["value"],
-        "label": "REVIEWED" if action else "AI",
-        "status": _STATUS_OF_REVIEW.get(action, "OPEN"),
+        "label": "REVIEWED" if review.is_judged else "AI",
+        "status": review.status,
         "part_of": study,
         "derived_from": study,
         "patient": named("Patient", data["patient_id"]),
@@ -231,7 +227,7 @@ def load(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | None:
         "issued": data["completed_at"],
         "performer": device,
         "device": device,
-        "reviewer": named("Practitioner", data["reviewer_id"]),
+        "reviewer": named("Practitioner", review.reviewer_id),
         "certainty": None if confidence is None else round(confidence * 100, 4),
         "region": _region(data["sop_instance_uid"], data["geometry"]),
     }

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from interop.fhir.lens import Connection
-from interop.fhir.mappings import references
+from interop.fhir.mappings import ai_review, references
 from interop.fhir.mappings.ai_finding import DISPLAYS, Alternate, Label
 from interop.fhir.mappings.concepts import Coding, Reference
 from interop.fhir.mappings.converters import Codes, Converter, Moment, Text
@@ -209,11 +209,8 @@ JOIN tenants AS t ON t.id = j.tenant_id
 LEFT JOIN imaging_studies AS s ON s.tenant_id = j.tenant_id AND s.id = j.study_id
 WHERE j.tenant_id = %s AND j.id = %s
 """
-_FINDINGS: Final = """
-SELECT p.id, p.code, p.prediction_type, p.tooth_number, p.confidence, (
-    SELECT e.review_action FROM ai_review_events AS e
-    WHERE e.tenant_id = p.tenant_id AND e.prediction_id = p.id
-    ORDER BY e.created_at DESC, e.id LIMIT 1) AS review_action
+_FINDINGS: Final[LiteralString] = f"""
+SELECT p.id, p.code, p.prediction_type, p.tooth_number, p.confidence, {ai_review.EVENTS} AS reviews
 FROM ai_predictions AS p WHERE p.tenant_id = %s AND p.job_id = %s
 ORDER BY p.tooth_number NULLS LAST, p.code, p.id
 """
@@ -276,8 +273,8 @@ def _report_loader(public_url: str | None) -> Any:
         if job is None or not job.is_done:
             return None
         data = job.data
-        findings = query(connection, _FINDINGS, tenant_id, row_id)
-        is_reviewed = bool(findings) and all(item["review_action"] for item in findings)
+        findings = _findings(connection, tenant_id, row_id)
+        is_reviewed = bool(findings) and all(item["review"].is_judged for item in findings)
         row: Row = {
             "label": "REVIEWED" if is_reviewed else "AI",
             "status": "REVIEWED" if is_reviewed else "OPEN",
@@ -297,6 +294,15 @@ def _report_loader(public_url: str | None) -> Any:
     return load
 
 
+def _findings(connection: Connection, tenant_id: UUID, row_id: UUID) -> list[dict[str, Any]]:
+    """The findings of a job as their reviews have left them, each with its `review`."""
+    found = []
+    for item in query(connection, _FINDINGS, tenant_id, row_id):
+        review = ai_review.judge(item["reviews"])
+        found.append({**review.applied_to(item), "review": review})
+    return found
+
+
 def _named_findings(job: _Job, findings: list[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(sorted(str(job.named("Observation", item["id"])) for item in findings))
 
@@ -304,7 +310,7 @@ def _named_findings(job: _Job, findings: list[dict[str, Any]]) -> tuple[str, ...
 def conclusion(job: Mapping[str, Any], findings: list[dict[str, Any]]) -> str:
     """What was found, by which model, and what the model is good for."""
     sentences = [f"Analysis by {job['name']} {job['version_tag']}."]
-    kept = [item for item in findings if item["review_action"] != "REJECTED"]
+    kept = [item for item in findings if item["review"].status != "REJECTED"]
     listed = [_phrase(item) for item in kept]
     sentences.append(f"Findings: {'; '.join(listed)}." if listed else "No findings.")
     if len(kept) < len(findings):
@@ -315,8 +321,10 @@ def conclusion(job: Mapping[str, Any], findings: list[dict[str, Any]]) -> str:
 
 
 def _phrase(finding: Mapping[str, Any]) -> str:
+    # What the model called it says nothing of another code that a review has given it.
     kind = finding["prediction_type"].replace("_", " ").capitalize()
-    words: str = DISPLAYS.get(finding["code"] or "", kind)
+    unnamed = finding["code"] if "code" in finding["review"].edited else kind
+    words: str = DISPLAYS.get(finding["code"] or "", unnamed)
     if finding["tooth_number"] is not None:
         words += f" at tooth {finding['tooth_number']}"
     if finding["confidence"] is not None:
@@ -328,7 +336,7 @@ def _load_provenance(connection: Connection, tenant_id: UUID, row_id: UUID) -> R
     job = _job(connection, tenant_id, row_id)
     if job is None or not job.is_done:
         return None
-    findings = query(connection, _FINDINGS, tenant_id, row_id)
+    findings = _findings(connection, tenant_id, row_id)
     report = str(job.named("DiagnosticReport", row_id))
     completed: datetime = job.data["completed_at"] or job.data["created_at"]
     row = {

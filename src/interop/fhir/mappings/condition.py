@@ -85,12 +85,29 @@ def _kind(coding: dict[str, Any]) -> str:
     return kind_of_system(coding.get("system"))
 
 
+# con-4: what has abated has one of these.
+ABATED: Final = ("INACTIVE", "REMISSION", "RESOLVED")
+
+
 def normalize(row: Row) -> Row:
-    """A row whose system is named by its kind only means the canonical system of the kind."""
+    """What a row written in SQL means where FHIR does not allow what it says."""
+    return {**row, **_system(row), "clinical_status": _clinical_status(row)}
+
+
+def _clinical_status(row: Row) -> str | None:
+    """con-5: an error has none. con-4: what has abated is over."""
+    if row["verification_status"] == "ENTERED_IN_ERROR":
+        return None
+    status: str | None = row["clinical_status"]
+    return status if row["abated_at"] is None or status in ABATED else "RESOLVED"
+
+
+def _system(row: Row) -> Row:
+    """A system that is named by its kind only is the canonical system of the kind."""
     if row["code"] is None:
-        return {**row, "code_system": None, "code_system_uri": None}
+        return {"code_system": None, "code_system_uri": None}
     uri = row["code_system_uri"] or CANONICAL.get(row["code_system"])
-    return {**row, "code_system_uri": uri, "code_system": kind_of_system(uri)}
+    return {"code_system_uri": uri, "code_system": kind_of_system(uri)}
 
 
 def _template(row: Row) -> dict[str, Any]:

@@ -240,6 +240,7 @@ def load(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | None:
         item["instances"] = INSTANCES.sorted(instances.get(item.pop("id"), ()))
         item["modality"] = item["modality"] or "OT"
         item["series_date"] = _date(item["series_date"])
+        item["series_number"] = _number(item["series_number"])
         item["laterality"] = item["laterality"] if item["laterality"] in LATERALITIES else None
     return Rows(row, {"imaging_series": SERIES.sorted(series)})
 
@@ -248,6 +249,7 @@ def _instances(connection: Connection, tenant_id: UUID, row_id: UUID) -> dict[UU
     key = {"tenant_id": tenant_id, "study_id": row_id, "object_type": "DICOM"}
     by_series: dict[UUID, list[Row]] = {}
     for row in select(connection, "imaging_objects", ("series_id", *INSTANCES.columns), key):
+        row["instance_number"] = _number(row["instance_number"])
         by_series.setdefault(row.pop("series_id"), []).append(row)
     return by_series
 
@@ -257,6 +259,11 @@ def _endpoint(connection: Connection, tenant_id: UUID) -> str | None:
         "SELECT id FROM tenant_settings WHERE tenant_id = %s", (tenant_id,)
     ).fetchone()
     return references.literal(connection, tenant_id, "Endpoint", found[0]) if found else None
+
+
+def _number(value: int | None) -> int | None:
+    """An IS of DICOM may be negative, an unsignedInt of FHIR may not."""
+    return value if value is not None and value >= 0 else None
 
 
 def _date(text: str | None) -> date | None:

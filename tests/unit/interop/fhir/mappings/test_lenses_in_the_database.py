@@ -25,6 +25,7 @@ from interop.fhir import gate
 from interop.fhir import json as fhir_json
 from interop.fhir.mappings import LENSES, perio, perio_sites, references
 from interop.fhir.mappings.ai_device import DISCLAIMER
+from interop.fhir.mappings.body_site import tooth_of
 from interop.fhir.mappings.practitioner import NOT_PRESENTED
 from interop.fhir.rendering import render_stale
 from interop.fhir.writing import Precondition, Writer
@@ -509,6 +510,39 @@ def test_rows_of_a_chart_are_presented_as_dental_resources(server: Server) -> No
     assert done["performedDateTime"] == "2026-11-01T10:15:00.250000Z"
     assert planned["status"] == "planned"
     assert planned["period"]["start"] == "2026-11-01T10:15:00.250000Z"
+
+
+@pytest.mark.parametrize(
+    ("verification", "clinical", "is_abated", "shown"),
+    [
+        ("ENTERED_IN_ERROR", "ACTIVE", True, None),
+        ("ENTERED_IN_ERROR", "ACTIVE", False, None),
+        ("CONFIRMED", "ACTIVE", True, "resolved"),
+        ("CONFIRMED", None, True, "resolved"),
+        ("CONFIRMED", "REMISSION", True, "remission"),
+        ("CONFIRMED", "ACTIVE", False, "active"),
+    ],
+)
+def test_a_condition_is_never_shown_against_con_4_and_con_5(
+    server: Server, verification: str, clinical: str | None, is_abated: bool, shown: str | None
+) -> None:
+    patient = server.add("patients", last_name="Over")
+    row_id = server.add(
+        "patient_conditions",
+        patient_id=patient,
+        verification_status=verification,
+        clinical_status=clinical,
+        abated_at=NOW if is_abated else None,
+    )
+
+    condition = server.one("Condition", row_id)
+
+    codes = [item["code"] for item in condition.get("clinicalStatus", {}).get("coding", [])]
+    assert codes == ([shown] if shown else [])
+    if shown == "active":
+        server.sql("UPDATE patient_conditions SET abated_at = %s WHERE id = %s", NOW, row_id)
+        ended = server.one("Condition", row_id)
+        assert ended["clinicalStatus"]["coding"][0]["code"] == "resolved"
 
 
 ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
@@ -1174,6 +1208,16 @@ def test_a_dicom_study_is_presented_and_wins_over_a_client(server: Server) -> No
         server.delete("ImagingStudy", str(study.study))
 
 
+def test_negative_numbers_of_dicom_are_not_shown(server: Server) -> None:
+    study = Study(server)
+    server.sql("UPDATE imaging_series SET series_number = -7 WHERE id = %s", study.series)
+    server.sql("UPDATE imaging_objects SET instance_number = -3 WHERE id = %s", study.image)
+
+    (series,) = server.one("ImagingStudy", study.study)["series"]
+
+    assert "number" not in series and "number" not in series["instance"][0]
+
+
 def test_a_second_resource_of_a_held_study_is_refused(server: Server) -> None:
     study = Study(server)
     server.one("ImagingStudy", study.study)
@@ -1264,6 +1308,55 @@ def test_a_review_changes_the_status_and_the_label(
     assert [item["code"] for item in finding["meta"]["security"]] == ["CLINAST_AIRPT"]
     assert finding["performer"][1] == {"reference": f"Practitioner/{reviewer}"}
     assert server.one("DiagnosticReport", study.job)["status"] == "final"
+
+
+def review(server: Server, study: Study, action: str, new_value: object = None) -> None:
+    changed = None if new_value is None else psycopg.types.json.Jsonb(new_value)
+    server.add(
+        "ai_review_events",
+        prediction_id=study.prediction,
+        review_action=action,
+        new_value=changed,
+    )
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_an_edited_finding_is_final_as_it_was_corrected(server: Server, confirmed: bool) -> None:
+    study = Study(server)
+    study.analyse(server)
+    study.finish(server)
+
+    review(server, study, "EDITED", {"code": "SCT|39273001", "tooth_number": 37, "surface": None})
+    review(server, study, "EDITED", {"value": 1.5})
+    if confirmed:
+        review(server, study, "CONFIRMED")
+
+    finding = server.one("Observation", study.prediction)
+    assert finding["status"] == "final"
+    assert [item["code"] for item in finding["meta"]["security"]] == ["CLINAST_AIRPT"]
+    assert finding["valueCodeableConcept"]["coding"][0]["code"] == "39273001"
+    assert tooth_of(finding["bodySite"]) == 37
+    by_code = {part["code"]["coding"][0]["code"]: part for part in finding["component"]}
+    assert by_code["measured-value"]["valueQuantity"]["value"] == Decimal("1.5")
+    assert "111012" not in by_code and "AIconfidence" not in str(finding["extension"])
+    report = server.one("DiagnosticReport", study.job)
+    assert report["status"] == "final"
+    assert "Findings: Apical periodontitis at tooth 37." in report["conclusion"]
+
+
+def test_an_edit_that_nobody_can_show_leaves_the_finding_preliminary(server: Server) -> None:
+    study = Study(server)
+    study.analyse(server)
+    study.finish(server)
+    before = server.one("Observation", study.prediction)
+
+    review(server, study, "EDITED", {"tooth_number": 37, "grade": "III"})
+
+    assert server.one("Observation", study.prediction) == before
+    assert before["status"] == "preliminary"
+    assert server.one("DiagnosticReport", study.job)["status"] == "preliminary"
+    review(server, study, "EDITED", {"tooth_number": 37})
+    assert server.one("Observation", study.prediction)["status"] == "final"
 
 
 def test_what_a_client_adds_to_a_finding_stays_and_what_the_rows_say_wins(server: Server) -> None:
