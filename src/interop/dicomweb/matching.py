@@ -82,8 +82,20 @@ def _in_sequence(condition: Condition, parameters: Parameters) -> str:
     path = parameters.bind("$" + "".join(f'."{t}".Value[*]' for t in condition.attribute.path))
     inner = _comparison("(found.value #>> '{}')", condition.matcher, parameters)
     return (
-        f"EXISTS (SELECT FROM jsonb_path_query({condition.attribute.column}::jsonb,"
+        f"EXISTS (SELECT FROM jsonb_path_query({readable_json(condition.attribute.column)}::jsonb,"
         f" {path}::jsonpath) AS found(value) WHERE {inner})"
+    )
+
+
+def readable_json(column: str) -> str:
+    """The stored JSON of a column as PostgreSQL can read it; one object must not fail the query.
+
+    NUL is JSON and no text of PostgreSQL's: its escape becomes that of the replacement character,
+    where the backslash is not itself escaped. All other stored JSON stays as it is.
+    """
+    return (
+        rf"(CASE WHEN strpos({column}, '\u0000') = 0 THEN {column} ELSE"
+        rf" regexp_replace({column}, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g') END)"
     )
 
 

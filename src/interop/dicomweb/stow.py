@@ -8,6 +8,7 @@ ingests of one request run at once so that their commits are grouped; memory sta
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import cast
@@ -19,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from interop.access import Caller
-from interop.dicom.failures import CANNOT_UNDERSTAND, Failure
+from interop.dicom.failures import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Failure
 from interop.dicom.ingest_types import ActorType, Outcome, Source
 from interop.dicom.spool import SpoolWriter
 from interop.dicomweb.errors import RETRY_AFTER_SECONDS, error_response
@@ -38,6 +39,8 @@ from interop.dicomweb.responses import json_response
 from interop.dicomweb.store_response import StoreReport, could_not_spool
 from interop.errors import BadRequest, PayloadTooLarge, ServerError, UnsupportedMediaType
 from interop.services import Services
+
+logger = logging.getLogger(__name__)
 
 EVENT = "IMAGING_STORE_REFUSED"
 SMALL_PART_BYTES = 1 << 20
@@ -112,8 +115,8 @@ class Part:
     def __init__(self, index: int, refusal: Failure | None = None) -> None:
         self.index = index
         self.refusal = refusal
-        self.pieces: list[bytes] = []
-        self.pending = 0
+        # One buffer, not a list: a body may come in chunks of a few bytes each.
+        self.pending = bytearray()
         self.writer: SpoolWriter | None = None
 
 
@@ -188,9 +191,8 @@ class Batch:
         assert part is not None
         if part.refusal is not None:
             return
-        part.pieces.append(data)
-        part.pending += len(data)
-        if part.pending >= SMALL_PART_BYTES:
+        part.pending += data
+        if len(part.pending) >= SMALL_PART_BYTES:
             try:
                 await to_thread.run_sync(self._spool, part, limiter=process_limiter())
             except Failure as failure:
@@ -218,35 +220,47 @@ class Batch:
 
     def _spool(self, part: Part) -> None:
         """Write what has come of the part; on failure its file is gone."""
-        if part.writer is None:
-            part.writer = self._services.spool.writer()
+        data, part.pending = part.pending, bytearray()
         try:
-            for piece in part.pieces:
-                part.writer.write(piece)
-        except Failure:
-            part.writer.abort()
-            raise
-        finally:
-            part.pieces.clear()
-            part.pending = 0
+            if part.writer is None:
+                part.writer = self._services.spool.writer()
+            part.writer.write(data)
+        except (Failure, OSError) as error:
+            abandon(part)
+            raise spool_failure(error) from error
 
     def _store(self, part: Part) -> Outcome:
         try:
             self._spool(part)
             assert part.writer is not None
             spooled = part.writer.finish()
-        except Failure as failure:
+        except (Failure, OSError) as error:
+            abandon(part)
             self.unlogged += 1
-            return could_not_spool(failure)
+            return could_not_spool(spool_failure(error))
         return self._services.ingest.store(
             self._tenant, spooled, self._source, expected_study_uid=self._study
         )
 
     def _forget_open_part(self) -> None:
         part, self._open = self._open, None
-        if part is not None and part.writer is not None:
-            with suppress(OSError):
-                part.writer.abort()
+        if part is not None:
+            abandon(part)
+
+
+def abandon(part: Part) -> None:
+    """Remove what was spooled of the part."""
+    if part.writer is not None:
+        with suppress(OSError):
+            part.writer.abort()
+
+
+def spool_failure(error: Failure | OSError) -> Failure:
+    """Why a part could not be spooled; a disk that does not work is no fault of the object."""
+    if isinstance(error, Failure):
+        return error
+    logger.error("stow_spool_failure", extra={"errno": error.errno}, exc_info=error)
+    return Failure.of(OUT_OF_RESOURCES, "The spool cannot be written; send again later.")
 
 
 def wrong_part_type(headers: dict[str, str]) -> Failure | None:
