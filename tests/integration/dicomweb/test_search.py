@@ -342,3 +342,37 @@ def test_results_are_those_of_the_obvious_matcher(
     expected = {d[keyword].value for d in stored if matches(d, level, asked, stored)}
     assert len(found) == len(set(found))
     assert set(found) == expected
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        r"\u0000", r"a\u0000\u0000b", r"a\\\u0000", r"a\\u0000", r"\\\\u0000\u0000\\\u0000",
+    ],
+)  # fmt: skip
+def test_an_object_with_nul_in_a_text_does_not_break_the_query_of_its_tenant(
+    client: DICOMwebClient, server: Any, tenant: Any, store: Store, image: Image, encode: Encode,
+    damage: str,
+) -> None:  # fmt: skip
+    dataset = image(SeriesDescription="DAMAGED")
+    requested = pydicom.Dataset()
+    requested.RequestedProcedureID = "RP77"
+    dataset.RequestAttributesSequence = [requested]
+    assert store(encode(dataset)).status_code == 200
+    with server.services.database.connection(tenant.id) as connection:
+        # As objects were stored before NUL was left out at the door.
+        changed = connection.execute(
+            "UPDATE imaging_series SET dicom_json = replace(dicom_json, 'DAMAGED', %s)"
+            " WHERE tenant_id = %s AND series_uid = %s AND dicom_json LIKE '%%DAMAGED%%'",
+            (damage, tenant.id, dataset.SeriesInstanceUID),
+        )
+        assert changed.rowcount == 1
+
+    found = client.search_for_series(
+        search_filters={
+            "RequestAttributesSequence.RequestedProcedureID": "RP77",
+            "SeriesInstanceUID": dataset.SeriesInstanceUID,
+        }
+    )
+
+    assert [f["0020000E"]["Value"][0] for f in found] == [dataset.SeriesInstanceUID]
