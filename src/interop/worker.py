@@ -157,8 +157,13 @@ def _reschedule_forgotten(services: Services, stop: threading.Event) -> None:
     """Without the ai extra the checks wait in the queue, so none of them is forgotten."""
     while not stop.wait(FORGOTTEN_SECONDS):
         for tenant in services.tenants.all_active():
-            with services.database.connection(tenant.id) as connection:
-                count = reschedule_forgotten(connection, tenant.id)
+            try:
+                with services.database.connection(tenant.id) as connection:
+                    count = reschedule_forgotten(connection, tenant.id)
+            except Exception:
+                # One tenant must not hold up the others; the next turn tries it again.
+                logger.exception("checks_not_rescheduled", extra={"tenant_id": str(tenant.id)})
+                continue
             if count:
                 logger.warning("checks_rescheduled", extra={"count": count})
 

@@ -36,6 +36,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column
+from sqlalchemy.types import TypeEngine
+
+from storage.schema.presentation import PRESENTED
 
 
 class Sensitivity(StrEnum):
@@ -69,6 +72,15 @@ FDI_TOOTH = (
 )
 # Mesial, occlusal, distal, buccal, lingual, incisal, facial, vestibular, palatal; MOD = several.
 SURFACES = "{0} ~ '^[MODBLIFVP]{{1,6}}$'"
+
+# One row that no resource can show would stop the rendering of its type (FHIR R4 datatypes.html:
+# dates have years 0001 to 9999, decimals are numbers). NaN is greater than every number here.
+PRESENTABLE: dict[type[TypeEngine[Any]], str] = {
+    DateTime: "{0} >= '0001-01-01T00:00:00Z' AND {0} < '10000-01-01T00:00:00Z'",
+    Date: "{0} >= '0001-01-01' AND {0} < '10000-01-01'",
+    Numeric: "{0} > '-Infinity' AND {0} < 'Infinity'",
+    Double: "{0} > '-Infinity' AND {0} < 'Infinity'",
+}
 
 _STRUCTURAL = {"id", "tenant_id", "created_at", "created_by", "updated_at", "updated_by"}
 _ACTOR = text("coalesce(nullif(current_setting('app.actor', true), ''), current_user)")
@@ -218,6 +230,8 @@ def _complete(table: Table, model: type[Base]) -> None:
     level = getattr(model, "__phi__", Sensitivity.INTERNAL)
     for column in list(table.c):
         _constrain(table, column)
+        if table.name in PRESENTED and column.name not in _STRUCTURAL:
+            _keep_presentable(table, column)
         if "link" in column.info:
             _join(table, column, scope)
         structural = column.name in _STRUCTURAL or "link" in column.info
@@ -236,6 +250,17 @@ def _constrain(table: Table, column: Column[Any]) -> None:
         conditions = [f"{column.name} >= {low}"] if low is not None else []
         conditions += [f"{column.name} <= {high}"] if high is not None else []
         table.append_constraint(CheckConstraint(" AND ".join(conditions), name=column.name))
+
+
+def _keep_presentable(table: Table, column: Column[Any]) -> None:
+    """What a reader is shown must be a value in its types: no infinity, no NaN, no year 10000."""
+    condition = next(
+        (text for kind, text in PRESENTABLE.items() if isinstance(column.type, kind)), None
+    )
+    is_bounded = None not in column.info.get("range", (None, None))
+    if condition is not None and not is_bounded:
+        name = f"{column.name}_presentable"
+        table.append_constraint(CheckConstraint(condition.format(column.name), name=name))
 
 
 def _join(table: Table, column: Column[Any], scope: str) -> None:

@@ -21,6 +21,7 @@ VALID: dict[str, dict[str, object]] = {
         "confidence": 0.5,
     },
     "treatment_plans": {"patient_id": "{patient}"},
+    "patients": {"first_name": "Ann"},
     "encounters": {"patient_id": "{patient}"},
     "imaging_objects": {
         "study_id": "{study}",
@@ -69,6 +70,14 @@ REFUSED = [
     ("treatment_plans", {"status": "MAYBE"}),
     ("encounters", {"check_in_at": "2026-01-02", "check_out_at": "2026-01-01"}),
     ("encounters", {"encounter_type": "exam"}),
+    # What no resource could show.
+    ("encounters", {"check_out_at": "infinity"}),
+    ("encounters", {"check_in_at": "-infinity"}),
+    ("encounters", {"check_in_at": "10000-01-01"}),
+    ("encounters", {"check_in_at": "0044-03-15 BC"}),
+    ("patients", {"dob": "infinity"}),
+    ("vital_signs", {"bmi": "NaN"}),
+    ("perio_measurements", {"pocket_depth_mm": "NaN"}),
     ("imaging_objects", {"sop_instance_uid": None}),
     ("imaging_objects", {"sop_instance_uid": "1.2.x"}),
     ("imaging_objects", {"hash": "abc"}),
@@ -87,6 +96,7 @@ REFUSED = [
 ]
 
 ACCEPTED = [
+    ("encounters", {"check_in_at": "0001-01-01", "check_out_at": "9999-12-31T23:59:59Z"}),
     *[("perio_measurements", {"tooth_number": n}) for n in (11, 18, 21, 48, 51, 55, 71, 85)],
     ("perio_measurements", {"gingival_margin_mm": -3.5, "pocket_depth_mm": 4.5}),
     ("procedures", {"tooth_number": 16, "surface": "MOD"}),
