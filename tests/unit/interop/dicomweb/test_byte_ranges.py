@@ -40,7 +40,7 @@ def test_no_overlap_is_416_with_the_size(header: str) -> None:
 
 
 def test_cve_2025_62727_many_ranges_are_refused_at_once() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for header in (
         "bytes=" + ",".join(["0-0"] * 17),
         "bytes=" + "0-," * 100_000,
@@ -48,4 +48,4 @@ def test_cve_2025_62727_many_ranges_are_refused_at_once() -> None:
     ):
         with pytest.raises(RangeNotSatisfiable, match="at most 16"):
             parse_byte_ranges(header, 100)
-    assert time.perf_counter() - started < 0.05
+    assert time.process_time() - started < 0.05
