@@ -18,7 +18,7 @@ import orjson
 from ai import completeness
 from interop.dicom import imaging_rows as rows
 from interop.dicom.failures import DUPLICATE_SOP_INSTANCE, PATIENT_CONFLICT, Code, Failure
-from interop.dicom.imaging_rows import Snapshot, StudyRow
+from interop.dicom.imaging_rows import Snapshot, Stored, StudyRow
 from interop.dicom.ingest_types import Kind
 from interop.dicom.modality import OTHER
 from interop.dicom.names import matching_key, person_name
@@ -53,6 +53,8 @@ class Result:
     kind: Kind
     failure: Failure | None = None
     keeps_blob: bool = True
+    # Of a duplicate: the object that was stored first.
+    stored: Stored | None = None
 
 
 @dataclass(slots=True)
@@ -105,14 +107,28 @@ def _recognise_repeats(batch: Batch) -> None:
         before = batch.known.objects.get(received.sop_instance_uid)
         if before is None:
             continue
-        if before == (received.spooled.dataset_sha256, received.instance.transfer_syntax_uid):
-            batch.results[n] = Result("duplicate", keeps_blob=False)
+        sent = (received.spooled.dataset_sha256, received.instance.transfer_syntax_uid)
+        if sent == (before.dataset_hash, before.transfer_syntax_uid):
+            batch.results[n] = Result("duplicate", keeps_blob=False, stored=before)
         else:
             batch.results[n] = _refusal(
                 DUPLICATE_SOP_INSTANCE,
                 f"SOP Instance UID {received.sop_instance_uid} is stored with other bytes. They"
                 " stay; these are kept in quarantine.",
             )
+
+
+def restore(connection: Connection, tenant_id: UUID, received: Received, lost: Stored) -> Result:
+    """Let the row of a repeated object point to the new bytes, because the former are gone."""
+    changed = connection.execute(
+        rows.POINT_TO_NEW_BYTES,
+        {"tenant_id": tenant_id, "lost": lost.storage_uri, **object_columns(received)},
+    ).rowcount
+    result = Result("duplicate", keeps_blob=bool(changed))
+    if changed:
+        audit = audit_row(tenant_id, received, result) | {"event_type": "DICOM_INSTANCE_RESTORED"}
+        rows.log(connection, tenant_id, [], [audit])
+    return result
 
 
 def _refusal(code: Code, message: str) -> Result:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -78,12 +78,13 @@ INSERT_STUDY: LiteralString = (
 
 # Two questions in one statement: which of these series exist, and which of these objects.
 FIND_SERIES_AND_OBJECTS: LiteralString = (
-    "SELECT 'series', s.study_uid, e.series_uid, e.id, e.number_of_instances"
+    "SELECT 'series', s.study_uid, e.series_uid, e.id, e.number_of_instances::bigint, NULL"
     " FROM imaging_series e JOIN imaging_studies s"
     " ON s.tenant_id = e.tenant_id AND s.id = e.study_id"
     " WHERE e.tenant_id = %(tenant_id)s AND s.tenant_id = %(tenant_id)s"
     " AND s.study_uid = ANY(%(uids)s) AND e.series_uid = ANY(%(series_uids)s)"
-    " UNION ALL SELECT o.sop_instance_uid, o.dataset_hash, o.transfer_syntax_uid, NULL, NULL"
+    " UNION ALL SELECT o.sop_instance_uid, o.dataset_hash, o.transfer_syntax_uid, NULL,"
+    " o.byte_size, o.storage_uri"
     " FROM imaging_objects o"
     " WHERE o.tenant_id = %(tenant_id)s AND o.sop_instance_uid = ANY(%(sop_instance_uids)s)"
 )
@@ -143,6 +144,15 @@ STORE: LiteralString = (
     " instance_number int, number_of_frames int, pixel_data_offset bigint, frame_length bigint,"
     " frame_table text, dicom_json text, source_ae_title text, document_title text,"
     " content_date text, content_time text)"
+)
+
+# For an object whose bytes are gone, unless somebody else was quicker.
+POINT_TO_NEW_BYTES: LiteralString = (
+    "UPDATE imaging_objects SET storage_uri = %(storage_uri)s, hash = %(hash)s,"
+    " byte_size = %(byte_size)s, dataset_offset = %(dataset_offset)s,"
+    " pixel_data_offset = %(pixel_data_offset)s, frame_length = %(frame_length)s,"
+    " frame_table = decode(%(frame_table)s, 'base64') WHERE tenant_id = %(tenant_id)s"
+    " AND sop_instance_uid = %(sop_instance_uid)s AND storage_uri = %(lost)s"
 )
 
 FLAG_CONFLICT: LiteralString = (
@@ -231,11 +241,20 @@ class StudyRow:
     completed: dict[int, str] = field(default_factory=dict)
 
 
+class Stored(NamedTuple):
+    """What is known of an object that has its row."""
+
+    dataset_hash: str
+    transfer_syntax_uid: str
+    storage_uri: str
+    byte_size: int
+
+
 @dataclass(slots=True)
 class Snapshot:
     """What the rows say before a batch, with its studies locked."""
 
-    objects: dict[str, tuple[str, str]]  # SOP Instance UID -> (dataset hash, transfer syntax)
+    objects: dict[str, Stored]  # by SOP Instance UID
     studies: dict[str, StudyRow]
     series: dict[tuple[str, str], tuple[UUID, int]]  # (study, series UID) -> (id, instances)
     issuer: str
@@ -274,11 +293,11 @@ def read_and_lock(
             issuer=(configured[1] or "") if configured else "",
             quiet_window_seconds=configured[2] if configured else None,
         )
-        for first, second, third, series_id, count in below.fetchall():
+        for first, second, third, series_id, count, storage_uri in below.fetchall():
             if series_id is not None:
                 snapshot.series[second, third] = (series_id, count)
             else:
-                snapshot.objects[first] = (second, third)
+                snapshot.objects[first] = Stored(second, third, storage_uri, count)
         return snapshot
 
 

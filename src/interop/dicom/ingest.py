@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import psycopg
 
+from interop.dicom import batch
 from interop.dicom import imaging_rows as rows
 from interop.dicom.batch import Result
 from interop.dicom.failures import (
@@ -27,6 +28,7 @@ from interop.dicom.failures import (
 )
 from interop.dicom.filemeta import PREAMBLE_LENGTH, PREFIX, write_file_meta
 from interop.dicom.group_commit import GroupCommitter
+from interop.dicom.imaging_rows import Stored
 from interop.dicom.ingest_types import Door, Kind, Outcome, Source
 from interop.dicom.limits import DEFAULT_LIMITS, Limits
 from interop.dicom.part10 import Instance, parse
@@ -38,7 +40,12 @@ from storage.database import Database
 from storage.objects import ObjectStore
 from storage.objects.files import LocalObjectStore
 from storage.objects.keys import new_key
-from storage.objects.store import ObjectStoreError, ObjectStoreFull, ObjectStoreUnavailable
+from storage.objects.store import (
+    ObjectNotFound,
+    ObjectStoreError,
+    ObjectStoreFull,
+    ObjectStoreUnavailable,
+)
 from storage.tenancy import Tenant
 
 __all__ = ["Door", "Ingest", "Kind", "Outcome", "Source"]
@@ -206,11 +213,39 @@ class Ingest:
             return _outcome("failed", instance, failure)
         finally:
             spooled.discard()
+        if result.stored is not None:
+            result = self._confirmed(tenant, received, result, result.stored)
         if not result.keeps_blob:
             # Best effort: what stays behind has no row, and the sweep removes it.
             with suppress(ObjectStoreError):
                 self._objects.delete(key)
         return _outcome(result.kind, instance, result.failure, _warning(result, checked))
+
+    def _confirmed(
+        self, tenant: Tenant, received: Received, result: Result, stored: Stored
+    ) -> Result:
+        """Call an object a duplicate only when the bytes that it repeats are there, and whole."""
+        try:
+            if self._objects.stat(stored.storage_uri).size == stored.byte_size:
+                return result
+        except ObjectNotFound:
+            pass
+        except ObjectStoreError as error:
+            return Result("failed", _store_failure(error), keeps_blob=False)
+        return self._restore(tenant, received, stored)
+
+    def _restore(self, tenant: Tenant, received: Received, lost: Stored) -> Result:
+        logger.error("ingest.bytes.lost", extra={"storage_uri": lost.storage_uri})
+        try:
+            with self._database.connection(tenant.id) as connection:
+                return batch.restore(connection, tenant.id, received, lost)
+        except psycopg.Error as error:
+            logger.warning("ingest.restore.failed", extra={"sqlstate": error.sqlstate})
+            # Whether the row points to the new bytes now is not known, so they stay.
+            return Result(
+                "failed",
+                Failure.of(OUT_OF_RESOURCES, "The object could not be restored; send again later."),
+            )
 
     def _log_refusal(
         self,

@@ -745,3 +745,55 @@ def test_stored_json_can_be_searched_by_the_database(world: World) -> None:
         sent.SOPInstanceUID,
     )
     assert found == [("ABCD",)]
+
+
+@pytest.mark.parametrize("harm", ["lost", "cut short"])
+def test_repeat_of_an_object_whose_bytes_are_gone_brings_them_back(world: World, harm: str) -> None:
+    sent = instance(PatientID=patient_id(), frames=2)
+    content = encoded(sent)
+    # With a longer header, so that every offset is another one.
+    longer = instance(frames=2)
+    longer.update(sent)
+    longer.file_meta = sent.file_meta
+    longer.file_meta.PrivateInformationCreatorUID = "1.2.3"
+    longer.file_meta.PrivateInformation = bytes(100)
+    again = encoded(longer)
+    world.store(content)
+    query = (
+        "SELECT storage_uri, byte_size, pixel_data_offset, frame_length FROM imaging_objects"
+        " WHERE sop_instance_uid = %s"
+    )
+    [(key, *_)] = world.rows(query, sent.SOPInstanceUID)
+    world.objects.delete(key)
+    if harm == "cut short":
+        world.objects.put_bytes(key, content[:-1])
+
+    outcomes = [world.store(again), world.store(content)]
+
+    assert [outcome.kind for outcome in outcomes] == ["duplicate", "duplicate"]
+    [(found, size, offset, length)] = world.rows(query, sent.SOPInstanceUID)
+    assert found != key
+    assert (world.objects.get(found), size) == (again, len(again))
+    assert world.objects.get_range(found, offset, 2 * length) == sent.PixelData
+    assert world.study(sent.StudyInstanceUID)["number_of_instances"] == 1
+    events = world.rows(
+        "SELECT event_type FROM audit_events WHERE resource_id = %s ORDER BY created_at",
+        sent.StudyInstanceUID,
+    )
+    assert events.count(("DICOM_INSTANCE_RESTORED",)) == 1
+
+
+def test_repeat_is_no_success_while_nobody_can_say_whether_the_bytes_are_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = instance(PatientID=patient_id())
+    world.store(sent)
+    before = world.blobs()
+    monkeypatch.setattr(
+        type(world.objects), "stat", lambda *_: _raise(ObjectStoreUnavailable("down"))
+    )
+
+    outcome = world.store(sent)
+
+    assert (outcome.kind, outcome.dicom_status) == ("failed", 0xA700)
+    assert world.blobs() == before
