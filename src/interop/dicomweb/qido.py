@@ -9,20 +9,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
 from interop.dicomweb.attributes import BY_PATH, Level, tag_of
-from interop.dicomweb.matching import Parameters, predicates
+from interop.dicomweb.matching import Parameters, predicates, readable_json
 from interop.dicomweb.media_types import accepted, require_json
 from interop.dicomweb.paths import is_uid, root_of
 from interop.dicomweb.query import AnyOf, Condition, Query, parse_query
-from interop.dicomweb.reading import admitted, search, services_of
+from interop.dicomweb.reading import Row, admitted, search, services_of
 from interop.dicomweb.responses import json_response, warning_headers
-from interop.dicomweb.results import Shape, result, results
+from interop.dicomweb.results import INSTANCE_JSON, INSTANCE_TAGS, Shape, result, results
 
 EVENT = "IMAGING_SEARCHED"
 MORE_WARNING = "There are additional results that can be requested with offset={next}"
+# Of stored JSON that one page of instances may read; the first instance is always there.
+PAGE_BYTES = 16 << 20
+# JSON of an instance above this size is cut down to the wanted attributes by the database.
+WHOLE_JSON_BYTES = 16 << 10
+UNREAD_DISCOUNT = 16
+# More results than this are put together in a thread.
+INLINE_INSTANCES = 100
 
 _TABLES = {
     Level.STUDY: "imaging_studies s",
@@ -79,12 +87,29 @@ async def _search(request: Request, level: Level) -> Response:
     }
     rows = await search(services_of(request), caller, EVENT, details, sql, parameters.values)
     warnings = list(query.warnings)
-    if len(rows) > query.limit:
-        warnings.append(MORE_WARNING.format(next=query.offset + query.limit))
-        rows = rows[: query.limit]
+    page = first_page(rows, shape, query)
+    if len(rows) > len(page):
+        warnings.append(MORE_WARNING.format(next=query.offset + len(page)))
     base = root_of(request)
-    body = results(result(base, shape, row, query) for row in rows)
+    if level is Level.INSTANCE and len(page) > INLINE_INSTANCES:
+        body = await to_thread.run_sync(_body, base, shape, page, query)
+    else:
+        body = _body(base, shape, page, query)
     return json_response(body, media_type, warning_headers(warnings, "dicom-web"))
+
+
+def _body(base: str, shape: Shape, rows: list[Row], query: Query) -> bytes:
+    return results(result(base, shape, row, query) for row in rows)
+
+
+def first_page(rows: list[Row], shape: Shape, query: Query) -> list[Row]:
+    """The rows that the page holds: up to the limit, and up to the first without its JSON."""
+    page = rows[: query.limit]
+    if shape.level is Level.INSTANCE:
+        for count, row in enumerate(page):
+            if row[INSTANCE_JSON] is None:
+                return page[:count]
+    return page
 
 
 def _scope(request: Request) -> tuple[Level, list[Condition]]:
@@ -109,7 +134,44 @@ def statement(shape: Shape, query: Query, parameters: Parameters) -> str:
     paging = f"LIMIT {limit}"
     if query.offset:
         paging += f" OFFSET {parameters.bind(query.offset)}"
-    return (
-        f"SELECT {shape.columns} FROM {_TABLES[shape.level]} WHERE {' AND '.join(tests)}"
+    source = (
+        f"FROM {_TABLES[shape.level]} WHERE {' AND '.join(tests)}"
         f" ORDER BY {_ORDER[shape.level]} {paging}"
+    )
+    if shape.level is Level.INSTANCE:
+        return _bounded(shape, source, query, parameters)
+    return f"SELECT {shape.columns} {source}"
+
+
+def _bounded(shape: Shape, source: str, query: Query, parameters: Parameters) -> str:
+    """Instances until PAGE_BYTES of their JSON were read; the rows after those have none.
+
+    The JSON of an instance can be as large as a header, tens of megabytes, and a page has thousands
+    of instances. Large JSON is cut down to what is wanted before it leaves the database; reading it
+    there costs less than here, and counts less. The size of a stored text is known unread.
+    """
+    names = [f"c{n}" for n in range(shape.columns.count(",") + 1)]
+    stored = names[INSTANCE_JSON]
+    size, weight = "octet_length(o.dicom_json)", "octet_length(o.dicom_json)"
+    wanted = f"coalesce({stored}, '{{}}')"
+    if not query.include_all:
+        most = parameters.bind(WHOLE_JSON_BYTES)
+        tags = parameters.bind(sorted(INSTANCE_TAGS | query.include))
+        weight = f"greatest(least({size}, {most}), {size} / {UNREAD_DISCOUNT})"
+        wanted = (
+            f"CASE WHEN octet_length({stored}) > {most} THEN (SELECT"
+            f" coalesce(json_object_agg(key, value)::text, '{{}}')"
+            f" FROM json_each({readable_json(stored)}::json) WHERE key = ANY({tags}))"
+            f" ELSE {wanted} END"
+        )
+    budget = parameters.bind(PAGE_BYTES)
+    # Rows pass the window in the order of the inner query: nothing stands between the two.
+    names[INSTANCE_JSON] = (
+        f"CASE WHEN coalesce(sum(weight) OVER before, 0) < {budget} THEN {wanted} END"
+    )
+    columns = ", ".join(f"c{n}" for n in range(len(names)))
+    return (
+        f"SELECT {', '.join(names)} FROM (SELECT {shape.columns}, {weight} {source})"
+        f" AS page({columns}, weight)"
+        " WINDOW before AS (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
     )

@@ -59,6 +59,8 @@ COLUMNS = {
     Level.SERIES: "e.dicom_json, e.number_of_instances",
     Level.INSTANCE: "o.dicom_json, o.transfer_syntax_uid",
 }
+# Where the stored JSON of an instance is in a row of its columns.
+INSTANCE_JSON = -2
 UIDS = {
     Level.STUDY: "s.study_uid",
     Level.SERIES: "s.study_uid, e.series_uid",

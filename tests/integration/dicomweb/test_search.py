@@ -7,6 +7,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import pydicom
@@ -16,6 +17,8 @@ from dicomweb_client.api import DICOMwebClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import generate_uid
+
+from interop.dicomweb import qido, results
 
 Image = Callable[..., pydicom.Dataset]
 Encode = Callable[[pydicom.Dataset], bytes]
@@ -376,3 +379,87 @@ def test_an_object_with_nul_in_a_text_does_not_break_the_query_of_its_tenant(
     )
 
     assert [f["0020000E"]["Value"][0] for f in found] == [dataset.SeriesInstanceUID]
+
+
+@pytest.fixture(scope="module")
+def large_headers(store: Store, image: Image, encode: Encode) -> list[pydicom.Dataset]:
+    """Five instances of a series whose headers have 60 KB each, one of them with a word of ours."""
+    uids = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+    made = []
+    for number in range(1, 6):
+        dataset = image(**uids, InstanceNumber=number, ContentLabel="MARK")
+        block = dataset.private_block(0x0011, "INTEROP TEST", create=True)
+        for element in range(100):
+            block.add_new(element, "LT", f"{element} " + "x" * 600)
+        made.append(dataset)
+    assert store(*[encode(dataset) for dataset in made]).status_code == 200
+    return made
+
+
+def test_large_headers_are_cut_down_before_they_leave_the_database(
+    http: requests.Session, root: str, large_headers: list[pydicom.Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    sizes: list[int] = []
+    original = results.instance_part
+
+    def measuring(stored: str, *rest: Any) -> Any:
+        sizes.append(len(stored))
+        return original(stored, *rest)
+
+    monkeypatch.setattr(results, "instance_part", measuring)
+    url = f"{root}/studies/{large_headers[0].StudyInstanceUID}/instances"
+    found = http.get(f"{url}?includefield=ContentLabel")
+    plain = http.get(url)
+
+    assert len(sizes) == 10
+    assert max(sizes) < 2_000
+    for shown, dataset in zip(found.json(), large_headers, strict=True):
+        assert shown["00080018"]["Value"] == [dataset.SOPInstanceUID]
+        assert shown["00280010"] == {"vr": "US", "Value": [16]}
+        assert shown["00280100"] == {"vr": "US", "Value": [16]}
+        assert shown["00700080"]["Value"] == ["MARK"]
+    assert "00700080" not in plain.json()[0]
+    assert plain.json()[0].keys() == found.json()[0].keys() - {"00700080"}
+
+
+@pytest.mark.parametrize("level", ["all", "study"])
+def test_a_page_ends_where_its_bytes_do_and_says_where_to_go_on(
+    http: requests.Session, root: str, large_headers: list[pydicom.Dataset],
+    monkeypatch: pytest.MonkeyPatch, level: str,
+) -> None:  # fmt: skip
+    study = large_headers[0].StudyInstanceUID
+    url = f"{root}/instances?StudyInstanceUID={study}"
+    if level == "study":
+        url = f"{root}/studies/{study}/instances?"
+    monkeypatch.setattr(qido, "PAGE_BYTES", 100_000)
+
+    pages: list[list[str]] = []
+    warnings = []
+    while sum(map(len, pages)) < 5:
+        offset = sum(map(len, pages))
+        answer = http.get(f"{url}&includefield=all&offset={offset}")
+        pages.append([one["00080018"]["Value"][0] for one in answer.json()])
+        assert pages[-1], "a page without results would never end"
+        assert len(answer.json()[0]) > 100
+        warnings.append(answer.headers.get("Warning", ""))
+
+    assert [len(page) for page in pages] == [2, 2, 1]
+    assert list(chain(*pages)) == [dataset.SOPInstanceUID for dataset in large_headers]
+    assert "offset=2" in warnings[0] and "offset=4" in warnings[1]
+    assert warnings[2] == ""
+
+
+def test_a_page_of_many_instances_is_what_several_small_pages_are(
+    http: requests.Session, root: str, stored: list[pydicom.Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(qido, "INLINE_INSTANCES", 3)
+    whole = http.get(f"{root}/instances?limit=50").json()
+
+    small = [
+        http.get(f"{root}/instances?limit=3&offset={offset}").json() for offset in range(0, 51, 3)
+    ]
+
+    assert whole == list(chain(*small))[:50]
+    assert len(whole) == 50
