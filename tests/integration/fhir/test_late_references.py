@@ -145,3 +145,20 @@ def test_any_write_takes_along_what_waits_for_it(
     assert put(fhir, patient(patient_id)).status_code == 200
 
     assert rows_of(database, tenant, waiting) == (0, 1)
+
+
+def test_a_feed_racing_with_the_return_of_its_patient_loses_no_row(
+    fhir: httpx.Client, database: Database, tenant: Tenant
+) -> None:
+    for _ in range(3):
+        patient_id, own = str(uuid4()), [str(uuid4()) for _ in range(24)]
+        assert put(fhir, patient(patient_id)).status_code == 201
+        assert fhir.delete(f"/Patient/{patient_id}").status_code == 204
+        feed = [condition(id_, patient_id) for id_ in own]
+        feed.insert(8, patient(patient_id))
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda one: put(fhir, one), feed))
+
+        assert {answer.status_code for answer in answers} == {201}
+        assert [rows_of(database, tenant, id_) for id_ in own] == [(0, 1)] * len(own)
