@@ -31,15 +31,20 @@ from storage.objects.store import (
 
 TEMPORARY = ".tmp"
 COPY_CHUNK = 1 << 20
+# A tenant makes a folder an hour; those of the past are not written to again.
+_MOST_FOLDERS_KNOWN = 10_000
 
 
 class LocalObjectStore:
     """Objects as files under `root`, at the path that their key says."""
 
     def __init__(self, root: Path, *, is_durable: bool = True) -> None:
-        self.root = Path(root).absolute()
+        # Through symbolic links, which no later step follows.
+        self.root = Path(root).resolve()
         self._is_durable = is_durable
         self._temporary = self.root / TEMPORARY
+        # Folders whose entry this process knows to be durable, and which folder it was.
+        self._durable_folders: dict[Path, int] = {}
         with _translated("create"):
             self._make_folder(self._temporary)
 
@@ -141,13 +146,34 @@ class LocalObjectStore:
         self._fsync_folder(target.parent)
 
     def _make_folder(self, folder: Path) -> None:
-        """Make the folder and its missing parents durable, outermost first."""
-        if folder.is_dir():
+        """Make the folder and its missing parents durable, outermost first.
+
+        A folder that is there may be one that another process made and has not synced yet, so
+        this process syncs it once itself before it acknowledges anything below it.
+        """
+        inode = _inode(folder)
+        if inode is not None and (
+            self._durable_folders.get(folder) == inode or not folder.is_relative_to(self.root)
+        ):
             return
-        self._make_folder(folder.parent)
+        if inode is None or folder != self.root:
+            self._make_folder(folder.parent)
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        self._fsync_folder(folder.parent)
+        self._fsync_entry(folder)
+        inode = _inode(folder)
+        if inode is not None:
+            if len(self._durable_folders) >= _MOST_FOLDERS_KNOWN:
+                self._durable_folders.clear()
+            self._durable_folders[folder] = inode
+
+    def _fsync_entry(self, folder: Path) -> None:
+        try:
+            self._fsync_folder(folder.parent)
+        except PermissionError:
+            # The folder above the store may be closed to us; then we did not make what is in it.
+            if folder != self.root:
+                raise
 
     def _fsync_folder(self, folder: Path) -> None:
         if self._is_durable:
@@ -226,6 +252,13 @@ def _check_sha256(path: Path, sha256: str) -> None:
         found = hashlib.file_digest(reader, "sha256").hexdigest()
     if found != sha256.lower():
         raise ChecksumMismatch(f"{path.name} has SHA-256 {found} instead of {sha256}")
+
+
+def _inode(folder: Path) -> int | None:
+    try:
+        return os.stat(folder).st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _fsync(path: Path) -> None:

@@ -13,7 +13,7 @@ import http.client
 import logging
 import os
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -23,7 +23,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
-from storage.objects.keys import check_key, check_prefix
+from storage.objects.keys import check_key, check_prefix, parse_key
 from storage.objects.store import (
     CHUNK,
     ChecksumMismatch,
@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 # Above the first, an object goes up in parts of the second: bounded memory and retries of a part.
 LARGEST_SINGLE_PUT = 64 << 20
 PART_SIZE = 16 << 20
+# A large object over a slow line takes hours; one that began earlier than this has been given up.
+LONGEST_UPLOAD = timedelta(hours=24)
 ATTEMPTS = 4
 # Marks an object with the call that wrote it, to recognise our own write after a lost answer.
 WRITER = "writer"
@@ -153,13 +155,16 @@ class S3ObjectStore:
 
     def remove_abandoned(self, before: datetime) -> int:
         removed = 0
+        before = min(before, datetime.now(UTC) - LONGEST_UPLOAD)
         pages = self._client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self._bucket, Prefix=self._prefix
         )
         with _translated("uploads"):
             for page in pages:
                 for upload in page.get("Uploads", ()):
-                    if upload["Initiated"] < before:
+                    # Without a prefix the whole bucket is listed, other people's uploads as well.
+                    key = upload["Key"].removeprefix(self._prefix)
+                    if upload["Initiated"] < before and parse_key(key) is not None:
                         self._abort(upload["Key"], upload["UploadId"])
                         removed += 1
         return removed

@@ -205,3 +205,60 @@ def test_object_is_durable_before_the_call_returns(
     assert synced[0] == inode
     assert {folder.stat().st_ino for folder in folders} <= set(synced)
     assert synced[-1] == folders[-1].stat().st_ino
+
+
+def test_folder_that_another_process_made_is_made_durable_once_by_this_one(
+    store: LocalObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Made, but not yet synced by its maker: a crash now would take the folder away.
+    (store.root / "tenant" / "hour").mkdir(parents=True)
+    synced: list[int] = []
+    real = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    above = {store.root.stat().st_ino, (store.root / "tenant").stat().st_ino}
+
+    store.put_bytes("tenant/hour/first", b"data")
+    at_first = set(synced)
+    synced.clear()
+    store.put_bytes("tenant/hour/second", b"data")
+
+    assert above <= at_first
+    assert not above & set(synced)
+
+
+def test_folder_that_was_removed_and_made_anew_is_made_durable_again(
+    store: LocalObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_bytes("tenant/hour/first", b"data")
+    (store.root / "tenant" / "hour").rename(store.root / "elsewhere")
+    (store.root / "tenant" / "hour").mkdir()
+    synced: list[int] = []
+    real = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+
+    store.put_bytes("tenant/hour/second", b"data")
+
+    assert (store.root / "tenant").stat().st_ino in synced
+
+
+@pytest.mark.parametrize("is_made_before", [True, False])
+def test_store_behind_a_symbolic_link_works(tmp_path: Path, is_made_before: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    if is_made_before:
+        (tmp_path / "disk" / "objects").mkdir()
+
+    store = LocalObjectStore(tmp_path / "link" / "objects")
+    store.put_bytes("tenant/hour/object", b"data")
+
+    assert (tmp_path / "disk" / "objects" / "tenant" / "hour" / "object").read_bytes() == b"data"

@@ -106,18 +106,44 @@ def test_failed_large_write_leaves_no_parts_behind(seaweedfs: str, tmp_path: Pat
     with pytest.raises(Exception, match="expected"):
         store.put_file("a/b", path, "00" * 32)
 
-    assert store.remove_abandoned(datetime.now(UTC) + timedelta(hours=1)) == 0
+    left = store._client.list_multipart_uploads(Bucket="objects", Prefix=store._prefix)
+    assert "Uploads" not in left
     with pytest.raises(ObjectNotFound):
         store.stat("a/b")
 
 
-def test_interrupted_large_write_is_removed_once_it_is_old(seaweedfs: str) -> None:
-    store = S3ObjectStore("objects", os.urandom(6).hex(), endpoint_url=seaweedfs)
-    upload = store._client.create_multipart_upload(**store._where("a/b"))["UploadId"]
-    store._client.upload_part(**store._where("a/b"), UploadId=upload, PartNumber=1, Body=b"part")
+def begin_upload(store: S3ObjectStore, key: str) -> None:
+    upload = store._client.create_multipart_upload(**store._where(key))["UploadId"]
+    store._client.upload_part(**store._where(key), UploadId=upload, PartNumber=1, Body=b"part")
 
+
+def test_interrupted_large_write_is_removed_once_it_is_old(
+    seaweedfs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = S3ObjectStore("objects", os.urandom(6).hex(), endpoint_url=seaweedfs)
+    begin_upload(store, new_key(uuid4()))
+
+    monkeypatch.setattr("storage.objects.s3.LONGEST_UPLOAD", timedelta(0))
     assert store.remove_abandoned(datetime.now(UTC) - timedelta(hours=1)) == 0
     assert store.remove_abandoned(datetime.now(UTC) + timedelta(hours=1)) == 1
+    assert store.remove_abandoned(datetime.now(UTC) + timedelta(hours=1)) == 0
+
+
+def test_large_write_that_takes_hours_is_not_called_interrupted(seaweedfs: str) -> None:
+    store = S3ObjectStore("objects", os.urandom(6).hex(), endpoint_url=seaweedfs)
+    begin_upload(store, new_key(uuid4()))
+
+    # Now, as the sweep of an hour from now would ask; the upload is younger than a day.
+    assert store.remove_abandoned(datetime.now(UTC) + timedelta(hours=1)) == 0
+
+
+def test_uploads_of_others_in_the_bucket_are_left_alone(
+    seaweedfs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = S3ObjectStore("objects", os.urandom(6).hex(), endpoint_url=seaweedfs)
+    begin_upload(store, "backups/database.tar")
+
+    monkeypatch.setattr("storage.objects.s3.LONGEST_UPLOAD", timedelta(0))
     assert store.remove_abandoned(datetime.now(UTC) + timedelta(hours=1)) == 0
 
 
