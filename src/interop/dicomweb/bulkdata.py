@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from itertools import accumulate
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from anyio import to_thread
 from starlette.requests import Request
@@ -25,6 +24,7 @@ from interop.dicom.frame_table import walk_fragments
 from interop.dicom.inflate import inflate
 from interop.dicom.limits import DEFAULT_LIMITS
 from interop.dicom.part10 import parse
+from interop.dicom.spool import Spool
 from interop.dicom.walker import UNDEFINED
 from interop.dicomweb.byte_ranges import parse_byte_ranges
 from interop.dicomweb.converted import FragmentedValue, SwappedValue
@@ -68,8 +68,7 @@ async def retrieve_bulk_data(request: Request) -> Response:
         if not _PATH.fullmatch(path):
             raise NotFound()
         multipart = _multipart(wanted)
-    folder = services.settings.spool_dir
-    value = await to_thread.run_sync(locate, services.objects, instance, path, folder)
+    value = await to_thread.run_sync(locate, services.objects, instance, path, services.spool)
     if value is None:
         raise NotFound()
     ranges = parse_byte_ranges(request.headers.get("range"), len(value))
@@ -89,10 +88,10 @@ def _multipart(wanted: list[MediaType]) -> bool:
     )
 
 
-def locate(objects: ObjectStore, instance: StoredInstance, path: str, folder: Path) -> Value | None:
+def locate(objects: ObjectStore, instance: StoredInstance, path: str, spool: Spool) -> Value | None:
     """Find an element's value in the stored object; blocking. None when it has no such."""
     key = instance.storage_uri
-    with local_file(objects, key, folder) as file:
+    with local_file(objects, key, spool) as file:
         parsed = parse(file)
         found = parsed.bulk.get(path)
         if found is None:
@@ -118,14 +117,14 @@ def _without_item_headers(key: str, file: Path, offset: int) -> FragmentedValue:
 
 
 @contextmanager
-def local_file(objects: ObjectStore, key: str, folder: Path) -> Iterator[Path]:
+def local_file(objects: ObjectStore, key: str, spool: Spool) -> Iterator[Path]:
     """The object as a local file, fetched for the time being where the store is remote."""
     path = objects.local_path(key)
     if path is not None:
         yield path
         return
-    with TemporaryDirectory(dir=folder, prefix="fetched-") as temporary:
-        fetched = Path(temporary) / "object"
+    with spool.temporary_folder() as folder:
+        fetched = folder / "object"
         with fetched.open("xb") as file:
             for chunk in objects.open_range(key):
                 file.write(chunk)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import UUID
 
 from anyio import to_thread
@@ -140,8 +139,8 @@ async def _transcoded_parts(
             async for chunk in chunks_of(services.objects, [head, whole(instance)]):
                 yield chunk
             continue
-        with TemporaryDirectory(dir=services.settings.spool_dir, prefix="transcoded-") as folder:
-            made = Path(folder) / "object"
+        with services.spool.temporary_folder() as folder:
+            made = folder / "object"
             await decode_slots().run(
                 tenant_id, _transcode, services, instance, made, is_patient=head is not heads[0]
             )
@@ -154,5 +153,5 @@ async def _transcoded_parts(
 
 
 def _transcode(services: Services, instance: StoredInstance, made: Path) -> None:
-    with local_file(services.objects, instance.storage_uri, services.settings.spool_dir) as file:
+    with local_file(services.objects, instance.storage_uri, services.spool) as file:
         transcode.to_explicit_vr_little_endian(file, made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import UID, ExplicitVRBigEndian, generate_uid
 
 from interop.dicom import frames as stored_frames
-from interop.dicom import render
+from interop.dicom import render, transcode
 from interop.dicom.spool import Spool, SpoolWriter
 from interop.dicomweb import bulkdata, decoding
 from interop.dicomweb import frames as frame_routes
@@ -353,3 +354,24 @@ def test_a_spool_that_fails_is_the_failure_of_that_part_alone(
     assert "Input/output" not in mixed.text
     # The sender may well succeed later, so it is told to try again.
     assert (alone.status_code, "Retry-After" in alone.headers) == (503, True)
+
+
+def test_a_transcoded_copy_lies_where_the_next_process_cleans_up(
+    http: requests.Session, server: Any, compressed: tuple[str, list[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    url, _ = compressed
+    made: list[Path] = []
+    original = transcode.to_explicit_vr_little_endian
+
+    def noting(source: Path, target: Path) -> None:
+        made.append(target)
+        original(source, target)
+
+    monkeypatch.setattr(transcode, "to_explicit_vr_little_endian", noting)
+    answer = http.get(url, headers={"Accept": 'multipart/related; type="application/dicom"'})
+
+    assert answer.status_code == 200
+    spool_dir = server.services.settings.spool_dir
+    assert made[0].relative_to(spool_dir).parts[0].startswith("process-")
+    assert not made[0].exists()
