@@ -6,14 +6,12 @@ kept is still read to its end, so that the sender gets a status and not a broken
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from interop.dicom.failures import (
     CANNOT_UNDERSTAND,
-    PROCESSING_FAILURE,
     SOP_CLASS_NOT_SUPPORTED,
     Failure,
 )
@@ -30,8 +28,6 @@ from interop.dimse.policy import Admission
 from interop.dimse.presentation import AcceptedContext
 from interop.dimse.transactions import Transaction, TransactionRecorder
 from interop.dimse.transport_guard import Link, LinkError
-
-logger = logging.getLogger(__name__)
 
 # A UID of 64 characters is the longest; what ingest must see to refuse it needs little more.
 _LONGEST_UID_KEPT: Final = 1024
@@ -64,9 +60,6 @@ class _Receiver:
             raise
         except Failure as failure:
             self.give_up(failure)
-        except OSError as error:
-            logger.error("spool_write_failed", extra={"errno": error.errno})
-            self.give_up(Failure.of(PROCESSING_FAILURE, "The object could not be written."))
 
     def give_up(self, failure: Failure) -> None:
         self.failure = failure
@@ -137,9 +130,6 @@ class StoreService:
                 )
             except Failure as failure:
                 receiver.give_up(failure)
-            except OSError as error:
-                logger.error("spool_open_failed", extra={"errno": error.errno})
-                receiver.give_up(Failure.of(PROCESSING_FAILURE, "The object could not be written."))
         return receiver
 
     def _settle(self, receiver: _Receiver) -> tuple[int, str]:
