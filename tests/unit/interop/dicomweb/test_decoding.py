@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import anyio
 import pytest
@@ -12,6 +12,10 @@ from interop.dicomweb.decoding import DecodeSlots
 from interop.errors import Unavailable
 
 
+async def hold(slots: DecodeSlots, tenant_id: UUID, release: threading.Event) -> None:
+    await slots.run(tenant_id, release.wait)
+
+
 def test_a_decode_that_finds_no_thread_in_time_is_refused() -> None:
     release = threading.Event()
     tenant = uuid4()
@@ -19,7 +23,7 @@ def test_a_decode_that_finds_no_thread_in_time_is_refused() -> None:
     async def scenario() -> None:
         slots = DecodeSlots(process=1, tenant=1, wait_seconds=0.2)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(slots.run, tenant, release.wait)
+            tasks.start_soon(hold, slots, tenant, release)
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(Unavailable, match="decoders are busy"):
                 await slots.run(tenant, time.time)
@@ -37,7 +41,7 @@ def test_no_tenant_takes_the_last_thread() -> None:
         slots = DecodeSlots(process=2, tenant=1)
         async with anyio.create_task_group() as tasks:
             for _ in range(20):
-                tasks.start_soon(slots.run, greedy, release.wait)
+                tasks.start_soon(hold, slots, greedy, release)
             await anyio.wait_all_tasks_blocked()
             assert await slots.run(other, lambda: "done") == "done"
             release.set()
@@ -52,7 +56,7 @@ def test_decodes_leave_the_common_threads_alone() -> None:
         slots = DecodeSlots()
         async with anyio.create_task_group() as tasks:
             for _ in range(60):
-                tasks.start_soon(slots.run, uuid4(), release.wait)
+                tasks.start_soon(hold, slots, uuid4(), release)
             await anyio.wait_all_tasks_blocked()
             with anyio.fail_after(5):
                 found = await to_thread.run_sync(lambda: 7)
