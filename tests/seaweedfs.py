@@ -20,6 +20,8 @@ ACCESS_KEY, SECRET_KEY = "contract-test", "contract-test-secret"
 PORTS = (
     *("master.port", "master.port.grpc", "volume.port", "volume.port.grpc"),
     *("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc"),
+    # Two servers at once, one per xdist worker, would meet on the defaults of these.
+    *("s3.port.iceberg", "s3.port.lance"),
 )
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 MAX_MODULE = 700
 MAX_FUNCTION = 60
 # Longer on purpose; each with its reason.
-ALLOWED: dict[str, str] = {}
+ALLOWED: dict[str, str] = {
+    "src/interop/dicom/walker.py:_data_set": "one loop over elements; a call per element costs 4 %",
+}
 
 
 def problems(path: Path) -> list[str]:
