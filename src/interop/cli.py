@@ -345,7 +345,11 @@ def send(
     files = [path for path in files if path.is_file()]
     with progress_bar("sending", total=len(files)) as advance:
         report = scu.send(files, host, port, ae_title, owner.ae_title or "INTEROP", advance)
-    out.print(report)
+    out.print(f"{len(report.sent) - len(report.failed)} of {len(report.sent)} stored by {ae_title}")
+    for entry in report.failed[:20]:
+        err.print(f"{entry.path}: {_status(entry.status)} {entry.message}", soft_wrap=True)
+    if report.failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -359,8 +363,14 @@ def echo(
     with opened() as interop:
         owner = require(interop.tenants, tenant)
         host, port = _peer(interop.database, owner, ae_title)
-    scu.echo(host, port, ae_title, owner.ae_title or "INTEROP")
+    status = scu.echo(host, port, ae_title, owner.ae_title or "INTEROP")
+    if status != 0:
+        raise CommandFailed(f"{ae_title} at {host}:{port} answers with status {_status(status)}")
     out.print(f"{ae_title} at {host}:{port} answers")
+
+
+def _status(status: int | None) -> str:
+    return "not sent" if status is None else f"0x{status:04X}"
 
 
 def _peer(database: Database, tenant: Tenant, ae_title: str) -> tuple[str, int]:

@@ -249,3 +249,19 @@ def test_a_client_token_is_narrowed_to_its_scopes(server: LiveServer, demo: Door
     assert status("fhir/R4/Patient") == 200
     assert status("fhir/R4/Observation") == 403
     assert status("dicom-web/studies") == 403
+
+
+def test_the_command_line_verifies_and_sends_to_a_registered_peer(
+    server: LiveServer, demo: Door, panoramic: Path
+) -> None:
+    """The peer is another tenant of the same server, who registers the sender in turn."""
+    server.cli("tenant", "create", "peer", "--ae-title", "PEER")
+    server.cli("ae", "create", "--tenant", "peer", "--ae-title", demo.ae_title)
+    address = ("--host", "127.0.0.1", "--port", str(server.dicom_port))
+    server.cli("ae", "create", "--tenant", "demo", "--ae-title", "PEER", *address)
+    to_peer = ("--tenant", "demo", "--ae-title", "PEER")
+
+    assert "answers" in server.cli("echo", *to_peer)
+    assert "1 of 1 stored by PEER" in server.cli("send", *to_peer, str(panoramic))
+    with pytest.raises(RuntimeError, match="NOBODY"):
+        server.cli("echo", "--tenant", "demo", "--ae-title", "NOBODY")
