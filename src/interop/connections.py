@@ -18,7 +18,9 @@ def open_database(settings: Settings) -> Database:
     """The database as the application role. `database_url` must be set by now."""
     if settings.database_url is None:
         raise RuntimeError("no database: start the embedded one first, or set INTEROP_DATABASE_URL")
-    return Database(settings.database_url, role=APPLICATION_ROLE)
+    return Database(
+        settings.database_url, role=APPLICATION_ROLE, is_durable=settings.durability == "full"
+    )
 
 
 def open_master_key(settings: Settings) -> MasterKey:

@@ -87,7 +87,8 @@ class Settings(BaseSettings):
     durability: str = Field(
         "full",
         pattern="^(full|relaxed)$",
-        description="full: an acknowledged object was synced to disk; relaxed: left to the OS.",
+        description="full: what is acknowledged was synced to disk, objects and rows; relaxed: the "
+        "disk is not waited for, and a power cut may take the last moments.",
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Log level.")
 
