@@ -69,6 +69,11 @@ class Instances:
         return Instance(CT, uid, EXPLICIT, bytes(data))
 
 
+# PS3.4 Table B.2-1. The processes die one after the other, and a DIMSE worker that still lives
+# when its database is gone says honestly that it stored nothing it can vouch for.
+OUT_OF_RESOURCES = 0xA700
+
+
 @dataclass
 class Sender:
     """Sends over one association until the connection breaks; remembers what was acknowledged."""
@@ -98,7 +103,7 @@ class Sender:
         if status == 0:
             self.acknowledged[uid] = digest
             del self.unacknowledged[uid]
-        else:
+        elif status != OUT_OF_RESOURCES:
             self.refused.append((uid, status))
 
 
