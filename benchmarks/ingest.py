@@ -26,8 +26,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from interop.dicom import batch
 from interop.dicom.ingest import Ingest, Source
 from interop.dicom.spool import Spool
-from storage.database import Database
-from storage.embedded import APP_ROLE, OWNER_ROLE, EmbeddedPostgres
+from storage.database import APP_ROLE, Database
+from storage.embedded import OWNER_ROLE, EmbeddedPostgres
 from storage.migrations import upgrade
 from storage.objects import open_object_store
 from storage.tenancy import Tenant, TenantDirectory

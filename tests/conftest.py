@@ -18,8 +18,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from storage.database import Database
-from storage.embedded import APP_ROLE, OWNER_ROLE, EmbeddedPostgres
+from storage.database import APP_ROLE, Database
+from storage.embedded import OWNER_ROLE, EmbeddedPostgres
 from storage.objects import ObjectStore, open_object_store
 from storage.postgres_binaries import PostgresBinaries, system_binaries
 from storage.tenancy import Tenant, TenantDirectory

@@ -18,11 +18,9 @@ from uuid import UUID
 import psycopg
 
 from ai.identifiers import derived_uuid
-from ai.runtime.bundle import Bundle, load_bundle
+from ai.runtime.bundle import BUNDLES, Bundle, load_bundle
 
 Owner = psycopg.Connection[tuple[Any, ...]]
-
-PLATFORM_BUNDLES = Path(__file__).parent / "bundles"
 
 
 class UnknownModelVersion(LookupError):
@@ -40,7 +38,7 @@ class RegisteredVersion:
 
 def platform_bundles() -> list[Path]:
     """The bundles that the product carries."""
-    return sorted(path.parent.parent for path in PLATFORM_BUNDLES.glob("*/configs/metadata.json"))
+    return sorted(path.parent.parent for path in BUNDLES.glob("*/configs/metadata.json"))
 
 
 @contextmanager

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from interop.settings import Settings
 from interop.smart.tokens import TokenService
-from storage.database import Database
+from storage.database import APP_ROLE, Database
 from storage.encryption import MasterKey
-
-APPLICATION_ROLE = "interop_app"
 
 
 def open_database(settings: Settings) -> Database:
     """The database as the application role. `database_url` must be set by now."""
     if settings.database_url is None:
         raise RuntimeError("no database: start the embedded one first, or set INTEROP_DATABASE_URL")
-    return Database(
-        settings.database_url, role=APPLICATION_ROLE, is_durable=settings.durability == "full"
-    )
+    return Database(settings.database_url, role=APP_ROLE, is_durable=settings.durability == "full")
 
 
 def open_master_key(settings: Settings) -> MasterKey:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Connection = psycopg.Connection[tuple[Any, ...]]
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 
+# Owns nothing and cannot bypass row-level security; the migration makes it where it is missing.
+APP_ROLE = "interop_app"
+
 SET_TENANT = "SELECT set_config('app.tenant', %s, true)"
 
 # A statement that runs longer than this is a runaway search, not work (reliability.md, limits).

@@ -29,6 +29,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
+from storage.database import APP_ROLE
 from storage.guarded_process import spawn, spawn_lasting
 from storage.postgres_binaries import PostgresBinaries, ServerUser, wheel_binaries
 
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 DATABASE = "interop"
 SUPERUSER = "interop_superuser"
 OWNER_ROLE = "interop_owner"
-APP_ROLE = "interop_app"
 
 # sun_path holds 108 bytes with its final NUL; "/.s.PGSQL.5432" and the suffix of its lock file fit.
 LONGEST_SOCKET_FOLDER = 107 - len("/.s.PGSQL.5432")

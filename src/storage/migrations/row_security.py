@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from sqlalchemy import MetaData, Table
 
-APP_ROLE = "interop_app"
+from storage.database import APP_ROLE
+
 CURRENT_TENANT = "nullif(current_setting('app.tenant', true), '')::uuid"
 
 # Rows that record what has happened: the application can add to them and read them.

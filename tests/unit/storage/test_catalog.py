@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from storage.migrations.row_security import APP_ROLE, CURRENT_TENANT, GLOBAL_WRITES
+from storage.database import APP_ROLE
+from storage.migrations.row_security import CURRENT_TENANT, GLOBAL_WRITES
 
 Row = tuple[object, ...]
 Catalog = psycopg.Connection[Row]

@@ -11,8 +11,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from storage.database import Database
-from storage.embedded import APP_ROLE, OWNER_ROLE, SUPERUSER, EmbeddedPostgres
+from storage.database import APP_ROLE, Database
+from storage.embedded import OWNER_ROLE, SUPERUSER, EmbeddedPostgres
 from storage.jobs import defer
 from storage.migrations import upgrade
 from storage.postgres_binaries import PostgresBinariesNotFound, system_binaries
