@@ -37,7 +37,7 @@ def test_the_tenant_is_gone_with_its_transaction(database: Database, tenant: Ten
     assert value(database, bound) is None
 
 
-@pytest.mark.parametrize("nothing", [None, "", str(uuid4()), 0])
+@pytest.mark.parametrize("nothing", [None, "", "1d6b9e18-6b4a-4f65-afcc-146a404b0c87", 0])
 def test_anything_but_a_uuid_is_refused_as_a_tenant(database: Database, nothing: Any) -> None:
     with pytest.raises(TypeError, match="UUID"), database.connection(nothing):
         pass
