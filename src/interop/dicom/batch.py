@@ -18,7 +18,7 @@ import orjson
 from ai import completeness
 from interop.dicom import imaging_rows as rows
 from interop.dicom.failures import DUPLICATE_SOP_INSTANCE, PATIENT_CONFLICT, Code, Failure
-from interop.dicom.imaging_rows import Snapshot, Stored, StudyRow
+from interop.dicom.imaging_rows import Changes, Record, Snapshot, Stored, StudyRow
 from interop.dicom.ingest_types import Kind
 from interop.dicom.modality import OTHER
 from interop.dicom.names import matching_key, person_name
@@ -65,8 +65,7 @@ class Batch:
     objects: Sequence[Received]
     known: Snapshot
     results: dict[int, Result] = field(default_factory=dict)
-    stale: set[tuple[str, UUID]] = field(default_factory=set)
-    outbox: list[dict[str, object]] = field(default_factory=list)
+    record: Record = field(default_factory=Record)
 
     @property
     def studies(self) -> dict[str, StudyRow]:
@@ -75,11 +74,15 @@ class Batch:
     def pending(self) -> list[tuple[int, Received]]:
         return [(n, r) for n, r in enumerate(self.objects) if n not in self.results]
 
+    def answers(self) -> list[Result]:
+        return [self.results[n] for n in range(len(self.objects))]
 
-def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) -> list[Result]:
+
+def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) -> Batch:
     """Write the rows of all objects; nothing is visible until the caller commits.
 
-    Five round trips where the studies are known: begin, read, write, commit and the tenant.
+    The caller has bound the transaction to the tenant. Five round trips where the studies are
+    known: begin, read, write, commit and the tenant.
     """
     known = rows.read_and_lock(
         connection,
@@ -93,12 +96,39 @@ def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) 
     _create_missing_studies(connection, batch)
     _keep_patients_apart(batch)
     unwanted = _already_quarantined(connection, batch)
+    changes = _changes(batch)
     with connection.pipeline():
-        _store_objects(connection, batch)
+        rows.store(connection, tenant_id, changes)
         _quarantine(connection, batch, unwanted)
-        _log(connection, batch)
+        _write_down(batch)
+        rows.log(connection, tenant_id, batch.record)
+        revision = rows.revision_of(connection)
+    for study in batch.studies.values():
+        study.revision = revision if study.added or study.is_new else study.revision
     _schedule_checks(connection, batch)
-    return [batch.results[n] for n in range(len(objects))]
+    return batch
+
+
+def store_as_seen(
+    connection: Connection, tenant_id: UUID, objects: Sequence[Received], known: Snapshot
+) -> Batch | None:
+    """Do what `store` does in one round trip, in a transaction that has no tenant yet.
+
+    `known` is what this process wrote itself when the last objects of these studies arrived. None
+    when that is out of date, or more is to be done than to add objects: then the transaction must
+    be rolled back, and `store` decides.
+    """
+    batch = Batch(tenant_id, objects, known)
+    _keep_patients_apart(batch)
+    if batch.results:
+        return None
+    changes = _changes(batch)
+    if any(study.starts_analysis and not study.check_scheduled for study in known.studies.values()):
+        return None
+    _write_down(batch)
+    uids = [received.sop_instance_uid for received in objects]
+    stored = rows.store_as_seen(connection, tenant_id, known, uids, changes, batch.record)
+    return batch if stored else None
 
 
 def _recognise_repeats(batch: Batch) -> None:
@@ -127,7 +157,7 @@ def restore(connection: Connection, tenant_id: UUID, received: Received, lost: S
     result = Result("duplicate", keeps_blob=bool(changed))
     if changed:
         audit = audit_row(tenant_id, received, result) | {"event_type": "DICOM_INSTANCE_RESTORED"}
-        rows.log(connection, tenant_id, [], [audit])
+        rows.log(connection, tenant_id, Record(audits=[audit]))
     return result
 
 
@@ -273,7 +303,7 @@ def _create_patient(
                 "value": key[0],
             },
         )
-    batch.stale.add(("Patient", patient_id))
+    batch.record.stale.add(("Patient", patient_id))
     return patient_id
 
 
@@ -348,54 +378,48 @@ def _conflict(
     return known
 
 
-def _store_objects(connection: Connection, batch: Batch) -> None:
-    """Write the objects that are neither repeats nor refused, and all that counts them."""
-    pending = batch.pending()
-    if not pending:
-        return
+def _changes(batch: Batch) -> Changes:
+    """Return the rows of the objects that are neither repeats nor refused, and all that counts."""
     groups: dict[tuple[str, str], list[Received]] = {}
-    for n, received in pending:
+    for n, received in batch.pending():
         key = (received.study_instance_uid, received.series_instance_uid)
         groups.setdefault(key, []).append(received)
         _add_to_study(batch.studies[key[0]], received)
         batch.results[n] = Result("stored")
-    new_series, series, objects = [], [], []
+    changes = Changes()
     for key, group in sorted(groups.items()):
         study = batch.studies[key[0]]
+        is_known = key in batch.known.series
         series_id, count = batch.known.series.get(key, (uuid4(), 0))
         count += len(group)
+        batch.known.series[key] = (series_id, count)
         row: dict[str, object] = {"id": series_id, "number_of_instances": count}
-        if key in batch.known.series:
-            series.append(row)
+        if is_known:
+            changes.series.append(row)
         else:
             study.number_of_series += 1
             ready = _series_json(group[0], count)
             row |= series_columns(group[0]) | {"study_id": study.id, "dicom_json": ready}
-            new_series.append(row)
+            changes.new_series.append(row)
         ids = {"study_id": study.id, "series_id": series_id}
-        objects += [{"id": uuid4(), **ids, **object_columns(received)} for received in group]
-    changed = [study for study in batch.studies.values() if study.added]
-    rows.store(
-        connection,
-        batch.tenant_id,
-        new_series=new_series,
-        series=series,
-        studies=[_study_changes(study) for study in changed],
-        activity=[
-            {"study_id": study.id, "added": study.added}
-            for study in changed
-            if study.starts_analysis
-        ],
-        objects=objects,
-    )
-    for study in changed:
-        batch.stale.add(("ImagingStudy", study.id))
-        payload = {
-            "study_id": str(study.id),
-            "study_instance_uid": study.study_uid,
-            "added": study.added,
-        }
-        batch.outbox.append({"topic": "imaging.study.received", "payload": payload})
+        changes.objects += [{"id": uuid4(), **ids, **object_columns(r)} for r in group]
+    for study in batch.studies.values():
+        if study.added:
+            _change_study(batch, changes, study)
+    return changes
+
+
+def _change_study(batch: Batch, changes: Changes, study: StudyRow) -> None:
+    changes.studies.append(_study_changes(study))
+    if study.starts_analysis:
+        changes.activity.append({"study_id": study.id, "added": study.added})
+    batch.record.stale.add(("ImagingStudy", study.id))
+    payload = {
+        "study_id": str(study.id),
+        "study_instance_uid": study.study_uid,
+        "added": study.added,
+    }
+    batch.record.outbox.append({"topic": "imaging.study.received", "payload": payload})
 
 
 def _add_to_study(study: StudyRow, received: Received) -> None:
@@ -411,6 +435,7 @@ def _add_to_study(study: StudyRow, received: Received) -> None:
 
 
 def _study_changes(study: StudyRow) -> dict[str, object]:
+    study.dicom_json = _counted(study)
     return {
         "id": study.id,
         "modality": study.modality,
@@ -423,7 +448,7 @@ def _study_changes(study: StudyRow) -> dict[str, object]:
         "patient_birth_date": study.patient_birth_date,
         "patient_sex": study.patient_sex,
         "demographics_conflict": study.demographics_conflict,
-        "dicom_json": _counted(study),
+        "dicom_json": study.dicom_json,
     }
 
 
@@ -529,15 +554,14 @@ def _quarantine(connection: Connection, batch: Batch, unwanted: set[int]) -> Non
             )
 
 
-def _log(connection: Connection, batch: Batch) -> None:
-    transactions, audits = [], []
+def _write_down(batch: Batch) -> None:
+    """Add each object to the transaction log and the audit trail."""
     for n, received in enumerate(batch.objects):
         result = batch.results[n]
-        transactions.append(
+        batch.record.transactions.append(
             transaction_row(batch.tenant_id, received, result.failure, received.started_at)
         )
-        audits.append(audit_row(batch.tenant_id, received, result))
-    rows.log(connection, batch.tenant_id, transactions, audits, batch.outbox, batch.stale)
+        batch.record.audits.append(audit_row(batch.tenant_id, received, result))
 
 
 def transaction_row(

@@ -21,8 +21,10 @@ from uuid import UUID
 import psycopg
 
 from interop.dicom import batch
-from interop.dicom.batch import Result
+from interop.dicom.batch import Batch, Result
 from interop.dicom.failures import OUT_OF_RESOURCES, PROCESSING_FAILURE, Failure
+from interop.dicom.imaging_rows import Snapshot
+from interop.dicom.known_studies import KnownStudies
 from interop.dicom.received import Received
 from storage.database import Database
 
@@ -59,12 +61,25 @@ class _BlobsLost(Exception):
     """Some objects of the batch did not reach the object store."""
 
 
+class _CommitUnknown(Exception):
+    """The connection broke during the commit: nobody knows whether it arrived."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class _OutOfDate(Exception):
+    """What this process remembers of a study is no more what the database holds."""
+
+
 class GroupCommitter:
     """The queue and its thread. The thread starts at the first object, after any fork."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._queue: deque[Entry] = deque()
+        self._studies = KnownStudies()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._pid = 0
@@ -175,30 +190,59 @@ class GroupCommitter:
             entry.answer.set_result(result)
 
     def _attempt(self, entries: list[Entry]) -> list[Result]:
-        tenant_id = entries[0].tenant_id
-        objects = [entry.received for entry in entries]
         for attempt in range(_ATTEMPTS):
-            is_committing = False
             try:
-                with self._database.connection(tenant_id) as connection:
-                    results = batch.store(connection, tenant_id, objects)
-                    if not all(entry.blob.result() for entry in entries):
-                        raise _BlobsLost
-                    is_committing = True
-                return results
+                committed = self._as_seen(entries) or self._transaction(entries, None)
+                self._studies.remember(committed)
+                return committed.answers()
             except _RETRYABLE:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 time.sleep(0.005 * 2**attempt)
-            except psycopg.OperationalError as error:
-                if is_committing:
-                    # Nobody knows whether the commit arrived, so the blobs must stay; the sweep
-                    # removes them if no row points to them, and a repeat is safe either way.
-                    logger.warning("ingest.commit.unknown", extra={"objects": len(objects)})
-                    failure = self._failure(error)
-                    return [Result("failed", failure.failure, keeps_blob=True) for _ in objects]
-                raise
+            except _CommitUnknown as unknown:
+                # The blobs must stay; the sweep removes them if no row points to them, and a
+                # repeat is safe either way.
+                logger.warning("ingest.commit.unknown", extra={"objects": len(entries)})
+                failure = self._failure(unknown.error)
+                return [Result("failed", failure.failure, keeps_blob=True) for _ in entries]
         raise AssertionError("unreachable")
+
+    def _as_seen(self, entries: list[Entry]) -> Batch | None:
+        """Store in one round trip where this process knows the studies, else not at all."""
+        known = self._studies.take(entries[0].tenant_id, [entry.received for entry in entries])
+        if known is None:
+            return None
+        try:
+            return self._transaction(entries, known)
+        except (_OutOfDate, *_RETRYABLE):
+            return None
+
+    def _transaction(self, entries: list[Entry], known: Snapshot | None) -> Batch:
+        """Store a batch and commit it. Raises _BlobsLost, _CommitUnknown and psycopg.Error."""
+        tenant_id = entries[0].tenant_id
+        objects = [entry.received for entry in entries]
+        is_committing = False
+        try:
+            if known is None:
+                opened = self._database.connection(tenant_id)
+            else:
+                opened = self._database.platform_connection()
+            with opened as connection:
+                stored = (
+                    batch.store(connection, tenant_id, objects)
+                    if known is None
+                    else batch.store_as_seen(connection, tenant_id, objects, known)
+                )
+                if stored is None:
+                    raise _OutOfDate
+                if not all(entry.blob.result() for entry in entries):
+                    raise _BlobsLost
+                is_committing = True
+            return stored
+        except psycopg.OperationalError as error:
+            if is_committing and not isinstance(error, _RETRYABLE):
+                raise _CommitUnknown(error) from error
+            raise
 
     def _failure(self, error: Exception) -> Result:
         # The message of the exception may hold values of a row, so it is not logged.

@@ -7,7 +7,6 @@ the same time wait for each other and never deadlock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
@@ -21,7 +20,7 @@ LOCK_STUDIES: LiteralString = (
     "SELECT s.study_uid, s.id, s.patient_id, s.dicom_patient_id, s.issuer_of_patient_id,"
     " s.patient_name, s.patient_birth_date, s.patient_sex, s.modality, s.modalities_in_study,"
     " s.sop_classes_in_study, s.number_of_series, s.number_of_instances, s.demographics_conflict,"
-    " s.dicom_json FROM imaging_studies s"
+    " s.dicom_json, s.xmin::text FROM imaging_studies s"
     " WHERE s.tenant_id = %(tenant_id)s AND s.study_uid = ANY(%(uids)s)"
     " ORDER BY s.study_uid FOR UPDATE"
 )
@@ -103,47 +102,17 @@ INSERT_SERIES: LiteralString = (
     " %(series_date)s, %(series_time)s, %(number_of_instances)s, %(dicom_json)s)"
 )
 
-# Objects, and what changes with them in known series, studies and activity, in one statement: a
-# statement costs more than a row. The series' count lies in its ready JSON as well; the pattern
-# cannot occur inside a JSON string, where a quotation mark would be escaped.
+# What these functions do is in storage/migrations/ingest.sql.
 STORE: LiteralString = (
-    "WITH series AS (UPDATE imaging_series e SET number_of_instances = r.number_of_instances,"
-    " metadata_gzip = NULL, dicom_json = regexp_replace(e.dicom_json,"
-    r""" '("00201209":\{"vr":"IS","Value":\[)[0-9]+', '\1' || r.number_of_instances::text)"""
-    " FROM json_to_recordset(%(series)s::json) AS r(id uuid, number_of_instances int)"
-    " WHERE e.tenant_id = %(tenant_id)s AND e.id = r.id),"
-    " study AS (UPDATE imaging_studies s SET modality = r.modality,"
-    " modalities_in_study = r.modalities_in_study, sop_classes_in_study = r.sop_classes_in_study,"
-    " number_of_series = r.number_of_series, number_of_instances = r.number_of_instances,"
-    " patient_name = r.patient_name, patient_name_key = r.patient_name_key,"
-    " patient_birth_date = r.patient_birth_date, patient_sex = r.patient_sex,"
-    " demographics_conflict = r.demographics_conflict, last_received_at = now(),"
-    " dicom_json = r.dicom_json FROM json_to_recordset(%(studies)s::json) AS r(id uuid,"
-    " modality text, modalities_in_study text[], sop_classes_in_study text[],"
-    " number_of_series int, number_of_instances int, patient_name text, patient_name_key text,"
-    " patient_birth_date text, patient_sex text, demographics_conflict jsonb, dicom_json text)"
-    " WHERE s.tenant_id = %(tenant_id)s AND s.id = r.id),"
-    " activity AS (INSERT INTO study_activity AS known (tenant_id, study_id, last_received_at,"
-    " instance_count, check_scheduled) SELECT %(tenant_id)s, r.study_id, now(), r.added, true"
-    " FROM json_to_recordset(%(activity)s::json) AS r(study_id uuid, added int)"
-    " ON CONFLICT (tenant_id, study_id) DO UPDATE SET last_received_at = now(),"
-    " instance_count = known.instance_count + excluded.instance_count, check_scheduled = true)"
-    " INSERT INTO imaging_objects (tenant_id, id, study_id, series_id, sop_instance_uid,"
-    " sop_class_uid, transfer_syntax_uid, object_type, storage_uri, hash, dataset_hash, byte_size,"
-    " dataset_offset, width, height, depth_slices, is_original, instance_number, number_of_frames,"
-    " pixel_data_offset, frame_length, frame_table, dicom_json, source_ae_title, document_title,"
-    " content_date, content_time) SELECT %(tenant_id)s, r.id, r.study_id, r.series_id,"
-    " r.sop_instance_uid, r.sop_class_uid, r.transfer_syntax_uid, 'DICOM', r.storage_uri, r.hash,"
-    " r.dataset_hash, r.byte_size, r.dataset_offset, r.width, r.height, r.depth_slices,"
-    " r.is_original, r.instance_number, r.number_of_frames, r.pixel_data_offset, r.frame_length,"
-    " decode(r.frame_table, 'base64'), r.dicom_json, r.source_ae_title, r.document_title,"
-    " r.content_date, r.content_time FROM json_to_recordset(%(objects)s::json) AS r(id uuid,"
-    " study_id uuid, series_id uuid, sop_instance_uid text, sop_class_uid text,"
-    " transfer_syntax_uid text, storage_uri text, hash text, dataset_hash text, byte_size bigint,"
-    " dataset_offset bigint, width int, height int, depth_slices int, is_original bool,"
-    " instance_number int, number_of_frames int, pixel_data_offset bigint, frame_length bigint,"
-    " frame_table text, dicom_json text, source_ae_title text, document_title text,"
-    " content_date text, content_time text)"
+    "SELECT ingest_store(%(tenant_id)s, %(series)s, %(studies)s, %(activity)s, %(objects)s)"
+)
+LOG: LiteralString = (
+    "SELECT ingest_log(%(tenant_id)s, %(transactions)s, %(audits)s, %(outbox)s, %(stale)s)"
+)
+STORE_AND_LOG: LiteralString = (
+    "SELECT ingest_batch(%(tenant_id)s, %(seen_studies)s, %(seen_revisions)s, %(seen_scheduled)s,"
+    " %(seen_settings)s, %(sop_instance_uids)s, %(series)s, %(studies)s, %(activity)s, %(objects)s,"
+    " %(transactions)s, %(audits)s, %(outbox)s, %(stale)s)"
 )
 
 # For an object whose bytes are gone, unless somebody else was quicker.
@@ -158,40 +127,6 @@ POINT_TO_NEW_BYTES: LiteralString = (
 FLAG_CONFLICT: LiteralString = (
     "UPDATE imaging_studies SET demographics_conflict = %(demographics_conflict)s"
     " WHERE tenant_id = %(tenant_id)s AND id = %(id)s"
-)
-
-# The transaction log, the audit trail (as storage.audit.INSERT_AUDIT), the outbox, and the mark
-# that makes FHIR render anew what changed, as the triggers of storage/migrations/triggers.py do
-# per statement, but once per transaction.
-INSERT_LOGS: LiteralString = (
-    "WITH logged AS (INSERT INTO dicom_transactions (tenant_id, direction, operation,"
-    " calling_ae_title, called_ae_title, remote_address, sop_class_uid, sop_instance_uid,"
-    " study_instance_uid, transfer_syntax_uid, status_code, status, message, byte_size,"
-    " started_at, completed_at) SELECT %(tenant_id)s, 'INBOUND', r.operation, r.calling_ae_title,"
-    " r.called_ae_title, r.remote_address, r.sop_class_uid, r.sop_instance_uid,"
-    " r.study_instance_uid, r.transfer_syntax_uid, r.status_code, r.status, r.message,"
-    " r.byte_size, r.started_at, now() FROM json_to_recordset(%(transactions)s::json) AS r("
-    " operation text, calling_ae_title text, called_ae_title text, remote_address text,"
-    " sop_class_uid text, sop_instance_uid text, study_instance_uid text,"
-    " transfer_syntax_uid text, status_code int, status text, message text, byte_size bigint,"
-    " started_at timestamptz)), told AS (INSERT INTO outbox (tenant_id, topic, payload)"
-    " SELECT %(tenant_id)s, r.topic, r.payload FROM json_to_recordset(%(outbox)s::json)"
-    " AS r(topic text, payload jsonb)),"
-    " woken AS (SELECT pg_notify('fhir_stale', %(tenant_id)s::text)"
-    " WHERE cardinality(%(types)s::text[]) > 0),"
-    " marked AS (INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id,"
-    " row_id, version, last_updated, body, stale)"
-    " SELECT %(tenant_id)s, t.resource_type, t.row_id::text, t.row_id, 0, now(), '', true"
-    " FROM woken, unnest(%(types)s::text[], %(row_ids)s::uuid[]) AS t(resource_type, row_id)"
-    " ORDER BY 2, 3 ON CONFLICT (tenant_id, resource_type, row_id) DO UPDATE SET stale = true"
-    " WHERE NOT known.stale)"
-    " INSERT INTO audit_events (tenant_id, user_id, api_client_id, actor_type, event_type,"
-    " resource_type, resource_id, outcome, request_id, ip_address, user_agent, metadata)"
-    " SELECT %(tenant_id)s, r.user_id, r.api_client_id, r.actor_type, r.event_type,"
-    " r.resource_type, r.resource_id, r.outcome, r.request_id, r.ip_address, r.user_agent,"
-    " r.metadata::jsonb FROM json_to_recordset(%(audits)s::json) AS r(user_id uuid,"
-    " api_client_id uuid, actor_type text, event_type text, resource_type text, resource_id text,"
-    " outcome text, request_id text, ip_address text, user_agent text, metadata text)"
 )
 
 IS_QUARANTINED: LiteralString = (
@@ -209,7 +144,7 @@ INSERT_QUARANTINED: LiteralString = (
 # Also says that this transaction marks what it changes itself, once, instead of the triggers.
 SETTINGS: LiteralString = (
     "SELECT set_config('app.lens', 'on', true), t.default_issuer_of_patient_id,"
-    " t.quiet_window_seconds FROM (SELECT 1) AS one LEFT JOIN tenant_settings t"
+    " t.quiet_window_seconds, t.xmin::text FROM (SELECT 1) AS one LEFT JOIN tenant_settings t"
     " ON t.tenant_id = %(tenant_id)s"
 )
 
@@ -233,12 +168,21 @@ class StudyRow:
     number_of_instances: int
     demographics_conflict: Any
     dicom_json: str | None = None
+    # The transaction that wrote the row (PostgreSQL's xmin).
+    revision: str = ""
     check_scheduled: bool = False
     is_new: bool = False
     added: int = 0
     starts_analysis: bool = False
     # JSON members of demographics that the study did not have, of the first object that says them.
     completed: dict[int, str] = field(default_factory=dict)
+
+    def settle(self) -> None:
+        """Make of a row that a batch has changed one that stands before the next batch."""
+        self.check_scheduled = self.check_scheduled or self.starts_analysis
+        self.is_new = self.starts_analysis = False
+        self.added = 0
+        self.completed = {}
 
 
 class Stored(NamedTuple):
@@ -259,6 +203,45 @@ class Snapshot:
     series: dict[tuple[str, str], tuple[UUID, int]]  # (study, series UID) -> (id, instances)
     issuer: str
     quiet_window_seconds: int | None
+    settings_revision: str = ""
+
+
+@dataclass(slots=True)
+class Changes:
+    """The rows that a batch adds and changes, as the functions of ingest.sql take them."""
+
+    new_series: list[dict[str, Any]] = field(default_factory=list)
+    series: list[dict[str, Any]] = field(default_factory=list)
+    studies: list[dict[str, Any]] = field(default_factory=list)
+    activity: list[dict[str, Any]] = field(default_factory=list)
+    objects: list[dict[str, Any]] = field(default_factory=list)
+
+    def parameters(self) -> dict[str, str]:
+        return {
+            "series": json_text(self.series),
+            "studies": json_text(self.studies),
+            "activity": json_text(self.activity),
+            "objects": json_text(self.objects),
+        }
+
+
+@dataclass(slots=True)
+class Record:
+    """What a batch leaves for others: transaction log, audit trail, outbox, stale resources."""
+
+    transactions: list[dict[str, Any]] = field(default_factory=list)
+    audits: list[dict[str, Any]] = field(default_factory=list)
+    outbox: list[dict[str, Any]] = field(default_factory=list)
+    stale: set[tuple[str, UUID]] = field(default_factory=set)
+
+    def parameters(self) -> dict[str, str]:
+        stale = [{"resource_type": kind, "row_id": row_id} for kind, row_id in self.stale]
+        return {
+            "transactions": json_text(self.transactions),
+            "audits": json_text(self.audits),
+            "outbox": json_text(self.outbox),
+            "stale": json_text(stale),
+        }
 
 
 def read_and_lock(
@@ -292,6 +275,7 @@ def read_and_lock(
             series={},
             issuer=(configured[1] or "") if configured else "",
             quiet_window_seconds=configured[2] if configured else None,
+            settings_revision=(configured[3] or "") if configured else "",
         )
         for first, second, third, series_id, count, storage_uri in below.fetchall():
             if series_id is not None:
@@ -306,51 +290,54 @@ def _study(row: tuple[Any, ...]) -> StudyRow:
     return StudyRow(*row[:3], *(value or "" for value in row[3:8]), *row[8:])
 
 
-def store(
-    connection: Connection,
-    tenant_id: UUID,
-    *,
-    new_series: Sequence[dict[str, Any]],
-    series: Sequence[dict[str, Any]],
-    studies: Sequence[dict[str, Any]],
-    activity: Sequence[dict[str, Any]],
-    objects: Sequence[dict[str, Any]],
-) -> None:
+def store(connection: Connection, tenant_id: UUID, changes: Changes) -> None:
     """Insert objects and series, and bring counts, ready JSON and activity up to date."""
-    for values in new_series:
+    for values in changes.new_series:
         connection.execute(INSERT_SERIES, {"tenant_id": tenant_id, **values})
-    connection.execute(
-        STORE,
-        {
-            "tenant_id": tenant_id,
-            "series": json_text(series),
-            "studies": json_text(studies),
-            "activity": json_text(activity),
-            "objects": json_text(objects),
-        },
-    )
+    connection.execute(STORE, {"tenant_id": tenant_id, **changes.parameters()})
 
 
-def log(
+def log(connection: Connection, tenant_id: UUID, record: Record) -> None:
+    """Write the transaction log, the audit trail and the outbox; mark FHIR resources stale."""
+    connection.execute(LOG, {"tenant_id": tenant_id, **record.parameters()})
+
+
+def store_as_seen(
     connection: Connection,
     tenant_id: UUID,
-    transactions: Sequence[dict[str, Any]],
-    audits: Sequence[dict[str, Any]],
-    outbox: Sequence[dict[str, Any]] = (),
-    stale: Collection[tuple[str, UUID]] = (),
-) -> None:
-    """Write the transaction log, the audit trail and the outbox; mark FHIR resources stale."""
-    connection.execute(
-        INSERT_LOGS,
+    known: Snapshot,
+    sop_instance_uids: list[str],
+    changes: Changes,
+    record: Record,
+) -> bool:
+    """Lock, store and log in one round trip. False when the rows are not as in `known` any more.
+
+    Binds the transaction to the tenant itself. After False it must be rolled back.
+    """
+    studies = list(known.studies.values())
+    row = connection.execute(
+        STORE_AND_LOG,
         {
             "tenant_id": tenant_id,
-            "transactions": json_text(transactions),
-            "audits": json_text(audits),
-            "outbox": json_text(outbox),
-            "types": [resource_type for resource_type, _ in stale],
-            "row_ids": [row_id for _, row_id in stale],
+            "seen_studies": [study.id for study in studies],
+            "seen_revisions": [study.revision for study in studies],
+            "seen_scheduled": [study.id for study in studies if study.starts_analysis],
+            "seen_settings": known.settings_revision,
+            "sop_instance_uids": sop_instance_uids,
+            **changes.parameters(),
+            **record.parameters(),
         },
-    )
+    ).fetchone()
+    revision = row[0] if row else None
+    for study in studies:
+        study.revision = revision or ""
+    return revision is not None
+
+
+def revision_of(connection: Connection) -> str:
+    """Return what the xmin of every row is that this transaction wrote."""
+    row = connection.execute("SELECT pg_current_xact_id()::xid::text").fetchone()
+    return row[0] if row else ""
 
 
 def json_text(value: object) -> str:

@@ -28,7 +28,7 @@ from interop.dicom.failures import (
 )
 from interop.dicom.filemeta import PREAMBLE_LENGTH, PREFIX, write_file_meta
 from interop.dicom.group_commit import GroupCommitter
-from interop.dicom.imaging_rows import Stored
+from interop.dicom.imaging_rows import Record, Stored
 from interop.dicom.ingest_types import Door, Kind, Outcome, Source
 from interop.dicom.limits import DEFAULT_LIMITS, Limits
 from interop.dicom.part10 import Instance, parse
@@ -286,7 +286,7 @@ class Ingest:
         )
         try:
             with self._database.connection(tenant.id) as connection:
-                rows.log(connection, tenant.id, [transaction], [audit])
+                rows.log(connection, tenant.id, Record([transaction], [audit]))
         except psycopg.Error as error:
             # The sender gets its refusal all the same; nothing was stored.
             logger.error("ingest.refusal.not_logged", extra={"sqlstate": error.sqlstate})

@@ -669,7 +669,7 @@ def test_a_value_that_breaks_the_transaction_does_not_break_it_for_others(
     sent = [instance(PatientID=patient_id()) for _ in range(9)]
     original = batch.store
 
-    def store(connection: Any, tenant_id: Any, objects: Any) -> Any:
+    def store(connection: Any, tenant_id: Any, objects: Any, *known: Any) -> Any:
         if any(o.sop_instance_uid == sent[4].SOPInstanceUID for o in objects):
             raise error
         return original(connection, tenant_id, objects)
@@ -713,7 +713,7 @@ def test_one_transaction_takes_a_bounded_number_of_bytes(
     taken: list[int] = []
     original = batch.store
 
-    def store(connection: Any, tenant_id: Any, objects: Any) -> Any:
+    def store(connection: Any, tenant_id: Any, objects: Any, *known: Any) -> Any:
         taken.append(sum(len(o.instance.dicom_json) for o in objects))
         # The others gather meanwhile.
         time.sleep(0.3)
