@@ -137,7 +137,7 @@ def _recognise_repeats(batch: Batch) -> None:
         before = batch.known.objects.get(received.sop_instance_uid)
         if before is None:
             continue
-        sent = (received.spooled.dataset_sha256, received.instance.transfer_syntax_uid)
+        sent = (received.spooled.dataset_hash, received.instance.transfer_syntax_uid)
         if sent == (before.dataset_hash, before.transfer_syntax_uid):
             batch.results[n] = Result("duplicate", keeps_blob=False, stored=before)
         else:

@@ -201,7 +201,7 @@ def object_columns(received: Received) -> dict[str, object]:
         "transfer_syntax_uid": instance.transfer_syntax_uid,
         "storage_uri": received.storage_uri,
         "hash": spooled.sha256,
-        "dataset_hash": spooled.dataset_sha256,
+        "dataset_hash": spooled.dataset_hash,
         "byte_size": spooled.byte_size,
         "dataset_offset": spooled.dataset_offset,
         "width": _size(instance.integer(0x00280011)),

@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from xxhash import xxh3_128
+
 from interop.dicom.failures import NOT_DICOM, OBJECT_TOO_LARGE, OUT_OF_RESOURCES, Failure
 from interop.dicom.filemeta import (
     PREAMBLE_LENGTH,
@@ -52,13 +54,18 @@ class SpoolLimitExceeded(Failure):
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """One whole object on disk. The digests are lower-case hexadecimal SHA-256."""
+    """One whole object on disk. Digests are lower-case hexadecimal.
+
+    `sha256` is of the file. `dataset_hash` is the XXH3-128 of the data set alone: it recognises an
+    object that is sent again under another header, and a second SHA-256 would cost as much as all
+    of the parsing.
+    """
 
     path: Path
     sha256: str
     byte_size: int
     dataset_offset: int
-    dataset_sha256: str
+    dataset_hash: str
 
     def discard(self) -> None:
         """Remove the file if it is still there."""
@@ -178,7 +185,7 @@ class SpoolWriter:
         self._keep_tiff = keep_tiff_preamble
         self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         self._whole = hashlib.sha256(usedforsecurity=False)
-        self._dataset = hashlib.sha256(usedforsecurity=False)
+        self._dataset = xxh3_128()
         # Bytes held back until the end of the File Meta Information is known.
         self._head: bytearray | None = bytearray()
         self._next_look = 0
@@ -239,7 +246,7 @@ class SpoolWriter:
             sha256=self._whole.hexdigest(),
             byte_size=self.byte_size,
             dataset_offset=self._meta.dataset_offset,
-            dataset_sha256=self._dataset.hexdigest(),
+            dataset_hash=self._dataset.hexdigest(),
         )
 
     def abort(self) -> None:

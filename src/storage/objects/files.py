@@ -1,7 +1,7 @@
 """The object store in a local folder.
 
-A write is a finished file made durable (fsync) that gets its name by link(2), which refuses a name
-that is taken; then the folder is made durable. A crash leaves at most a file in `.tmp`.
+A write is a finished file that gets its name by link(2), which refuses a name that is taken; then
+file and folder are made durable (fsync). A crash leaves at most a file that nobody was told of.
 """
 
 from __future__ import annotations
@@ -131,9 +131,11 @@ class LocalObjectStore:
         return self.root / check_key(key)
 
     def _publish(self, source: Path, target: Path) -> None:
-        """Make the file durable and give it its name; raises FileExistsError when taken."""
-        if self._is_durable:
-            _fsync(source)
+        """Give the file its name and make both durable; raises FileExistsError when taken.
+
+        The name comes first: then one commit of the file system's journal takes file and name,
+        where the other order waits for two. Nobody asks for a key before `put_file` has returned.
+        """
         for attempt in (1, 2):
             self._make_folder(target.parent)
             try:
@@ -143,6 +145,8 @@ class LocalObjectStore:
                 # The sweep removed the empty folder in between; or the source is not there.
                 if attempt == 2 or not source.exists():
                     raise
+        if self._is_durable:
+            _fsync(target)
         self._fsync_folder(target.parent)
 
     def _make_folder(self, folder: Path) -> None:

@@ -48,7 +48,6 @@ class ImagingStudy(TenantTable, Base):
         Index(None, "tenant_id", "patient_name_key"),
         Index(None, "tenant_id", "dicom_patient_id"),
         Index(None, "tenant_id", "accession_number"),
-        Index(None, "tenant_id", "last_received_at"),
     )
 
     patient_id: Mapped[UUID] = link("patients")
@@ -139,7 +138,6 @@ class ImagingObject(TenantTable, Base):
         Index(None, "tenant_id", "series_id", "instance_number", "sop_instance_uid"),
         Index(None, "tenant_id", "sop_class_uid"),
         Index(None, "tenant_id", "storage_uri"),
-        Index(None, "tenant_id", "received_at"),
         CheckConstraint(
             "object_type <> 'DICOM' OR (sop_instance_uid IS NOT NULL AND sop_class_uid IS NOT NULL)",  # noqa: E501
             name="dicom_has_uids",
