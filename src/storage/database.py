@@ -18,6 +18,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
+from storage.statements import StatementPool
+
 if TYPE_CHECKING:
     # Loaded at first use: hot paths and short commands speak psycopg only.
     from sqlalchemy import Engine
@@ -68,6 +70,7 @@ class Database:
         self._pool_size = pool_size
         self._async_pool: AsyncConnectionPool[AsyncConnection] | None = None
         self._statement_pool: AsyncConnectionPool[AsyncConnection] | None = None
+        self._statements: StatementPool | None = None
 
     @cached_property
     def pool(self) -> ConnectionPool[Connection]:
@@ -126,6 +129,7 @@ class Database:
         """Open the pool of this event loop; call once before the first async use."""
         self._async_pool = await self._open_pool(autocommit=False)
         self._statement_pool = await self._open_pool(autocommit=True)
+        self._statements = StatementPool(self.conninfo, size=self._pool_size)
 
     async def _open_pool(self, *, autocommit: bool) -> AsyncConnectionPool[AsyncConnection]:
         pool: AsyncConnectionPool[AsyncConnection] = AsyncConnectionPool(
@@ -144,7 +148,9 @@ class Database:
         for pool in (self._async_pool, self._statement_pool):
             if pool is not None:
                 await pool.close()
-        self._async_pool = self._statement_pool = None
+        if self._statements is not None:
+            await self._statements.close()
+        self._async_pool = self._statement_pool = self._statements = None
 
     @property
     def async_pool(self) -> AsyncConnectionPool[AsyncConnection]:
@@ -162,6 +168,13 @@ class Database:
         if self._statement_pool is None:
             raise RuntimeError("Database.open_async() was not called in this event loop")
         return self._statement_pool
+
+    @property
+    def statements(self) -> StatementPool:
+        """Batches that bind the tenant themselves, where CPU counts more than comfort."""
+        if self._statements is None:
+            raise RuntimeError("Database.open_async() was not called in this event loop")
+        return self._statements
 
     @asynccontextmanager
     async def async_connection(self, tenant_id: UUID) -> AsyncIterator[AsyncConnection]:

@@ -33,7 +33,7 @@ from interop.dicomweb.media_types import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     MULTIPART,
     OCTET_STREAM,
-    MediaType,
+    Accepted,
     accepted,
 )
 from interop.dicomweb.multipart import MultipartWriter
@@ -77,7 +77,7 @@ async def retrieve_bulk_data(request: Request) -> Response:
     return await _ranges(services.objects, value, ranges, multipart)
 
 
-def _multipart(wanted: list[MediaType]) -> bool:
+def _multipart(wanted: Accepted) -> bool:
     """Whether the value goes out as the one part of a multipart body."""
     for media_type in wanted:
         syntax = media_type.transfer_syntax

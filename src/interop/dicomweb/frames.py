@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from interop.access import Caller
 from interop.dicom import frames as stored_frames
 from interop.dicom.filemeta import EXPLICIT_VR_BIG_ENDIAN
 from interop.dicom.frame_table import entry
@@ -22,13 +25,20 @@ from interop.dicom.frames import OpenedObject
 from interop.dicomweb.converted import without_item_headers
 from interop.dicomweb.decoding import decode_slots
 from interop.dicomweb.errors import SECURITY_HEADERS
-from interop.dicomweb.media_types import accepted, choose_frames
+from interop.dicomweb.media_types import (
+    FRAME_MEDIA_TYPES,
+    NATIVE,
+    Accepted,
+    FrameChoice,
+    accepted,
+    choose_frames,
+)
 from interop.dicomweb.multipart import MultipartWriter
-from interop.dicomweb.reading import Read, admitted, reading, services_of
+from interop.dicomweb.reading import Read, admitted, reading, served, services_of
 from interop.dicomweb.responses import CHUNK_BYTES, primed, streamed
 from interop.dicomweb.segments import ObjectRange, Segment, read_range, segments_response
 from interop.dicomweb.targets import Target, audited
-from interop.errors import BadRequest, NotFound, PayloadTooLarge
+from interop.errors import BadRequest, NotAcceptable, NotFound, PayloadTooLarge
 from interop.services import Services
 from storage.objects import ObjectStore
 
@@ -99,15 +109,8 @@ async def retrieve_frames(request: Request) -> Response:
     target = Target.of(request)
     numbers = frame_numbers(request.path_params["frames"])
     services = services_of(request)
-    async with reading(services, caller, EVENT) as read:
-        pixels = await pixel_row(read, target, numbers)
-        read.details["frames"] = len(numbers)
-        choice = choose_frames(
-            wanted,
-            pixels.transfer_syntax_uid,
-            single=len(numbers) == 1,
-            can_decode=stored_frames.can_decode(pixels.transfer_syntax_uid),
-        )
+    pixels = await _served_pixels(services, caller, target, numbers, wanted)
+    choice = _choice(wanted, pixels.transfer_syntax_uid, len(numbers))
     writer = MultipartWriter(choice.media_type) if choice.multipart else None
     content_type = writer.content_type if writer else choice.content_type
     heads = [
@@ -129,6 +132,43 @@ async def retrieve_frames(request: Request) -> Response:
     if tail:
         segments.append(tail)
     return await segments_response(services.objects, segments, content_type)
+
+
+async def _served_pixels(
+    services: Services, caller: Caller, target: Target, frames: list[int], wanted: Accepted
+) -> PixelRow:
+    """The audited pixel row of frames that are there and can be sent as `wanted`."""
+    details = {"frames": len(frames), **target.details}
+    arguments = {
+        **target.parameters,
+        "frames": frames,
+        "syntaxes": _servable(wanted, is_single=len(frames) == 1),
+    }
+    row = await served(services, caller, EVENT, "dicomweb_frames", arguments, details)
+    if row is not None:
+        return PixelRow(*row)
+    async with reading(services, caller, EVENT) as read:
+        pixels = await pixel_row(read, target, frames)
+        read.details["frames"] = len(frames)
+        _choice(wanted, pixels.transfer_syntax_uid, len(frames))
+    return pixels
+
+
+def _choice(wanted: Accepted, stored: str, count: int) -> FrameChoice:
+    """How `count` frames stored in a transfer syntax are sent. Raises NotAcceptable."""
+    can_decode = stored_frames.can_decode(stored)
+    return choose_frames(wanted, stored, single=count == 1, can_decode=can_decode)
+
+
+@lru_cache
+def _servable(wanted: Accepted, *, is_single: bool) -> list[str]:
+    """The transfer syntaxes, of those that are known, whose frames can be sent as `wanted`."""
+    found = []
+    for stored in sorted(NATIVE | FRAME_MEDIA_TYPES.keys()):
+        with suppress(NotAcceptable):
+            _choice(wanted, stored, 1 if is_single else 2)
+            found.append(stored)
+    return found
 
 
 async def _answer(chunks: AsyncIterator[bytes], content_type: str, *, is_small: bool) -> Response:

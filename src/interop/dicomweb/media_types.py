@@ -7,8 +7,9 @@ for "as you have it" and is answered with the stored encoding.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from interop.errors import BadRequest, NotAcceptable
 
@@ -32,7 +33,7 @@ class MediaType:
     """A media type with its parameters; for multipart/related, `part_type` is its root's type."""
 
     name: str
-    parameters: dict[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def is_multipart(self) -> bool:
@@ -91,12 +92,17 @@ def _unquoted(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
 
 
-def accepted(header: str | None, query: str | None) -> list[MediaType]:
+# Kept: clients send the same few values with every request.
+Accepted = tuple[MediaType, ...]
+
+
+@lru_cache(maxsize=256)
+def accepted(header: str | None, query: str | None) -> Accepted:
     """What the caller accepts: the `accept` query parameter before the header (PS3.18 8.3.3.1)."""
     wanted = parse_media_types(query) if query else []
     if not wanted:
         wanted = parse_media_types(header) if header else []
-    return wanted or [MediaType("*/*")]
+    return tuple(wanted) or (MediaType("*/*"),)
 
 
 def require_json(wanted: Iterable[MediaType]) -> str:

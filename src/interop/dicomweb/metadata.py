@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import Any
 from uuid import UUID
 
 from anyio import to_thread
@@ -24,7 +25,7 @@ from starlette.responses import Response
 from interop.access import Caller
 from interop.dicomweb.errors import SECURITY_HEADERS
 from interop.dicomweb.media_types import accepted, require_json
-from interop.dicomweb.reading import Read, admitted, reading, services_of
+from interop.dicomweb.reading import Read, Row, admitted, reading, served, services_of
 from interop.dicomweb.responses import (
     GZIP_LEVEL,
     GZIP_THRESHOLD,
@@ -85,7 +86,7 @@ def from_cache(cached: bytes | None, root: str) -> Metadata | None:
     return Metadata(etag.decode(), body, True) if kept_root.decode() == root else None
 
 
-def build(target: Target, rows: list[tuple[str, str, str, str]]) -> Metadata:
+def build(target: Target, rows: Iterable[Row]) -> Metadata:
     """Join stored documents from (series UID, instance UID, hash, JSON) rows."""
     digest = sha256(target.root.encode())
     parts: list[bytes] = []
@@ -105,11 +106,13 @@ async def retrieve_metadata(request: Request) -> Response:
     target = Target.of(request)
     services = services_of(request)
     background: BackgroundTask | None = None
-    async with reading(services, caller, EVENT) as read:
-        if target.instance is not None:
-            metadata = await _of_instances(read, target)
-        else:
-            metadata, background = await _of_series(read, target, services, caller)
+    metadata = await _served(services, caller, target)
+    if metadata is None:
+        async with reading(services, caller, EVENT) as read:
+            if target.instance is not None:
+                metadata = await _of_instances(read, target)
+            else:
+                metadata, background = await _of_series(read, target, services, caller)
     response = await _answer(request, metadata, media_type)
     response.background = background
     return response
@@ -138,6 +141,19 @@ async def retrieve_study_metadata(request: Request) -> Response:
     headers = {**REVALIDATE, "Content-Encoding": "gzip"}
     body = _joined(services, caller, target, series)
     return streamed(_zipped(body) if use_gzip else body, media_type, headers if use_gzip else None)
+
+
+async def _served(services: Services, caller: Caller, target: Target) -> Metadata | None:
+    """The audited metadata of an instance, or of a series whose metadata is kept."""
+    arguments: dict[str, Any] = {"study": target.study, "series": target.series}
+    if target.instance is not None:
+        function, arguments["instance"] = "dicomweb_instance_metadata", target.instance
+    else:
+        function, arguments["root"] = "dicomweb_series_metadata", target.root
+    row = await served(services, caller, EVENT, function, arguments, target.details)
+    if row is None:
+        return None
+    return build(target, [row]) if target.instance else from_cache(row[0], target.root)
 
 
 async def _of_instances(read: Read, target: Target) -> Metadata:

@@ -1,17 +1,20 @@
 """One read: authorized, in one transaction of one tenant, with exactly one audit row.
 
 Statements travel in a pipeline without BEGIN and COMMIT: PostgreSQL runs what lies between two
-Syncs as one transaction, the tenant's setting included. A search is one round trip; a retrieval
-sees its rows before it writes the audit row, and is two. The audit row is written before a byte
-leaves, with `synchronous_commit` off (security.md G1); a read that cannot write it fails.
+Syncs as one transaction, the tenant's setting included. A search and what a function serves
+(`served`) is one round trip; other retrievals see their rows before they write the audit row. The
+audit row is written before a byte leaves, with `synchronous_commit` off (security.md G1); a read
+that cannot write it fails.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any
 
+import orjson
 import psycopg
 from psycopg.pq import TransactionStatus
 from starlette.requests import Request
@@ -22,10 +25,12 @@ from interop.access.http import caller_from
 from interop.errors import ServerError
 from interop.services import Services
 from storage.database import AsyncConnection, require_tenant
+from storage.statements import Statement
 
 _SETTINGS = (
     "SELECT set_config('app.tenant', %s, true), set_config('synchronous_commit', 'off', true)"
 )
+_BEGIN_SEARCH = "SELECT dicomweb_begin_search(%(tenant_id)s, %(audit)s)"
 RESOURCE_TYPE = "ImagingStudy"
 
 Row = tuple[Any, ...]
@@ -83,22 +88,61 @@ async def search(
     details: Mapping[str, Any],
     sql: str,
     parameters: Mapping[str, Any],
+    *,
+    keeps_plan: bool = False,
 ) -> list[Row]:
     """Run one query and write its audit row in one round trip; a failed one is audited as well."""
     tenant_id = caller.tenant.id
     require_tenant(tenant_id)
-    audit = audit_parameters(caller, event_type, RESOURCE_TYPE, metadata=details)
+    audit = audit_text(caller, event_type, details)
     try:
-        async with _transaction(services) as connection:
-            await connection.execute(_SETTINGS, (str(tenant_id),))
-            found = await connection.execute(sql.encode(), {**parameters, "tenant_id": tenant_id})
-            await connection.execute(INSERT_AUDIT, audit)
-        return await found.fetchall()
+        _, found = await services.database.statements.run(
+            Statement(_BEGIN_SEARCH, {"tenant_id": tenant_id, "audit": audit}, keeps_plan=True),
+            Statement(sql, {**parameters, "tenant_id": tenant_id}, keeps_plan),
+        )
     except psycopg.Error:
         async with reading(services, caller, event_type) as read:
             read.details.update(details)
             read.outcome = "FAILURE"
         raise
+    return found
+
+
+async def served(
+    services: Services,
+    caller: Caller,
+    event_type: str,
+    function: str,
+    arguments: Mapping[str, Any],
+    details: Mapping[str, Any],
+) -> Row | None:
+    """Call a function of `migrations/dicomweb.sql`: one round trip, audited with what it returns.
+
+    None where there is nothing to serve, which is not audited yet: ask again inside `reading`.
+    """
+    tenant_id = caller.tenant.id
+    require_tenant(tenant_id)
+    audit = audit_text(caller, event_type, details)
+    call = Statement(
+        _call_of(function, tuple(arguments)),
+        {"tenant_id": tenant_id, **arguments, "audit": audit},
+        keeps_plan=True,
+    )
+    (rows,) = await services.database.statements.run(call)
+    return rows[0] if rows else None
+
+
+@lru_cache
+def _call_of(function: str, arguments: tuple[str, ...]) -> str:
+    """The statement that calls a function with named arguments, tenant first and audit last."""
+    placeholders = ", ".join(f"%({name})s" for name in ("tenant_id", *arguments, "audit"))
+    return f"SELECT * FROM {function}({placeholders})"
+
+
+def audit_text(caller: Caller, event_type: str, details: Mapping[str, Any]) -> str:
+    """The audit row of a read as the functions of the database take it."""
+    audit = audit_parameters(caller, event_type, RESOURCE_TYPE, metadata=details)
+    return orjson.dumps({**audit, "metadata": orjson.Fragment(audit["metadata"])}).decode()
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from interop.dicom.frames import FrameRow
 from interop.dicomweb.decoding import decode_slots
 from interop.dicomweb.errors import SECURITY_HEADERS
 from interop.dicomweb.frames import frame_numbers
-from interop.dicomweb.media_types import MULTIPART, MediaType, accepted
+from interop.dicomweb.media_types import MULTIPART, Accepted, accepted
 from interop.dicomweb.multipart import MultipartWriter
 from interop.dicomweb.reading import Read, admitted, reading, services_of
 from interop.dicomweb.rendering import Rendering, Viewport, parse_rendering
@@ -110,7 +110,7 @@ async def _answer(request: Request, *, is_thumbnail: bool) -> Response:
     return Response(image, media_type=rendering.media_type, headers=merged)
 
 
-def wants_all(wanted: list[MediaType]) -> bool:
+def wants_all(wanted: Accepted) -> bool:
     """Whether the best type in Accept is multipart."""
     return wanted[0].is_multipart
 

@@ -8,6 +8,7 @@ Otherwise it is transcoded to Explicit VR Little Endian, one instance at a time.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from pathlib import Path
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
+from interop.access import Caller
 from interop.dicom import transcode
 from interop.dicomweb.bulkdata import local_file
 from interop.dicomweb.decoding import decode_slots
@@ -23,13 +25,15 @@ from interop.dicomweb.media_types import (
     DEFAULT,
     DICOM,
     EXPLICIT_VR_LITTLE_ENDIAN,
+    FRAME_MEDIA_TYPES,
+    NATIVE,
     DicomChoice,
     accepted,
     choose_dicom,
     is_lossy,
 )
 from interop.dicomweb.multipart import MultipartWriter
-from interop.dicomweb.reading import admitted, reading, services_of
+from interop.dicomweb.reading import admitted, reading, served, services_of
 from interop.dicomweb.responses import CHUNK_BYTES, FileResponse, in_thread, primed, streamed
 from interop.dicomweb.segments import ObjectRange, Segment, chunks_of, segments_response
 from interop.dicomweb.targets import StoredInstance, Target, audited, stored_instances
@@ -37,6 +41,8 @@ from interop.errors import NotAcceptable
 from interop.services import Services
 
 EVENT = "IMAGING_RETRIEVED"
+# An instance and the transfer syntax in which it is sent.
+Planned = tuple[StoredInstance, str]
 PARTIAL_WARNING = "Instances that cannot be sent in an accepted transfer syntax were left out"
 
 
@@ -49,14 +55,17 @@ async def retrieve_instances(request: Request) -> Response:
         single=target.instance is not None,
     )
     services = services_of(request)
-    async with reading(services, caller, EVENT) as read:
-        instances = await stored_instances(read, target)
-        plans = [plan_of(instance, choice) for instance in instances]
-        planned = [(i, p) for i, p in zip(instances, plans, strict=True) if p is not None]
-        audited(read, target, len(planned))
-        if not planned:
-            raise not_acceptable(instances)
-    status = 200 if len(planned) == len(instances) else 206
+    planned = await _served_instance(services, caller, target, choice)
+    status = 200
+    if not planned:
+        async with reading(services, caller, EVENT) as read:
+            instances = await stored_instances(read, target)
+            plans = [plan_of(instance.transfer_syntax_uid, choice) for instance in instances]
+            planned = [(i, p) for i, p in zip(instances, plans, strict=True) if p is not None]
+            audited(read, target, len(planned))
+            if not planned:
+                raise not_acceptable(instances)
+        status = 200 if len(planned) == len(instances) else 206
     if not choice.multipart:
         return await _single(services, caller.tenant.id, *planned[0])
     writer = MultipartWriter(DICOM)
@@ -80,18 +89,33 @@ async def retrieve_instances(request: Request) -> Response:
     return streamed(await primed(body), writer.content_type, headers, status=status)
 
 
+async def _served_instance(
+    services: Services, caller: Caller, target: Target, choice: DicomChoice
+) -> list[Planned]:
+    """One instance that is there and can be sent, audited; nothing in every other case."""
+    if target.instance is None:
+        return []
+    arguments = {**target.parameters, "syntaxes": _servable(choice)}
+    row = await served(services, caller, EVENT, "dicomweb_instance", arguments, target.details)
+    if row is None:
+        return []
+    instance = StoredInstance(*row)
+    syntax = plan_of(instance.transfer_syntax_uid, choice)
+    assert syntax is not None, "the database was told which transfer syntaxes can be sent"
+    return [(instance, syntax)]
+
+
 def whole(instance: StoredInstance) -> ObjectRange:
     """All bytes of an instance."""
     return ObjectRange(instance.storage_uri, 0, instance.byte_size)
 
 
-def plan_of(instance: StoredInstance, choice: DicomChoice) -> str | None:
+def plan_of(stored: str, choice: DicomChoice) -> str | None:
     """The transfer syntax in which an instance is sent; None when the caller accepts no such.
 
     Without a named one PS3.18 8.7.3 wants Explicit VR Little Endian, and the stored encoding of
     what is only there in lossy compression.
     """
-    stored = instance.transfer_syntax_uid
     for wanted in choice.transfer_syntaxes:
         if wanted in (ANY, stored):
             return stored
@@ -100,6 +124,15 @@ def plan_of(instance: StoredInstance, choice: DicomChoice) -> str | None:
         if wanted in (DEFAULT, EXPLICIT_VR_LITTLE_ENDIAN) and transcode.can_transcode(stored):
             return EXPLICIT_VR_LITTLE_ENDIAN
     return None
+
+
+@lru_cache
+def _servable(choice: DicomChoice) -> list[str] | None:
+    """The transfer syntaxes, of those that are known, that can be sent; None is any."""
+    if ANY in choice.transfer_syntaxes:
+        return None
+    known = NATIVE | FRAME_MEDIA_TYPES.keys()
+    return sorted(stored for stored in known if plan_of(stored, choice) is not None)
 
 
 def not_acceptable(instances: list[StoredInstance]) -> NotAcceptable:
@@ -130,7 +163,7 @@ async def _transcoded_parts(
     services: Services,
     tenant_id: UUID,
     heads: list[bytes],
-    planned: list[tuple[StoredInstance, str]],
+    planned: list[Planned],
     tail: bytes,
 ) -> AsyncIterator[bytes]:
     """The parts one after the other; a transcoded file lives as long as it is being sent."""

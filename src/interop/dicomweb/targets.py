@@ -53,6 +53,12 @@ class Target:
         return {"study": self.study, "series": self.series, "instance": self.instance}
 
     @property
+    def details(self) -> dict[str, str]:
+        """What an audit row says of the part of the study that was read."""
+        named = {"series_instance_uid": self.series, "sop_instance_uid": self.instance}
+        return {name: uid for name, uid in named.items() if uid is not None}
+
+    @property
     def url(self) -> str:
         url = f"{self.root}/studies/{self.study}"
         if self.series is not None:
@@ -104,7 +110,4 @@ async def stored_instances(read: Read, target: Target) -> list[StoredInstance]:
 def audited(read: Read, target: Target, count: int) -> None:
     """Say in the audit row which part of the study was read."""
     read.details["instances"] = count
-    if target.series is not None:
-        read.details["series_instance_uid"] = target.series
-    if target.instance is not None:
-        read.details["sop_instance_uid"] = target.instance
+    read.details.update(target.details)

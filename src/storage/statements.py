@@ -1,0 +1,311 @@
+"""Statements for hot reads: a batch is one transaction and one round trip, over bare libpq.
+
+A batch travels in libpq's pipeline mode with a single Sync, so PostgreSQL runs it as one
+transaction and forgets a tenant that was set in it. The sockets stay registered with the event
+loop, and a statement costs a tenth of the CPU of a psycopg cursor; connecting, adaptation of
+values and errors remain psycopg's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import psycopg
+from psycopg import errors, pq
+from psycopg.adapt import PyFormat, Transformer
+from psycopg_pool import PoolTimeout
+
+# A connection that keeps more plans than this forgets all of them.
+MAX_PLANS = 200
+MAX_GAPS = 3
+# A managed database moves to another host; connections follow within this time.
+MAX_AGE_SECONDS = 3600.0
+_PARAMETER = re.compile(r"%\((\w+)\)s|%%")
+_BINARY = pq.Format.BINARY
+_STALE_PLAN = (errors.FeatureNotSupported, errors.InvalidSqlStatementName)
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL with `%(name)s` parameters.
+
+    With `keeps_plan` it is prepared once a connection: right where the best plan does not depend
+    on the values. Without, it is planned with its values each time.
+    """
+
+    sql: str
+    parameters: Mapping[str, Any]
+    keeps_plan: bool = False
+
+
+class StatementPool:
+    """Connections of one event loop. `run` is all that is needed; `close` when it ends."""
+
+    def __init__(self, conninfo: str, *, size: int, timeout: float = 30.0) -> None:
+        self._conninfo = conninfo
+        self._size = size
+        self._timeout = timeout
+        self._open = 0
+        self._idle: list[_Connection] = []
+        self._waiting: deque[asyncio.Future[_Connection | None]] = deque()
+        self._is_closed = False
+
+    async def run(self, *statements: Statement) -> list[list[Row]]:
+        """Run the statements in one transaction; the rows of each that has rows.
+
+        Raises psycopg.Error, and PoolTimeout when no connection is free in time. The answer that a
+        cancelled caller left behind is read to its end before the connection serves another.
+        """
+        connection = await self._take()
+        return await connection.run(statements)
+
+    async def close(self) -> None:
+        """Close what is idle now, and the rest when its statement ends."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().discard()
+        while self._waiting:
+            self._wake(self._waiting.popleft(), None)
+
+    async def _take(self) -> _Connection:
+        while not self._is_closed:
+            if self._idle:
+                return self._idle.pop()
+            if self._open < self._size:
+                return await self._connect()
+            connection = await self._wait()
+            if connection is not None:
+                return connection
+        raise psycopg.OperationalError("the pool of statements is closed")
+
+    async def _connect(self) -> _Connection:
+        self._open += 1
+        try:
+            return _Connection(
+                await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True), self
+            )
+        except BaseException:
+            self._lost()
+            raise
+
+    async def _wait(self) -> _Connection | None:
+        """The next connection that is given back; None when there is room for a new one."""
+        loop = asyncio.get_running_loop()
+        place: asyncio.Future[_Connection | None] = loop.create_future()
+        self._waiting.append(place)
+        alarm = loop.call_later(self._timeout, _expire, place, self._timeout)
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                # Handed over in the moment of the cancellation.
+                connection = place.result()
+                if connection is None:
+                    self._wake_next(None)
+                else:
+                    self.give_back(connection)
+            raise
+        finally:
+            alarm.cancel()
+
+    def give_back(self, connection: _Connection) -> None:
+        """Called by a connection whose batch has ended."""
+        if self._is_closed or connection.is_old:
+            connection.discard()
+        elif not self._wake_next(connection):
+            self._idle.append(connection)
+
+    def lost(self, connection: _Connection) -> None:
+        """Called by a connection that is closed."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._lost()
+
+    def _lost(self) -> None:
+        self._open -= 1
+        self._wake_next(None)
+
+    def _wake_next(self, connection: _Connection | None) -> bool:
+        while self._waiting:
+            if self._wake(self._waiting.popleft(), connection):
+                return True
+        return False
+
+    @staticmethod
+    def _wake(place: asyncio.Future[_Connection | None], connection: _Connection | None) -> bool:
+        if place.done():
+            return False
+        place.set_result(connection)
+        return True
+
+
+def _expire(place: asyncio.Future[_Connection | None], seconds: float) -> None:
+    if not place.done():
+        place.set_exception(PoolTimeout(f"no connection was free within {seconds:.0f} s"))
+
+
+class _Connection:
+    """One connection in pipeline mode, with at most one batch under way."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Row], pool: StatementPool) -> None:
+        self._connection = connection
+        self._wire = connection.pgconn
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._transformer = Transformer(connection)
+        self._plans: dict[bytes, bytes] = {}
+        self._unconfirmed: dict[bytes, bytes] = {}
+        self._batch: asyncio.Future[list[pq.abc.PGresult]] | None = None
+        self._results: list[pq.abc.PGresult] = []
+        self._born = time.monotonic()
+        self._socket = self._wire.socket
+        self._wire.enter_pipeline_mode()
+        self._loop.add_reader(self._socket, self._readable)
+
+    @property
+    def is_old(self) -> bool:
+        return time.monotonic() - self._born > MAX_AGE_SECONDS
+
+    async def run(self, statements: tuple[Statement, ...]) -> list[list[Row]]:
+        """Send a batch and wait for its end. Gives the connection back, now or at the end."""
+        batch: asyncio.Future[list[pq.abc.PGresult]] = self._loop.create_future()
+        try:
+            # Values that cannot be sent are found out before anything is.
+            ready = [self._adapted(statement) for statement in statements]
+        except BaseException:
+            self._pool.give_back(self)
+            raise
+        self._batch = batch
+        try:
+            if len(self._plans) + len(ready) > MAX_PLANS:
+                self._plans.clear()
+                self._wire.send_query_params(b"DEALLOCATE ALL", None)
+            for text, values, keeps_plan in ready:
+                self._send(text, values, keeps_plan)
+            self._wire.pipeline_sync()
+            self._flush()
+        except psycopg.Error as error:
+            self._fail(error)
+        return [self._rows(result) for result in await batch]
+
+    def discard(self) -> None:
+        """Close; whoever waits for the batch gets an OperationalError."""
+        self._fail(psycopg.OperationalError("the connection was closed"))
+
+    def _adapted(self, statement: Statement) -> tuple[bytes, list[Any], bool]:
+        text, names = _positional(statement.sql)
+        values = [statement.parameters[name] for name in names]
+        dumped = self._transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
+        return text, list(dumped), statement.keeps_plan
+
+    def _send(self, text: bytes, values: list[Any], keeps_plan: bool) -> None:
+        if not keeps_plan:
+            self._wire.send_query_params(text, values, result_format=_BINARY)
+            return
+        name = self._plans.get(text) or self._unconfirmed.get(text)
+        if name is None:
+            name = self._unconfirmed[text] = b"p%d" % len(self._plans | self._unconfirmed)
+            self._wire.send_prepare(name, text)
+        self._wire.send_query_prepared(name, values, result_format=_BINARY)
+
+    def _flush(self) -> None:
+        if self._wire.flush():
+            # The socket is full: a long statement to a database that is busy.
+            self._loop.add_writer(self._socket, self._writable)
+
+    def _writable(self) -> None:
+        try:
+            if not self._wire.flush():
+                self._loop.remove_writer(self._socket)
+        except psycopg.Error as error:
+            self._fail(error)
+        else:
+            # Where it cannot send libpq reads, and then the socket may never be readable again.
+            self._readable()
+
+    def _readable(self) -> None:
+        wire, gaps = self._wire, 0
+        try:
+            wire.consume_input()
+            while self._batch is not None and not wire.is_busy():
+                result = wire.get_result()
+                if result is None:
+                    # One stands between two statements; many, where libpq has lost the batch.
+                    gaps += 1
+                    if gaps > MAX_GAPS:
+                        raise psycopg.OperationalError("the database left statements unanswered")
+                    continue
+                if result.status == pq.ExecStatus.PIPELINE_SYNC:
+                    self._end()
+                    return
+                gaps = 0
+                self._results.append(result)
+        except psycopg.Error as error:
+            self._fail(error)
+            return
+        if wire.status != pq.ConnStatus.OK:
+            self._fail(psycopg.OperationalError("the database closed the connection"))
+
+    def _end(self) -> None:
+        """The batch is over, well or not."""
+        batch, results, self._results = self._batch, self._results, []
+        unconfirmed, self._unconfirmed = self._unconfirmed, {}
+        self._batch = None
+        assert batch is not None
+        failed = next((r for r in results if r.status == pq.ExecStatus.FATAL_ERROR), None)
+        if failed is None:
+            self._plans |= unconfirmed
+            if not batch.done():
+                batch.set_result([r for r in results if r.status == pq.ExecStatus.TUPLES_OK])
+            self._pool.give_back(self)
+            return
+        error = errors.error_from_result(failed)
+        if not batch.done():
+            batch.set_exception(error)
+        if unconfirmed or isinstance(error, _STALE_PLAN):
+            # What it keeps prepared is not known any more.
+            self.discard()
+        else:
+            self._pool.give_back(self)
+
+    def _rows(self, result: pq.abc.PGresult) -> list[Row]:
+        transformer = self._transformer
+        transformer.set_pgresult(result)
+        return transformer.load_rows(0, result.ntuples, tuple)
+
+    def _fail(self, error: psycopg.Error) -> None:
+        if self._socket < 0:
+            return
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket = -1
+        self._wire.finish()
+        batch, self._batch = self._batch, None
+        if batch is not None and not batch.done():
+            batch.set_exception(error)
+        self._pool.lost(self)
+
+
+@lru_cache(maxsize=1024)
+def _positional(sql: str) -> tuple[bytes, tuple[str, ...]]:
+    """The statement with parameters as PostgreSQL numbers them, and their names in that order."""
+    names: list[str] = []
+
+    def number(found: re.Match[str]) -> str:
+        name = found[1]
+        if name is None:
+            return "%"
+        if name not in names:
+            names.append(name)
+        return f"${names.index(name) + 1}"
+
+    return _PARAMETER.sub(number, sql).encode(), tuple(names)
