@@ -84,6 +84,18 @@ class Settings(BaseSettings):
     token_seconds: int = Field(
         3600, ge=60, le=86400, description="Lifetime of an access token in seconds."
     )
+    session_seconds: int = Field(
+        43200,
+        ge=300,
+        le=604800,
+        description="Seconds after which a browser session ends, whatever its user does.",
+    )
+    session_idle_seconds: int = Field(
+        1800,
+        ge=60,
+        le=86400,
+        description="Seconds without a request after which a browser session ends.",
+    )
     durability: str = Field(
         "full",
         pattern="^(full|relaxed)$",

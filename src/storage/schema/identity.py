@@ -62,7 +62,7 @@ class UserAuthIdentity(GlobalTable, Base):
     issuer: Mapped[str | None]
     subject: Mapped[str] = phi(Sensitivity.IDENTIFYING)
     password_hash: Mapped[str | None] = phi(Sensitivity.RESTRICTED)
-    password_algorithm: Mapped[str | None] = one_of("BCRYPT", "SCRYPT")
+    password_algorithm: Mapped[str | None] = one_of("ARGON2ID", "BCRYPT", "SCRYPT")
     password_changed_at: Mapped[datetime | None]
     mfa_method: Mapped[str | None] = one_of("TOTP", "WEBAUTHN")
     mfa_secret_encrypted: Mapped[str | None] = phi(Sensitivity.RESTRICTED)
@@ -194,6 +194,9 @@ class UserSession(TenantTable, Base):
     operating_system: Mapped[str | None]
     ip_address: Mapped[str | None] = phi(Sensitivity.IDENTIFYING)
     user_agent: Mapped[str | None]
+    signed_in_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    # How the user proved who they are, in the words of RFC 8176.
+    amr: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
     last_activity_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
