@@ -26,7 +26,9 @@ class Caller:
 
 def authorize(caller: Caller, resource_type: str, letter: Letter) -> None:
     """Raise Forbidden unless the caller's scopes permit `letter` (cruds) on `resource_type`."""
-    if not caller.scopes.permits(resource_type, letter):
+    # Whole-tenant access is of system/ scopes alone; the other levels mean less than the tenant.
+    permitting = caller.scopes.of_level("system").permitting(resource_type, letter)
+    if not any(not scope.constraints for scope in permitting):
         raise Forbidden(
             f"the token's scopes do not permit '{letter}' on {resource_type}; "
             f"a scope such as system/{resource_type}.{letter} is needed"
