@@ -81,31 +81,31 @@ class Batch:
 def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) -> Batch:
     """Write the rows of all objects; nothing is visible until the caller commits.
 
-    The caller has bound the transaction to the tenant. Five round trips where the studies are
-    known: begin, read, write, commit and the tenant.
+    Takes a transaction that has no tenant yet. Two round trips: read under locks, and write.
     """
     known = rows.read_and_lock(
         connection,
         tenant_id,
-        [received.sop_instance_uid for received in objects],
-        sorted({received.study_instance_uid for received in objects}),
-        list({received.series_instance_uid for received in objects}),
+        sop_instance_uids=[received.sop_instance_uid for received in objects],
+        study_uids=sorted({received.study_instance_uid for received in objects}),
+        series_uids=list({received.series_instance_uid for received in objects}),
+        patient_ids=sorted({received.patient_id for received in objects} - {""}),
     )
     batch = Batch(tenant_id, objects, known)
     _recognise_repeats(batch)
-    _create_missing_studies(connection, batch)
-    _keep_patients_apart(batch)
-    unwanted = _already_quarantined(connection, batch)
-    changes = _changes(batch)
     with connection.pipeline():
-        rows.store(connection, tenant_id, changes)
+        _create_missing_studies(connection, batch)
+        _keep_patients_apart(batch)
+        unwanted = _already_quarantined(connection, batch)
+        rows.store(connection, tenant_id, _changes(batch))
         _quarantine(connection, batch, unwanted)
         _write_down(batch)
         rows.log(connection, tenant_id, batch.record)
-        revision = rows.revision_of(connection)
+        _schedule_checks(connection, batch)
+        written = connection.execute(rows.REVISION).fetchone()
     for study in batch.studies.values():
-        study.revision = revision if study.added or study.is_new else study.revision
-    _schedule_checks(connection, batch)
+        if written and (study.added or study.is_new):
+            study.revision = written[0]
     return batch
 
 
@@ -168,24 +168,9 @@ def _refusal(code: Code, message: str) -> Result:
 def _create_missing_studies(connection: Connection, batch: Batch) -> None:
     # The first object of a study says whose it is.
     new = {r.study_instance_uid: r for _, r in reversed(batch.pending())}
-    new = {uid: received for uid, received in new.items() if uid not in batch.studies}
-    if not new:
-        return
-    keys = {f"study {batch.tenant_id} {uid}" for uid in new}
-    keys |= {f"patient {batch.tenant_id} {_patient_key(batch, r)}" for r in new.values()}
-    connection.execute(rows.ADVISORY_LOCKS, {"keys": sorted(keys)})
-    # Somebody else may have made them while we waited.
-    fresh = rows.read_and_lock(connection, batch.tenant_id, [], sorted(new), _series_of(batch))
-    batch.studies.update(fresh.studies)
-    batch.known.series.update(fresh.series)
-    new = {uid: received for uid, received in new.items() if uid not in fresh.studies}
-    patients = _find_patients(connection, batch, list(new.values()))
-    for uid in sorted(new):
+    patients = _patients(batch)
+    for uid in sorted(new.keys() - batch.studies.keys()):
         _create_study(connection, batch, new[uid], patients)
-
-
-def _series_of(batch: Batch) -> list[str]:
-    return list({received.series_instance_uid for received in batch.objects})
 
 
 def _patient_key(batch: Batch, received: Received) -> tuple[str, str]:
@@ -196,15 +181,9 @@ def _patient_key(batch: Batch, received: Received) -> tuple[str, str]:
 Patients = dict[tuple[str, str], dict[UUID, Demographics]]
 
 
-def _find_patients(connection: Connection, batch: Batch, objects: list[Received]) -> Patients:
-    values = list({received.patient_id for received in objects if received.patient_id})
-    if not values:
-        return {}
-    found = connection.execute(
-        rows.FIND_PATIENTS, {"tenant_id": batch.tenant_id, "values": values}
-    ).fetchall()
+def _patients(batch: Batch) -> Patients:
     patients: Patients = {}
-    for value, assigner, patient_id, family, given, middle, born, sex in found:
+    for value, assigner, patient_id, family, given, middle, born, sex in batch.known.patients:
         known = Demographics(
             "^".join((family or "", given or "", middle or "")).rstrip("^"),
             born.strftime("%Y%m%d") if born else "",

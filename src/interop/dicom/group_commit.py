@@ -223,11 +223,8 @@ class GroupCommitter:
         objects = [entry.received for entry in entries]
         is_committing = False
         try:
-            if known is None:
-                opened = self._database.connection(tenant_id)
-            else:
-                opened = self._database.platform_connection()
-            with opened as connection:
+            with self._database.platform_connection() as connection:
+                # Both bind the transaction to the tenant, with what else they send first.
                 stored = (
                     batch.store(connection, tenant_id, objects)
                     if known is None

@@ -1,8 +1,8 @@
 """The SQL of one ingest transaction; every statement names the tenant.
 
-Order of locks, the same in every process: advisory locks of new studies and patients (sorted),
-studies (sorted by UID), then everything below them. So two processes that receive one study at
-the same time wait for each other and never deadlock.
+Order of locks, the same in every process: advisory locks on the names of studies and patients
+(sorted), studies (sorted by UID), then everything below them. So two processes that receive one
+study at the same time wait for each other and never deadlock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from uuid import UUID
 
 import orjson
 
-from storage.database import Connection
+from storage.database import SET_TENANT, Connection
 
 # What a batch must know of the studies that it adds to, and the lock on them.
 LOCK_STUDIES: LiteralString = (
@@ -34,9 +34,9 @@ LOCK_ACTIVITY: LiteralString = (
     " AND s.study_uid = ANY(%(uids)s) ORDER BY s.study_uid FOR UPDATE OF a"
 )
 
-ADVISORY_LOCKS: LiteralString = (
+LOCK_NAMES: LiteralString = (
     "SELECT pg_advisory_xact_lock(hashtextextended(k, 0))"
-    " FROM (SELECT k FROM unnest(%(keys)s::text[]) AS t(k) ORDER BY hashtextextended(k, 0)) AS s"
+    " FROM (SELECT k FROM unnest(%(names)s::text[]) AS t(k) ORDER BY hashtextextended(k, 0)) AS s"
 )
 
 FIND_PATIENTS: LiteralString = (
@@ -45,7 +45,7 @@ FIND_PATIENTS: LiteralString = (
     " FROM patient_identifiers i JOIN patients p"
     " ON p.tenant_id = i.tenant_id AND p.id = i.patient_id"
     " WHERE i.tenant_id = %(tenant_id)s AND p.tenant_id = %(tenant_id)s AND i.system = 'MRN'"
-    " AND i.value = ANY(%(values)s) AND p.status <> 'INACTIVE'"
+    " AND i.value = ANY(%(patient_ids)s) AND p.status <> 'INACTIVE'"
     " AND coalesce(i.valid_from, current_date) <= current_date"
     " AND coalesce(i.valid_until, current_date) >= current_date"
 )
@@ -129,6 +129,9 @@ FLAG_CONFLICT: LiteralString = (
     " WHERE tenant_id = %(tenant_id)s AND id = %(id)s"
 )
 
+# What the xmin of every row will be that this transaction writes.
+REVISION: LiteralString = "SELECT pg_current_xact_id()::xid::text"
+
 IS_QUARANTINED: LiteralString = (
     "SELECT 1 FROM quarantined_objects WHERE tenant_id = %(tenant_id)s"
     " AND sop_instance_uid = %(sop_instance_uid)s AND hash = %(hash)s AND state = 'PENDING' LIMIT 1"
@@ -201,6 +204,7 @@ class Snapshot:
     objects: dict[str, Stored]  # by SOP Instance UID
     studies: dict[str, StudyRow]
     series: dict[tuple[str, str], tuple[UUID, int]]  # (study, series UID) -> (id, instances)
+    patients: list[tuple[Any, ...]]  # of FIND_PATIENTS
     issuer: str
     quiet_window_seconds: int | None
     settings_revision: str = ""
@@ -247,36 +251,49 @@ class Record:
 def read_and_lock(
     connection: Connection,
     tenant_id: UUID,
+    *,
     sop_instance_uids: list[str],
     study_uids: list[str],
     series_uids: list[str],
+    patient_ids: list[str],
 ) -> Snapshot:
-    """Read all that a batch must know in one round trip, and lock its studies."""
+    """Bind the transaction to the tenant, lock studies and patients, and read what a batch needs.
+
+    One round trip. The locks on names come first, so that what is read after them includes what
+    another process was just creating under the same Study Instance UID or PatientID.
+    """
+    names = [f"study {tenant_id} {uid}" for uid in study_uids]
+    names += [f"patient {tenant_id} {patient_id}" for patient_id in patient_ids]
     values = {
         "tenant_id": tenant_id,
+        "names": names,
         "uids": study_uids,
         "series_uids": series_uids,
         "sop_instance_uids": sop_instance_uids,
+        "patient_ids": patient_ids,
     }
     with connection.pipeline():
+        connection.execute(SET_TENANT, (str(tenant_id),))
+        connection.execute(LOCK_NAMES, values)
         settings = connection.execute(SETTINGS, values)
         studies = connection.execute(LOCK_STUDIES, values)
         activity = connection.execute(LOCK_ACTIVITY, values)
+        patients = connection.execute(FIND_PATIENTS, values)
         # Last, so that what another process stored into these studies is seen.
         below = connection.execute(FIND_SERIES_AND_OBJECTS, values)
-        configured = settings.fetchone()
-        found = {row[0]: _study(row) for row in studies.fetchall()}
-        for uid, is_scheduled in activity.fetchall():
-            if uid in found:
-                found[uid].check_scheduled = is_scheduled
+        configured = settings.fetchone() or (None, None, None, None)
         snapshot = Snapshot(
             objects={},
-            studies=found,
+            studies={row[0]: _study(row) for row in studies.fetchall()},
             series={},
-            issuer=(configured[1] or "") if configured else "",
-            quiet_window_seconds=configured[2] if configured else None,
-            settings_revision=(configured[3] or "") if configured else "",
+            patients=patients.fetchall(),
+            issuer=configured[1] or "",
+            quiet_window_seconds=configured[2],
+            settings_revision=configured[3] or "",
         )
+        for uid, is_scheduled in activity.fetchall():
+            if uid in snapshot.studies:
+                snapshot.studies[uid].check_scheduled = is_scheduled
         for first, second, third, series_id, count, storage_uri in below.fetchall():
             if series_id is not None:
                 snapshot.series[second, third] = (series_id, count)
@@ -332,12 +349,6 @@ def store_as_seen(
     for study in studies:
         study.revision = revision or ""
     return revision is not None
-
-
-def revision_of(connection: Connection) -> str:
-    """Return what the xmin of every row is that this transaction wrote."""
-    row = connection.execute("SELECT pg_current_xact_id()::xid::text").fetchone()
-    return row[0] if row else ""
 
 
 def json_text(value: object) -> str:

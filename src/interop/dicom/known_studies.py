@@ -62,6 +62,7 @@ class KnownStudies:
                 for uid, known in studies.items()
                 for series_uid, found in known.series.items()
             },
+            patients=[],
             issuer=first.issuer,
             quiet_window_seconds=first.quiet_window_seconds,
             settings_revision=first.settings_revision,
