@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from interop.access.scopes import Scopes
-from interop.cli import CommandFailed, Opened, opened
+from interop.command_line import CommandFailed, Opened, opened
 from interop.connections import open_tokens
 from interop.demo import account, images, records
 from interop.demo.clinic import DemoClinic

@@ -15,7 +15,7 @@ from dicomweb_client import DICOMwebClient
 from dicomweb_client.session_utils import create_session_from_auth
 from requests.auth import AuthBase
 
-from interop.cli import CommandFailed
+from interop.command_line import CommandFailed
 from interop.dimse import scu
 from interop.progress import progress_bar
 from interop.settings import Settings
