@@ -8,7 +8,17 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Integer, UniqueConstraint, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    Identity,
+    Index,
+    Integer,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import CIDR
 from sqlalchemy.orm import Mapped, mapped_column
 
 from storage.schema.declarative import (
@@ -124,7 +134,11 @@ class SyncJobLog(TenantTable, Base):
 
 
 class DicomApplicationEntity(TenantTable, Base):
-    """A remote application entity: what it may do here, and where it listens."""
+    """A remote application entity: how it is known, what it may do here, and where it listens.
+
+    The networks and certificates say who may call itself by this AE title; empty lists ask for
+    nothing. A limit that is NULL is that of the installation.
+    """
 
     __tablename__ = "dicom_application_entities"
     __section__ = SECTION
@@ -132,16 +146,33 @@ class DicomApplicationEntity(TenantTable, Base):
         UniqueConstraint("tenant_id", "ae_title"),
         CheckConstraint("length(ae_title) BETWEEN 1 AND 16", name="ae_title"),
         CheckConstraint("NOT may_be_sent_to OR (host IS NOT NULL AND port IS NOT NULL)", name="to"),
+        # SHA-256 of the certificate (DER), in hexadecimal digits.
+        CheckConstraint(
+            "cardinality(certificate_fingerprints) = 0 OR"
+            " array_to_string(certificate_fingerprints, ',', '?') ~"
+            " '^[0-9a-f]{64}(,[0-9a-f]{64})*$'",
+            name="certificate_fingerprints",
+        ),
+        CheckConstraint("valid_until > valid_from", name="validity"),
     )
 
     ae_title: Mapped[Exact]
     host: Mapped[str | None]
     port: Mapped[int | None] = bounded(1, 65535, Integer())
     description: Mapped[str | None]
+    source_networks: Mapped[list[str]] = mapped_column(ARRAY(CIDR()), server_default=text("'{}'"))
+    certificate_fingerprints: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    certificate_subject: Mapped[str | None]
     may_send: Mapped[bool] = flag(True)
     may_query: Mapped[bool] = flag(True)
     may_be_sent_to: Mapped[bool] = flag()
+    require_tls: Mapped[bool] = flag()
+    max_associations: Mapped[int | None] = bounded(1, None, Integer())
+    max_objects_per_minute: Mapped[int | None] = bounded(1, None, Integer())
+    max_bytes_per_minute: Mapped[int | None] = bounded(1, None, BigInteger())
     active: Mapped[bool] = flag(True)
+    valid_from: Mapped[datetime | None]
+    valid_until: Mapped[datetime | None]
 
 
 class DicomTransaction(TenantTable, Base):

@@ -86,6 +86,12 @@ REFUSED = [
     ("dicom_application_entities", {"ae_title": "LONGER_THAN_SIXTEEN"}),
     ("dicom_application_entities", {"port": 65536}),
     ("dicom_application_entities", {"may_be_sent_to": True}),
+    *[
+        ("dicom_application_entities", {"certificate_fingerprints": [f]})
+        for f in ("", "AB" * 32, "ab" * 31, "ab" * 32 + ",", None)
+    ],
+    ("dicom_application_entities", {"max_associations": 0}),
+    ("dicom_application_entities", {"valid_from": "2026-01-02", "valid_until": "2026-01-02"}),
     ("vital_signs", {"systolic_mmhg": 70, "diastolic_mmhg": 120}),
     ("messages", {"sender_type": "USER"}),
     ("tenant_features", {"feature": "ai diagnostics"}),
@@ -102,6 +108,13 @@ ACCEPTED = [
     ("procedures", {"tooth_number": 16, "surface": "MOD"}),
     ("imaging_objects", {"object_type": "STL", "sop_instance_uid": None, "sop_class_uid": None}),
     ("imaging_objects", {"frame_table": bytes(32)}),
+    (
+        "dicom_application_entities",
+        {
+            "certificate_fingerprints": ["ab" * 32, "0f" * 32],
+            "source_networks": ["10.0.0.0/8", "fd00::/8"],
+        },
+    ),
 ]
 
 
