@@ -30,9 +30,10 @@ GLOBAL_WRITES = {
     "tenants": "INSERT, UPDATE",
     "users": "INSERT, UPDATE",
     "user_auth_identities": "INSERT, UPDATE, DELETE",
+    "sign_in_throttles": "INSERT, UPDATE, DELETE",
     "ai_models": "INSERT, UPDATE",
     "ai_model_versions": "INSERT, UPDATE",
-    "signing_keys": "INSERT, UPDATE (retired_at)",
+    "signing_keys": "INSERT, UPDATE (retired_at, verifies_until)",
 }
 
 # The role may exist already, with a password that an operator gave it, and migrations of several

@@ -9,6 +9,8 @@ from storage.schema.declarative import Base, Sensitivity
 MODULES = (
     "tenants",
     "identity",
+    "sign_in",
+    "authorization",
     "clinical.patients",
     "clinical.history",
     "clinical.encounters",

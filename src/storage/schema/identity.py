@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Index, Integer, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from storage.schema.declarative import (
@@ -16,7 +16,6 @@ from storage.schema.declarative import (
     Sensitivity,
     TenantTable,
     bounded,
-    count,
     flag,
     global_link,
     link,
@@ -67,13 +66,15 @@ class UserAuthIdentity(GlobalTable, Base):
     mfa_method: Mapped[str | None] = one_of("TOTP", "WEBAUTHN")
     mfa_secret_encrypted: Mapped[str | None] = phi(Sensitivity.RESTRICTED)
     mfa_enabled_at: Mapped[datetime | None]
+    # The newest time step whose code was used: a code is good once (RFC 6238 5.2).
+    mfa_last_step: Mapped[int | None] = mapped_column(BigInteger())
+    # A secret that was shown and not yet confirmed by a code of it.
+    mfa_pending_secret_encrypted: Mapped[str | None] = phi(Sensitivity.RESTRICTED)
     recovery_code_hashes: Mapped[list[str]] = phi(
         Sensitivity.RESTRICTED, server_default=text("'{}'")
     )
     recovery_email: Mapped[str | None] = phi(Sensitivity.IDENTIFYING)
     recovery_phone: Mapped[str | None] = phi(Sensitivity.IDENTIFYING)
-    failed_attempts: Mapped[int] = count()
-    locked_until: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
 
 
@@ -203,7 +204,7 @@ class UserSession(TenantTable, Base):
 
 
 class ApiClient(TenantTable, Base):
-    """A service account of an integration; its scopes are SMART v2 system scopes."""
+    """An app or service of an integration, with the SMART scopes that it may ever be given."""
 
     __tablename__ = "api_clients"
     __section__ = SECTION
@@ -217,6 +218,13 @@ class ApiClient(TenantTable, Base):
     jwks: Mapped[Json | None]
     jwks_uri: Mapped[str | None]
     redirect_uris: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    # How it proves who it is at the token endpoint; a public client (NONE) has PKCE alone.
+    authentication: Mapped[str] = one_of(
+        "CLIENT_SECRET", "PRIVATE_KEY_JWT", "NONE", default="CLIENT_SECRET"
+    )
+    grant_types: Mapped[list[str]] = mapped_column(server_default=text("'{client_credentials}'"))
+    client_uri: Mapped[str | None]
+    launch_uri: Mapped[str | None]
     status: Mapped[str] = one_of("ACTIVE", "DISABLED", default="ACTIVE")
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
@@ -346,7 +354,10 @@ class LegalHold(TenantTable, Base):
 
 
 class SigningKey(Base):
-    """A key that signs access tokens; the private part is sealed with the master key."""
+    """A key that signs tokens; the private part is sealed with the master key.
+
+    A retired key signs nothing new and verifies until the last token that it signed has expired.
+    """
 
     __tablename__ = "signing_keys"
     __section__ = SECTION
@@ -357,3 +368,4 @@ class SigningKey(Base):
     public_jwk: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     retired_at: Mapped[datetime | None]
+    verifies_until: Mapped[datetime | None]
