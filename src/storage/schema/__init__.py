@@ -9,6 +9,7 @@ from storage.schema.declarative import Base, Sensitivity
 MODULES = (
     "tenants",
     "identity",
+    "audit",
     "sign_in",
     "authorization",
     "clinical.patients",

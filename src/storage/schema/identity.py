@@ -1,4 +1,4 @@
-"""Section II: users, roles, sessions, API clients, audit, consent and retention."""
+"""Section II: users, roles, sessions, API clients, consent and retention."""
 
 from __future__ import annotations
 
@@ -228,63 +228,6 @@ class ApiClient(TenantTable, Base):
     status: Mapped[str] = one_of("ACTIVE", "DISABLED", default="ACTIVE")
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
-
-
-class AuditEvent(TenantTable, Base):
-    """One security-relevant action; append-only, the application role cannot change a row.
-
-    No foreign keys: the log outlives what it speaks of, and an insert on the read path takes no
-    lock on a shared row.
-    """
-
-    __tablename__ = "audit_events"
-    __section__ = SECTION
-    __tenant_key__ = False
-    __table_args__ = (
-        Index(None, "tenant_id", "timestamp"),
-        Index(None, "tenant_id", "resource_type", "resource_id", "timestamp"),
-        Index(None, "tenant_id", "user_id", "timestamp"),
-    )
-
-    user_id: Mapped[UUID | None]
-    api_client_id: Mapped[UUID | None]
-    actor_type: Mapped[str] = one_of("USER", "SYSTEM", "API_CLIENT")
-    event_type: Mapped[str]
-    resource_type: Mapped[str | None]
-    resource_id: Mapped[str | None]
-    outcome: Mapped[str | None]
-    timestamp: Mapped[datetime] = mapped_column(server_default=text("now()"))
-    request_id: Mapped[str | None]
-    ip_address: Mapped[str | None]
-    user_agent: Mapped[str | None]
-    details: Mapped[Json | None] = mapped_column("metadata")
-
-
-class PhiAccessLog(TenantTable, Base):
-    """Who saw which patient's data and why; append-only, as audit_events."""
-
-    __tablename__ = "phi_access_logs"
-    __section__ = SECTION
-    __tenant_key__ = False
-    __phi__ = Sensitivity.CLINICAL
-    __table_args__ = (
-        Index(None, "tenant_id", "patient_id", "accessed_at"),
-        Index(None, "tenant_id", "user_id", "accessed_at"),
-    )
-
-    user_id: Mapped[UUID | None]
-    api_client_id: Mapped[UUID | None]
-    actor_type: Mapped[str] = one_of("USER", "SYSTEM", "API_CLIENT")
-    patient_id: Mapped[UUID]
-    resource_type: Mapped[str]
-    resource_id: Mapped[str | None]
-    action: Mapped[str] = one_of("READ", "SEARCH", "CREATE", "UPDATE", "DELETE", "EXPORT", "PRINT")
-    purpose_of_use: Mapped[str | None]
-    is_break_glass: Mapped[bool] = flag()
-    break_glass_reason: Mapped[str | None]
-    accessed_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
-    request_id: Mapped[str | None]
-    ip_address: Mapped[str | None]
 
 
 class Consent(TenantTable, Base):

@@ -34,6 +34,7 @@ GLOBAL_TABLES = {
     "material_reference",
     "equipment_reference",
     "signing_keys",
+    "sign_in_throttles",
     "alembic_version",
 }
 PLATFORM_TABLES = {"roles", "role_permissions", "ai_model_deployments", "ai_routing_rules"}
