@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,6 +97,19 @@ class Settings(BaseSettings):
         le=86400,
         description="Seconds without a request after which a browser session ends.",
     )
+    invitation_seconds: int = Field(
+        604800, ge=600, le=2592000, description="Seconds for which an invitation link is good."
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Networks of reverse proxies whose X-Forwarded-For is believed, separated by "
+        "commas, e.g. 10.0.0.0/8,::1; default: none, the connection's own address counts.",
+    )
+    private_identity_providers: bool = Field(
+        False,
+        description="Whether OpenID providers may be reached at private and loopback addresses, "
+        "and at loopback without TLS.",
+    )
     durability: str = Field(
         "full",
         pattern="^(full|relaxed)$",
@@ -108,6 +122,13 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for part in filter(str.strip, value.split(",")):
+            ip_network(part.strip())
+        return value
 
     @classmethod
     def settings_customise_sources(
