@@ -81,7 +81,8 @@ class Batch:
 def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) -> Batch:
     """Write the rows of all objects; nothing is visible until the caller commits.
 
-    Takes a transaction that has no tenant yet. Two round trips: read under locks, and write.
+    Takes a transaction that has no tenant yet. Two round trips: read under locks, and write; one
+    more for each study that waits for its completeness check.
     """
     known = rows.read_and_lock(
         connection,
@@ -93,19 +94,15 @@ def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) 
     )
     batch = Batch(tenant_id, objects, known)
     _recognise_repeats(batch)
-    with connection.pipeline():
-        _create_missing_studies(connection, batch)
-        _keep_patients_apart(batch)
-        unwanted = _already_quarantined(connection, batch)
-        rows.store(connection, tenant_id, _changes(batch))
-        _quarantine(connection, batch, unwanted)
-        _write_down(batch)
-        rows.log(connection, tenant_id, batch.record)
-        _schedule_checks(connection, batch)
-        written = connection.execute(rows.REVISION).fetchone()
-    for study in batch.studies.values():
-        if written and (study.added or study.is_new):
-            study.revision = written[0]
+    changes = _new_studies(batch)
+    _keep_patients_apart(batch)
+    unwanted = _already_quarantined(connection, batch)
+    _add_objects(batch, changes)
+    _write_down(batch)
+    revision = rows.write(connection, tenant_id, changes, batch.record)
+    _quarantine(connection, batch, unwanted)
+    _schedule_checks(connection, batch)
+    _revise(batch, revision)
     return batch
 
 
@@ -122,13 +119,23 @@ def store_as_seen(
     _keep_patients_apart(batch)
     if batch.results:
         return None
-    changes = _changes(batch)
+    changes = Changes()
+    _add_objects(batch, changes)
     if any(study.starts_analysis and not study.check_scheduled for study in known.studies.values()):
         return None
     _write_down(batch)
     uids = [received.sop_instance_uid for received in objects]
-    stored = rows.store_as_seen(connection, tenant_id, known, uids, changes, batch.record)
-    return batch if stored else None
+    revision = rows.write_as_seen(connection, tenant_id, known, uids, changes, batch.record)
+    if revision is None:
+        return None
+    _revise(batch, revision)
+    return batch
+
+
+def _revise(batch: Batch, revision: str) -> None:
+    for study in batch.studies.values():
+        if study.added or study.is_new:
+            study.revision = revision
 
 
 def _recognise_repeats(batch: Batch) -> None:
@@ -165,12 +172,15 @@ def _refusal(code: Code, message: str) -> Result:
     return Result("refused", Failure.of(code, message))
 
 
-def _create_missing_studies(connection: Connection, batch: Batch) -> None:
+def _new_studies(batch: Batch) -> Changes:
+    """Return the rows of studies, and of patients, that nobody has sent anything of before."""
+    changes = Changes()
     # The first object of a study says whose it is.
     new = {r.study_instance_uid: r for _, r in reversed(batch.pending())}
     patients = _patients(batch)
     for uid in sorted(new.keys() - batch.studies.keys()):
-        _create_study(connection, batch, new[uid], patients)
+        _add_study(batch, changes, new[uid], patients)
+    return changes
 
 
 def _patient_key(batch: Batch, received: Received) -> tuple[str, str]:
@@ -183,32 +193,29 @@ Patients = dict[tuple[str, str], dict[UUID, Demographics]]
 
 def _patients(batch: Batch) -> Patients:
     patients: Patients = {}
-    for value, assigner, patient_id, family, given, middle, born, sex in batch.known.patients:
+    for row in batch.known.patients:
+        name = "^".join(row[part] or "" for part in ("last_name", "first_name", "middle_name"))
         known = Demographics(
-            "^".join((family or "", given or "", middle or "")).rstrip("^"),
-            born.strftime("%Y%m%d") if born else "",
-            _SEX_BACK.get(sex, ""),
+            name.rstrip("^"), row["birth_date"] or "", _SEX_BACK.get(row["sex_at_birth"], "")
         )
-        patients.setdefault((value, assigner), {})[patient_id] = known
+        patients.setdefault((row["value"], row["issuer"]), {})[UUID(row["id"])] = known
     return patients
 
 
-def _create_study(
-    connection: Connection, batch: Batch, received: Received, patients: Patients
-) -> None:
+def _add_study(batch: Batch, changes: Changes, received: Received, patients: Patients) -> None:
     key = _patient_key(batch, received)
     said = demographics(received.instance)
     conflict = None
     # Without a PatientID nothing says whose study this is: a patient of its own (B10).
     found = patients.get(key, {}) if key[0] else {}
     if not found:
-        patient_id = _create_patient(connection, batch, key, said)
+        patient_id = _add_patient(batch, changes, key, said)
         if key[0]:
             patients[key] = {patient_id: said}
     elif len(found) > 1:
         # Whom of them it shows is not ours to guess: a patient of its own, without the identifier,
         # which would only make the next study more ambiguous.
-        patient_id = _create_patient(connection, batch, ("", ""), said)
+        patient_id = _add_patient(batch, changes, ("", ""), said)
         conflict = _conflict(None, "AMBIGUOUS_PATIENT", ["PatientID"], received)
     else:
         [(patient_id, known)] = found.items()
@@ -234,10 +241,7 @@ def _create_study(
         check_scheduled=False,
         is_new=True,
     )
-    connection.execute(
-        rows.INSERT_STUDY,
-        {"tenant_id": batch.tenant_id, "id": study.id, "patient_id": patient_id, **columns},
-    )
+    changes.new_studies.append({"id": study.id, "patient_id": patient_id, **columns})
     batch.studies[study.study_uid] = study
 
 
@@ -253,15 +257,11 @@ def _comparable(known: Demographics, said: Demographics) -> list[str]:
     )
 
 
-def _create_patient(
-    connection: Connection, batch: Batch, key: tuple[str, str], said: Demographics
-) -> UUID:
+def _add_patient(batch: Batch, changes: Changes, key: tuple[str, str], said: Demographics) -> UUID:
     patient_id = uuid4()
     name = person_name(said.name)
-    connection.execute(
-        rows.INSERT_PATIENT,
+    changes.new_patients.append(
         {
-            "tenant_id": batch.tenant_id,
             "id": patient_id,
             "last_name": name.family or None,
             "first_name": name.given or None,
@@ -270,18 +270,10 @@ def _create_patient(
             "name_suffix": name.suffix or None,
             "dob": birth_date(said.birth_date),
             "sex_at_birth": _SEX.get(said.sex),
-        },
+            "identifier": key[0] or None,
+            "assigner": key[1] or None,
+        }
     )
-    if key[0]:
-        connection.execute(
-            rows.INSERT_PATIENT_IDENTIFIER,
-            {
-                "tenant_id": batch.tenant_id,
-                "patient_id": patient_id,
-                "assigner": key[1] or None,
-                "value": key[0],
-            },
-        )
     batch.record.stale.add(("Patient", patient_id))
     return patient_id
 
@@ -357,15 +349,14 @@ def _conflict(
     return known
 
 
-def _changes(batch: Batch) -> Changes:
-    """Return the rows of the objects that are neither repeats nor refused, and all that counts."""
+def _add_objects(batch: Batch, changes: Changes) -> None:
+    """Add the rows of objects that are neither repeats nor refused, and all that counts them."""
     groups: dict[tuple[str, str], list[Received]] = {}
     for n, received in batch.pending():
         key = (received.study_instance_uid, received.series_instance_uid)
         groups.setdefault(key, []).append(received)
         _add_to_study(batch.studies[key[0]], received)
         batch.results[n] = Result("stored")
-    changes = Changes()
     for key, group in sorted(groups.items()):
         study = batch.studies[key[0]]
         is_known = key in batch.known.series
@@ -385,7 +376,6 @@ def _changes(batch: Batch) -> Changes:
     for study in batch.studies.values():
         if study.added:
             _change_study(batch, changes, study)
-    return changes
 
 
 def _change_study(batch: Batch, changes: Changes, study: StudyRow) -> None:

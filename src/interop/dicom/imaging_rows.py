@@ -1,118 +1,34 @@
 """The SQL of one ingest transaction; every statement names the tenant.
 
-Order of locks, the same in every process: advisory locks on the names of studies and patients
-(sorted), studies (sorted by UID), then everything below them. So two processes that receive one
-study at the same time wait for each other and never deadlock.
+What is called here is in storage/migrations/ingest.sql, with the order of its locks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 import orjson
 
-from storage.database import SET_TENANT, Connection
+from storage.database import Connection
 
-# What a batch must know of the studies that it adds to, and the lock on them.
-LOCK_STUDIES: LiteralString = (
-    "SELECT s.study_uid, s.id, s.patient_id, s.dicom_patient_id, s.issuer_of_patient_id,"
-    " s.patient_name, s.patient_birth_date, s.patient_sex, s.modality, s.modalities_in_study,"
-    " s.sop_classes_in_study, s.number_of_series, s.number_of_instances, s.demographics_conflict,"
-    " s.dicom_json, s.xmin::text FROM imaging_studies s"
-    " WHERE s.tenant_id = %(tenant_id)s AND s.study_uid = ANY(%(uids)s)"
-    " ORDER BY s.study_uid FOR UPDATE"
+READ: LiteralString = (
+    "SELECT ingest_read(%(tenant_id)s, %(names)s, %(studies)s, %(series)s, %(objects)s,"
+    " %(patients)s)::text"
 )
-
-# A statement of its own: the completeness check locks these rows and not the studies, and only a
-# statement that begins after the lock is held sees what the check decided.
-LOCK_ACTIVITY: LiteralString = (
-    "SELECT s.study_uid, a.check_scheduled FROM study_activity a"
-    " JOIN imaging_studies s ON s.tenant_id = a.tenant_id AND s.id = a.study_id"
-    " WHERE a.tenant_id = %(tenant_id)s AND s.tenant_id = %(tenant_id)s"
-    " AND s.study_uid = ANY(%(uids)s) ORDER BY s.study_uid FOR UPDATE OF a"
+_WRITE: LiteralString = (
+    "ingest_write(%(tenant_id)s, %(new_patients)s, %(new_studies)s, %(new_series)s, %(series)s,"
+    " %(studies)s, %(activity)s, %(objects)s, %(transactions)s, %(audits)s, %(outbox)s, %(stale)s)"
 )
-
-LOCK_NAMES: LiteralString = (
-    "SELECT pg_advisory_xact_lock(hashtextextended(k, 0))"
-    " FROM (SELECT k FROM unnest(%(names)s::text[]) AS t(k) ORDER BY hashtextextended(k, 0)) AS s"
-)
-
-FIND_PATIENTS: LiteralString = (
-    "SELECT i.value, coalesce(i.assigner, ''), p.id,"
-    " p.last_name, p.first_name, p.middle_name, p.dob, p.sex_at_birth"
-    " FROM patient_identifiers i JOIN patients p"
-    " ON p.tenant_id = i.tenant_id AND p.id = i.patient_id"
-    " WHERE i.tenant_id = %(tenant_id)s AND p.tenant_id = %(tenant_id)s AND i.system = 'MRN'"
-    " AND i.value = ANY(%(patient_ids)s) AND p.status <> 'INACTIVE'"
-    " AND coalesce(i.valid_from, current_date) <= current_date"
-    " AND coalesce(i.valid_until, current_date) >= current_date"
-)
-
-INSERT_PATIENT: LiteralString = (
-    "INSERT INTO patients (tenant_id, id, last_name, first_name, middle_name, name_prefix,"
-    " name_suffix, dob, sex_at_birth) VALUES (%(tenant_id)s, %(id)s, %(last_name)s,"
-    " %(first_name)s, %(middle_name)s, %(name_prefix)s, %(name_suffix)s, %(dob)s,"
-    " %(sex_at_birth)s)"
-)
-
-INSERT_PATIENT_IDENTIFIER: LiteralString = (
-    "INSERT INTO patient_identifiers (tenant_id, patient_id, system, assigner, value, is_primary)"
-    " VALUES (%(tenant_id)s, %(patient_id)s, 'MRN', %(assigner)s, %(value)s, true)"
-)
-
-INSERT_STUDY: LiteralString = (
-    "INSERT INTO imaging_studies (tenant_id, id, patient_id, study_uid, modality, body_part,"
-    " acquisition_datetime, source_system, study_date, study_time, accession_number,"
-    " dicom_study_id, study_description, referring_physician_name, referring_physician_key,"
-    " patient_name, patient_name_key, dicom_patient_id, issuer_of_patient_id, patient_birth_date,"
-    " patient_sex) VALUES (%(tenant_id)s, %(id)s, %(patient_id)s, %(study_uid)s, %(modality)s,"
-    " %(body_part)s, %(acquisition_datetime)s, %(source_system)s, %(study_date)s, %(study_time)s,"
-    " %(accession_number)s, %(dicom_study_id)s, %(study_description)s,"
-    " %(referring_physician_name)s, %(referring_physician_key)s, %(patient_name)s,"
-    " %(patient_name_key)s, %(dicom_patient_id)s, %(issuer_of_patient_id)s,"
-    " %(patient_birth_date)s, %(patient_sex)s)"
-)
-
-# Two questions in one statement: which of these series exist, and which of these objects.
-FIND_SERIES_AND_OBJECTS: LiteralString = (
-    "SELECT 'series', s.study_uid, e.series_uid, e.id, e.number_of_instances::bigint, NULL"
-    " FROM imaging_series e JOIN imaging_studies s"
-    " ON s.tenant_id = e.tenant_id AND s.id = e.study_id"
-    " WHERE e.tenant_id = %(tenant_id)s AND s.tenant_id = %(tenant_id)s"
-    " AND s.study_uid = ANY(%(uids)s) AND e.series_uid = ANY(%(series_uids)s)"
-    " UNION ALL SELECT o.sop_instance_uid, o.dataset_hash, o.transfer_syntax_uid, NULL,"
-    " o.byte_size, o.storage_uri"
-    " FROM imaging_objects o"
-    " WHERE o.tenant_id = %(tenant_id)s AND o.sop_instance_uid = ANY(%(sop_instance_uids)s)"
-)
-
-INSERT_SERIES: LiteralString = (
-    "INSERT INTO imaging_series (tenant_id, id, study_id, series_uid, modality, series_number,"
-    " series_description, body_part_examined, laterality, performed_station_ae_title,"
-    " performed_procedure_step_start_date, performed_procedure_step_start_time,"
-    " performed_procedure_step_id, frame_of_reference_uid, station_name, manufacturer,"
-    " protocol_name, series_date, series_time, number_of_instances, dicom_json)"
-    " VALUES (%(tenant_id)s, %(id)s, %(study_id)s, %(series_uid)s, %(modality)s,"
-    " %(series_number)s, %(series_description)s, %(body_part_examined)s, %(laterality)s,"
-    " %(performed_station_ae_title)s, %(performed_procedure_step_start_date)s,"
-    " %(performed_procedure_step_start_time)s, %(performed_procedure_step_id)s,"
-    " %(frame_of_reference_uid)s, %(station_name)s, %(manufacturer)s, %(protocol_name)s,"
-    " %(series_date)s, %(series_time)s, %(number_of_instances)s, %(dicom_json)s)"
-)
-
-# What these functions do is in storage/migrations/ingest.sql.
-STORE: LiteralString = (
-    "SELECT ingest_store(%(tenant_id)s, %(series)s, %(studies)s, %(activity)s, %(objects)s)"
+WRITE: LiteralString = f"SELECT {_WRITE}"
+WRITE_AS_SEEN: LiteralString = (
+    "SELECT CASE WHEN ingest_resume(%(tenant_id)s, %(seen_studies)s, %(seen_revisions)s,"
+    " %(seen_scheduled)s, %(seen_settings)s, %(sop_instance_uids)s)"
+    f" THEN {_WRITE} END"
 )
 LOG: LiteralString = (
     "SELECT ingest_log(%(tenant_id)s, %(transactions)s, %(audits)s, %(outbox)s, %(stale)s)"
-)
-STORE_AND_LOG: LiteralString = (
-    "SELECT ingest_batch(%(tenant_id)s, %(seen_studies)s, %(seen_revisions)s, %(seen_scheduled)s,"
-    " %(seen_settings)s, %(sop_instance_uids)s, %(series)s, %(studies)s, %(activity)s, %(objects)s,"
-    " %(transactions)s, %(audits)s, %(outbox)s, %(stale)s)"
 )
 
 # For an object whose bytes are gone, unless somebody else was quicker.
@@ -129,9 +45,6 @@ FLAG_CONFLICT: LiteralString = (
     " WHERE tenant_id = %(tenant_id)s AND id = %(id)s"
 )
 
-# What the xmin of every row will be that this transaction writes.
-REVISION: LiteralString = "SELECT pg_current_xact_id()::xid::text"
-
 IS_QUARANTINED: LiteralString = (
     "SELECT 1 FROM quarantined_objects WHERE tenant_id = %(tenant_id)s"
     " AND sop_instance_uid = %(sop_instance_uid)s AND hash = %(hash)s AND state = 'PENDING' LIMIT 1"
@@ -142,13 +55,6 @@ INSERT_QUARANTINED: LiteralString = (
     " storage_uri, hash, reason_code, reason, source) VALUES (%(tenant_id)s,"
     " %(sop_instance_uid)s, %(study_instance_uid)s, %(storage_uri)s, %(hash)s, %(reason_code)s,"
     " %(reason)s, %(source)s)"
-)
-
-# Also says that this transaction marks what it changes itself, once, instead of the triggers.
-SETTINGS: LiteralString = (
-    "SELECT set_config('app.lens', 'on', true), t.default_issuer_of_patient_id,"
-    " t.quiet_window_seconds, t.xmin::text FROM (SELECT 1) AS one LEFT JOIN tenant_settings t"
-    " ON t.tenant_id = %(tenant_id)s"
 )
 
 
@@ -204,7 +110,8 @@ class Snapshot:
     objects: dict[str, Stored]  # by SOP Instance UID
     studies: dict[str, StudyRow]
     series: dict[tuple[str, str], tuple[UUID, int]]  # (study, series UID) -> (id, instances)
-    patients: list[tuple[Any, ...]]  # of FIND_PATIENTS
+    # Those who bear one of the identifiers today.
+    patients: list[dict[str, Any]]
     issuer: str
     quiet_window_seconds: int | None
     settings_revision: str = ""
@@ -214,6 +121,8 @@ class Snapshot:
 class Changes:
     """The rows that a batch adds and changes, as the functions of ingest.sql take them."""
 
+    new_patients: list[dict[str, Any]] = field(default_factory=list)
+    new_studies: list[dict[str, Any]] = field(default_factory=list)
     new_series: list[dict[str, Any]] = field(default_factory=list)
     series: list[dict[str, Any]] = field(default_factory=list)
     studies: list[dict[str, Any]] = field(default_factory=list)
@@ -221,12 +130,7 @@ class Changes:
     objects: list[dict[str, Any]] = field(default_factory=list)
 
     def parameters(self) -> dict[str, str]:
-        return {
-            "series": json_text(self.series),
-            "studies": json_text(self.studies),
-            "activity": json_text(self.activity),
-            "objects": json_text(self.objects),
-        }
+        return {column.name: json_text(getattr(self, column.name)) for column in fields(self)}
 
 
 @dataclass(slots=True)
@@ -257,61 +161,66 @@ def read_and_lock(
     series_uids: list[str],
     patient_ids: list[str],
 ) -> Snapshot:
-    """Bind the transaction to the tenant, lock studies and patients, and read what a batch needs.
-
-    One round trip. The locks on names come first, so that what is read after them includes what
-    another process was just creating under the same Study Instance UID or PatientID.
-    """
+    """Bind the transaction to the tenant, lock studies and names, and read what a batch needs."""
     names = [f"study {tenant_id} {uid}" for uid in study_uids]
     names += [f"patient {tenant_id} {patient_id}" for patient_id in patient_ids]
-    values = {
-        "tenant_id": tenant_id,
-        "names": names,
-        "uids": study_uids,
-        "series_uids": series_uids,
-        "sop_instance_uids": sop_instance_uids,
-        "patient_ids": patient_ids,
-    }
-    with connection.pipeline():
-        connection.execute(SET_TENANT, (str(tenant_id),))
-        connection.execute(LOCK_NAMES, values)
-        settings = connection.execute(SETTINGS, values)
-        studies = connection.execute(LOCK_STUDIES, values)
-        activity = connection.execute(LOCK_ACTIVITY, values)
-        patients = connection.execute(FIND_PATIENTS, values)
-        # Last, so that what another process stored into these studies is seen.
-        below = connection.execute(FIND_SERIES_AND_OBJECTS, values)
-        configured = settings.fetchone() or (None, None, None, None)
-        snapshot = Snapshot(
-            objects={},
-            studies={row[0]: _study(row) for row in studies.fetchall()},
-            series={},
-            patients=patients.fetchall(),
-            issuer=configured[1] or "",
-            quiet_window_seconds=configured[2],
-            settings_revision=configured[3] or "",
-        )
-        for uid, is_scheduled in activity.fetchall():
-            if uid in snapshot.studies:
-                snapshot.studies[uid].check_scheduled = is_scheduled
-        for first, second, third, series_id, count, storage_uri in below.fetchall():
-            if series_id is not None:
-                snapshot.series[second, third] = (series_id, count)
-            else:
-                snapshot.objects[first] = Stored(second, third, storage_uri, count)
-        return snapshot
+    row = connection.execute(
+        READ,
+        {
+            "tenant_id": tenant_id,
+            "names": names,
+            "studies": study_uids,
+            "series": series_uids,
+            "objects": sop_instance_uids,
+            "patients": patient_ids,
+        },
+    ).fetchone()
+    found = orjson.loads(row[0]) if row else {}
+    scheduled = set(found["scheduled"] or ())
+    settings = found["settings"] or {}
+    return Snapshot(
+        objects={
+            known.pop("sop_instance_uid"): Stored(**known) for known in found["objects"] or ()
+        },
+        studies={
+            known["study_uid"]: _study(known, known["study_uid"] in scheduled)
+            for known in found["studies"] or ()
+        },
+        series={
+            (known["study_uid"], known["series_uid"]): (
+                UUID(known["id"]),
+                known["number_of_instances"],
+            )
+            for known in found["series"] or ()
+        },
+        patients=found["patients"] or [],
+        issuer=settings.get("issuer") or "",
+        quiet_window_seconds=settings.get("quiet_window_seconds"),
+        settings_revision=settings.get("revision", ""),
+    )
 
 
-def _study(row: tuple[Any, ...]) -> StudyRow:
-    # The text columns may be NULL in rows that were not written by ingest.
-    return StudyRow(*row[:3], *(value or "" for value in row[3:8]), *row[8:])
+# NULL in rows that were not written by ingest.
+_TEXTS = (
+    "dicom_patient_id",
+    "issuer_of_patient_id",
+    "patient_name",
+    "patient_birth_date",
+    "patient_sex",
+)
 
 
-def store(connection: Connection, tenant_id: UUID, changes: Changes) -> None:
-    """Insert objects and series, and bring counts, ready JSON and activity up to date."""
-    for values in changes.new_series:
-        connection.execute(INSERT_SERIES, {"tenant_id": tenant_id, **values})
-    connection.execute(STORE, {"tenant_id": tenant_id, **changes.parameters()})
+def _study(known: dict[str, Any], check_scheduled: bool) -> StudyRow:
+    ids = {column: UUID(known[column]) for column in ("id", "patient_id")}
+    texts = {column: known[column] or "" for column in _TEXTS}
+    return StudyRow(**{**known, **ids, **texts}, check_scheduled=check_scheduled)
+
+
+def write(connection: Connection, tenant_id: UUID, changes: Changes, record: Record) -> str:
+    """Write all rows of a batch. Returns the revision that its studies have from now on."""
+    values = {"tenant_id": tenant_id, **changes.parameters(), **record.parameters()}
+    row = connection.execute(WRITE, values).fetchone()
+    return row[0] if row else ""
 
 
 def log(connection: Connection, tenant_id: UUID, record: Record) -> None:
@@ -319,21 +228,21 @@ def log(connection: Connection, tenant_id: UUID, record: Record) -> None:
     connection.execute(LOG, {"tenant_id": tenant_id, **record.parameters()})
 
 
-def store_as_seen(
+def write_as_seen(
     connection: Connection,
     tenant_id: UUID,
     known: Snapshot,
     sop_instance_uids: list[str],
     changes: Changes,
     record: Record,
-) -> bool:
-    """Lock, store and log in one round trip. False when the rows are not as in `known` any more.
+) -> str | None:
+    """Lock and write in one round trip. None when the rows are not as in `known` any more.
 
-    Binds the transaction to the tenant itself. After False it must be rolled back.
+    Binds the transaction to the tenant itself. After None it must be rolled back.
     """
-    studies = list(known.studies.values())
+    studies = known.studies.values()
     row = connection.execute(
-        STORE_AND_LOG,
+        WRITE_AS_SEEN,
         {
             "tenant_id": tenant_id,
             "seen_studies": [study.id for study in studies],
@@ -345,10 +254,7 @@ def store_as_seen(
             **record.parameters(),
         },
     ).fetchone()
-    revision = row[0] if row else None
-    for study in studies:
-        study.revision = revision or ""
-    return revision is not None
+    return row[0] if row else None
 
 
 def json_text(value: object) -> str:

@@ -1,31 +1,104 @@
--- The writes of one ingest transaction (interop/dicom/batch.py) in one call, because a round trip
--- costs more than a row. Runs with the caller's rights: row-level security holds inside it, and
--- every statement carries the tenant besides.
+-- The statements of one ingest transaction (interop/dicom/batch.py) as functions, because a round
+-- trip and a statement cost more than a row. They run with the caller's rights: row-level security
+-- holds inside them, and every statement carries the tenant besides.
+--
+-- Order of locks, the same in every process: advisory locks on the names of studies and patients
+-- (sorted), studies (sorted by UID), then everything below them. So two processes that receive one
+-- study at the same time wait for each other and never deadlock.
 
--- Bind the transaction to a tenant, and lock studies as the caller last saw them. False, and nothing
--- is locked for long, when anything has changed since: a study, its pending completeness check, the
--- tenant's settings, or when one of the objects is stored already. A revision is an xmin: the
--- transaction that wrote the row. Order of locks as in interop/dicom/imaging_rows.py.
+-- Bind the transaction to a tenant. It marks what it changes itself, once, instead of the triggers.
+CREATE OR REPLACE FUNCTION ingest_begin(p_tenant uuid) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+BEGIN
+    PERFORM set_config('app.tenant', p_tenant::text, true), set_config('app.lens', 'on', true);
+END;
+$$;
+
+-- Lock studies and the names of patients, and return what a batch must know of them. The locks on
+-- names come first, so that what is read after them includes what another process was just creating
+-- under the same Study Instance UID or PatientID.
+CREATE OR REPLACE FUNCTION ingest_read(p_tenant uuid, p_names text[], p_studies text[],
+        p_series text[], p_objects text[], p_patients text[])
+    RETURNS json LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    studies json;
+    scheduled json;
+BEGIN
+    PERFORM ingest_begin(p_tenant);
+    PERFORM pg_advisory_xact_lock(hashtextextended(name, 0))
+        FROM (SELECT name FROM unnest(p_names) AS n(name) ORDER BY hashtextextended(name, 0)) AS s;
+    SELECT json_agg(locked) INTO studies FROM (
+        SELECT s.study_uid, s.id, s.patient_id, s.dicom_patient_id, s.issuer_of_patient_id,
+            s.patient_name, s.patient_birth_date, s.patient_sex, s.modality,
+            s.modalities_in_study AS modalities, s.sop_classes_in_study AS sop_classes,
+            s.number_of_series, s.number_of_instances, s.demographics_conflict, s.dicom_json,
+            s.xmin::text AS revision
+        FROM imaging_studies AS s
+        WHERE s.tenant_id = p_tenant AND s.study_uid = ANY (p_studies)
+        ORDER BY s.study_uid FOR UPDATE) AS locked;
+    -- A statement of its own: the completeness check locks these rows and not the studies, and only
+    -- a statement that begins after the lock is held sees what the check decided.
+    SELECT json_agg(locked.study_uid) FILTER (WHERE locked.check_scheduled) INTO scheduled FROM (
+        SELECT s.study_uid, a.check_scheduled
+        FROM study_activity AS a
+        JOIN imaging_studies AS s ON s.tenant_id = a.tenant_id AND s.id = a.study_id
+        WHERE a.tenant_id = p_tenant AND s.tenant_id = p_tenant AND s.study_uid = ANY (p_studies)
+        ORDER BY s.study_uid FOR UPDATE OF a) AS locked;
+    -- Last, so that what another process stored into these studies is seen.
+    RETURN json_build_object(
+        'studies', studies,
+        'scheduled', scheduled,
+        'settings', (SELECT row_to_json(known) FROM (
+            SELECT t.default_issuer_of_patient_id AS issuer, t.quiet_window_seconds,
+                t.xmin::text AS revision
+            FROM tenant_settings AS t WHERE t.tenant_id = p_tenant) AS known),
+        'patients', (SELECT json_agg(known) FROM (
+            SELECT i.value, coalesce(i.assigner, '') AS issuer, p.id, p.last_name, p.first_name,
+                p.middle_name, to_char(p.dob, 'YYYYMMDD') AS birth_date, p.sex_at_birth
+            FROM patient_identifiers AS i
+            JOIN patients AS p ON p.tenant_id = i.tenant_id AND p.id = i.patient_id
+            WHERE i.tenant_id = p_tenant AND p.tenant_id = p_tenant AND i.system = 'MRN'
+                AND i.value = ANY (p_patients) AND p.status <> 'INACTIVE'
+                AND coalesce(i.valid_from, current_date) <= current_date
+                AND coalesce(i.valid_until, current_date) >= current_date) AS known),
+        'series', (SELECT json_agg(known) FROM (
+            SELECT s.study_uid, e.series_uid, e.id, e.number_of_instances
+            FROM imaging_series AS e
+            JOIN imaging_studies AS s ON s.tenant_id = e.tenant_id AND s.id = e.study_id
+            WHERE e.tenant_id = p_tenant AND s.tenant_id = p_tenant
+                AND s.study_uid = ANY (p_studies) AND e.series_uid = ANY (p_series)) AS known),
+        'objects', (SELECT json_agg(known) FROM (
+            SELECT o.sop_instance_uid, o.dataset_hash, o.transfer_syntax_uid, o.storage_uri,
+                o.byte_size
+            FROM imaging_objects AS o
+            WHERE o.tenant_id = p_tenant AND o.sop_instance_uid = ANY (p_objects)) AS known));
+END;
+$$;
+
+-- Bind the transaction and lock studies as the caller last saw them. False when anything has
+-- changed since: a study, its pending completeness check, the tenant's settings, or when one of the
+-- objects is stored already; the caller then rolls back. A revision is an xmin: the transaction
+-- that wrote the row.
 CREATE OR REPLACE FUNCTION ingest_resume(p_tenant uuid, p_studies uuid[], p_revisions text[],
         p_scheduled uuid[], p_settings text, p_objects text[])
     RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 DECLARE
-    found bigint;
+    held bigint;
 BEGIN
-    PERFORM set_config('app.tenant', p_tenant::text, true), set_config('app.lens', 'on', true);
+    PERFORM ingest_begin(p_tenant);
     PERFORM FROM imaging_studies AS s JOIN unnest(p_studies, p_revisions) AS seen(id, revision)
             ON s.id = seen.id
         WHERE s.tenant_id = p_tenant AND s.xmin = seen.revision::xid
         ORDER BY s.study_uid FOR UPDATE OF s;
-    GET DIAGNOSTICS found = ROW_COUNT;
-    IF found <> cardinality(p_studies) THEN
+    GET DIAGNOSTICS held = ROW_COUNT;
+    IF held <> cardinality(p_studies) THEN
         RETURN false;
     END IF;
     PERFORM FROM study_activity AS a
         WHERE a.tenant_id = p_tenant AND a.study_id = ANY (p_scheduled) AND a.check_scheduled
         ORDER BY a.study_id FOR UPDATE;
-    GET DIAGNOSTICS found = ROW_COUNT;
-    RETURN found = cardinality(p_scheduled)
+    GET DIAGNOSTICS held = ROW_COUNT;
+    RETURN held = cardinality(p_scheduled)
         AND p_settings = coalesce(
             (SELECT t.xmin::text FROM tenant_settings AS t WHERE t.tenant_id = p_tenant), '')
         AND NOT EXISTS (SELECT FROM imaging_objects AS o
@@ -33,13 +106,70 @@ BEGIN
 END;
 $$;
 
--- Objects, and what changes with them in known series, studies and activity. The series' count lies
--- in its ready JSON as well; the pattern cannot occur inside a JSON string, where a quotation mark
--- would be escaped.
-CREATE OR REPLACE FUNCTION ingest_store(p_tenant uuid, p_series json, p_studies json,
-        p_activity json, p_objects json)
+-- Studies that nobody has sent anything of before, and their patients where those are new as well.
+CREATE OR REPLACE FUNCTION ingest_create_studies(p_tenant uuid, p_patients json, p_studies json)
     RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 BEGIN
+    INSERT INTO patients (tenant_id, id, last_name, first_name, middle_name, name_prefix,
+        name_suffix, dob, sex_at_birth)
+        SELECT p_tenant, r.id, r.last_name, r.first_name, r.middle_name, r.name_prefix,
+            r.name_suffix, r.dob, r.sex_at_birth
+        FROM json_to_recordset(p_patients) AS r(id uuid, last_name text, first_name text,
+            middle_name text, name_prefix text, name_suffix text, dob date, sex_at_birth text);
+    INSERT INTO patient_identifiers (tenant_id, patient_id, system, assigner, value, is_primary)
+        SELECT p_tenant, r.id, 'MRN', r.assigner, r.identifier, true
+        FROM json_to_recordset(p_patients) AS r(id uuid, assigner text, identifier text)
+        WHERE r.identifier IS NOT NULL;
+    INSERT INTO imaging_studies (tenant_id, id, patient_id, study_uid, modality, body_part,
+        acquisition_datetime, source_system, study_date, study_time, accession_number,
+        dicom_study_id, study_description, referring_physician_name, referring_physician_key,
+        patient_name, patient_name_key, dicom_patient_id, issuer_of_patient_id,
+        patient_birth_date, patient_sex)
+        SELECT p_tenant, r.id, r.patient_id, r.study_uid, r.modality, r.body_part,
+            r.acquisition_datetime, r.source_system, r.study_date, r.study_time,
+            r.accession_number, r.dicom_study_id, r.study_description,
+            r.referring_physician_name, r.referring_physician_key, r.patient_name,
+            r.patient_name_key, r.dicom_patient_id, r.issuer_of_patient_id, r.patient_birth_date,
+            r.patient_sex
+        FROM json_to_recordset(p_studies) AS r(id uuid, patient_id uuid, study_uid text,
+            modality text, body_part text, acquisition_datetime timestamptz, source_system text,
+            study_date text, study_time text, accession_number text, dicom_study_id text,
+            study_description text, referring_physician_name text, referring_physician_key text,
+            patient_name text, patient_name_key text, dicom_patient_id text,
+            issuer_of_patient_id text, patient_birth_date text, patient_sex text);
+END;
+$$;
+
+-- New patients, studies, series and objects, and what changes with them. The series' count lies
+-- in its ready JSON as well; the pattern cannot occur inside a JSON string, where a quotation mark
+-- would be escaped.
+CREATE OR REPLACE FUNCTION ingest_store(p_tenant uuid, p_new_patients json, p_new_studies json,
+        p_new_series json, p_series json, p_studies json, p_activity json, p_objects json)
+    RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+BEGIN
+    IF json_array_length(p_new_studies) > 0 THEN
+        PERFORM ingest_create_studies(p_tenant, p_new_patients, p_new_studies);
+    END IF;
+    IF json_array_length(p_new_series) > 0 THEN
+        INSERT INTO imaging_series (tenant_id, id, study_id, series_uid, modality, series_number,
+            series_description, body_part_examined, laterality, performed_station_ae_title,
+            performed_procedure_step_start_date, performed_procedure_step_start_time,
+            performed_procedure_step_id, frame_of_reference_uid, station_name, manufacturer,
+            protocol_name, series_date, series_time, number_of_instances, dicom_json)
+        SELECT p_tenant, r.id, r.study_id, r.series_uid, r.modality, r.series_number,
+            r.series_description, r.body_part_examined, r.laterality, r.performed_station_ae_title,
+            r.performed_procedure_step_start_date, r.performed_procedure_step_start_time,
+            r.performed_procedure_step_id, r.frame_of_reference_uid, r.station_name,
+            r.manufacturer, r.protocol_name, r.series_date, r.series_time, r.number_of_instances,
+            r.dicom_json
+        FROM json_to_recordset(p_new_series) AS r(id uuid, study_id uuid, series_uid text,
+            modality text, series_number int, series_description text, body_part_examined text,
+            laterality text, performed_station_ae_title text,
+            performed_procedure_step_start_date text, performed_procedure_step_start_time text,
+            performed_procedure_step_id text, frame_of_reference_uid text, station_name text,
+            manufacturer text, protocol_name text, series_date text, series_time text,
+            number_of_instances int, dicom_json text);
+    END IF;
     UPDATE imaging_series AS e
         SET number_of_instances = r.number_of_instances, metadata_gzip = NULL,
             dicom_json = regexp_replace(e.dicom_json,
@@ -132,19 +262,14 @@ BEGIN
 END;
 $$;
 
--- All of it for a batch whose studies and series are known: one round trip. NULL when they have
--- changed, and then nothing was written; else the revision that the studies have from now on.
-CREATE OR REPLACE FUNCTION ingest_batch(p_tenant uuid, p_seen_studies uuid[],
-        p_seen_revisions text[], p_seen_scheduled uuid[], p_seen_settings text, p_uids text[],
-        p_series json, p_studies json, p_activity json, p_objects json, p_transactions json,
-        p_audits json, p_outbox json, p_stale json)
+-- All that a batch writes. Returns the revision that the studies have from now on.
+CREATE OR REPLACE FUNCTION ingest_write(p_tenant uuid, p_new_patients json, p_new_studies json,
+        p_new_series json, p_series json, p_studies json, p_activity json, p_objects json,
+        p_transactions json, p_audits json, p_outbox json, p_stale json)
     RETURNS text LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 BEGIN
-    IF NOT ingest_resume(p_tenant, p_seen_studies, p_seen_revisions, p_seen_scheduled,
-            p_seen_settings, p_uids) THEN
-        RETURN NULL;
-    END IF;
-    PERFORM ingest_store(p_tenant, p_series, p_studies, p_activity, p_objects);
+    PERFORM ingest_store(p_tenant, p_new_patients, p_new_studies, p_new_series, p_series,
+        p_studies, p_activity, p_objects);
     PERFORM ingest_log(p_tenant, p_transactions, p_audits, p_outbox, p_stale);
     RETURN pg_current_xact_id()::xid::text;
 END;

@@ -777,7 +777,7 @@ def test_repeat_of_an_object_whose_bytes_are_gone_brings_them_back(world: World,
     assert world.objects.get_range(found, offset, 2 * length) == sent.PixelData
     assert world.study(sent.StudyInstanceUID)["number_of_instances"] == 1
     events = world.rows(
-        "SELECT event_type FROM audit_events WHERE resource_id = %s ORDER BY created_at",
+        "SELECT event_type FROM audit_events WHERE resource_id = %s ORDER BY timestamp",
         sent.StudyInstanceUID,
     )
     assert events.count(("DICOM_INSTANCE_RESTORED",)) == 1
