@@ -58,8 +58,33 @@ class Settings(BaseSettings):
     dicom_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         11112, description="Port of the DIMSE listener (plain)."
     )
+    dicom_plain: str = Field(
+        "loopback",
+        pattern="^(loopback|on|off)$",
+        description="Plain DICOM, which anybody on the way can read: loopback: only where "
+        "DICOM_HOST is of this machine; on: wherever it is; off: never.",
+    )
+    dicom_tls_host: str | None = Field(
+        None, description="Address of the DICOM TLS listener; default: DICOM_HOST."
+    )
     dicom_tls_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         2762, description="Port of the DICOM TLS listener; served once certificates are set."
+    )
+    dicom_tls_certificate: Path | None = Field(
+        None,
+        description="PEM file: our certificate and the intermediate ones above it, shown to peers "
+        "that call and that are called. Files that change are read again within seconds.",
+    )
+    dicom_tls_key: Path | None = Field(
+        None, description="PEM file: the private key of DICOM_TLS_CERTIFICATE, not encrypted."
+    )
+    dicom_tls_ca: Path | None = Field(
+        None, description="PEM file: the certificates that peers' certificates must lead to."
+    )
+    dicom_tls_client_certificate: str = Field(
+        "required",
+        pattern="^(required|optional)$",
+        description="Whether a peer that calls must show a certificate of its own.",
     )
     dicom_workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="DIMSE worker processes on one port (SO_REUSEPORT)."
@@ -110,6 +135,21 @@ class Settings(BaseSettings):
         description="Whether OpenID providers may be reached at private and loopback addresses, "
         "and at loopback without TLS.",
     )
+    offline_access_days: int = Field(
+        180, ge=1, le=3650, description="Days after which an app with offline access asks again."
+    )
+    refresh_token_days: int = Field(
+        30, ge=1, le=3650, description="Days after which a refresh token that was not used ends."
+    )
+    egress_private_networks: str = Field(
+        "",
+        description="Networks that are not public and yet may be called (keys of clients, "
+        "webhooks), e.g. 10.1.0.0/16, fd00::/8.",
+    )
+    egress_ca_file: Path | None = Field(
+        None,
+        description="PEM file of certificate authorities for outgoing calls, besides the system's.",
+    )
     durability: str = Field(
         "full",
         pattern="^(full|relaxed)$",
@@ -117,6 +157,13 @@ class Settings(BaseSettings):
         "disk is not waited for, and a power cut may take the last moments.",
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Log level.")
+
+    @field_validator("dicom_tls_certificate", "dicom_tls_key", "dicom_tls_ca")
+    @classmethod
+    def _is_a_path(cls, value: Path | None) -> Path | None:
+        if value is not None and "-----BEGIN" in str(value):
+            raise ValueError("the name of a PEM file is meant, not its content")
+        return value
 
     @field_validator("data_dir")
     @classmethod
