@@ -177,6 +177,13 @@ class Settings(BaseSettings):
             ip_network(part.strip())
         return value
 
+    @field_validator("egress_private_networks")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for name in filter(None, map(str.strip, value.split(","))):
+            ip_network(name)  # ValueError says what is wrong with it
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,

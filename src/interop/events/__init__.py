@@ -1,0 +1,1 @@
+"""What leaves the server: the one module that opens outgoing HTTP is `egress`."""

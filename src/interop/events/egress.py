@@ -1,0 +1,185 @@
+"""Outgoing HTTP, the only place that opens it (security.md F1).
+
+An address that somebody else may choose (a client's jwks_uri, a webhook) can point at this
+machine's own network. So: https only, the name is resolved once, every address it has must be
+public, the connection goes to an address that was checked, redirects are not followed, size and
+time are bounded. Networks of the operator's own can be allowed by a setting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpcore
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAX_URL = 2048
+# RFC 6052: addresses that a translator turns into the IPv4 address in their last four bytes.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class EgressRefused(Exception):
+    """The address may not be called from here."""
+
+
+class EgressFailed(Exception):
+    """The address did not answer as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressPolicy:
+    """What may be called, and how much of an answer is read."""
+
+    private_networks: tuple[IpNetwork, ...] = ()
+    certificate_authorities: Path | None = None  # besides those of the system
+    timeout_seconds: float = 10.0
+    max_bytes: int = 256 * 1024
+
+    @classmethod
+    def parse(cls, private_networks: str, certificate_authorities: Path | None) -> EgressPolicy:
+        """From the settings: networks as in '10.1.0.0/16, fd00::/8'. Raises ValueError."""
+        names = [name.strip() for name in private_networks.split(",") if name.strip()]
+        return cls(tuple(map(ipaddress.ip_network, names)), certificate_authorities)
+
+    def admits(self, address: IpAddress) -> bool:
+        """Whether a connection may go there. What is embedded in an address counts too."""
+        if any(address in network for network in self.private_networks):
+            return True
+        if isinstance(address, ipaddress.IPv6Address):
+            inner = address.ipv4_mapped or address.sixtofour
+            if address.teredo is not None or address in _NAT64:
+                return False
+            if inner is not None:
+                return self.admits(inner)
+        return address.is_global and not address.is_multicast
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def check_url(url: str) -> None:
+    """Raise EgressRefused for a URL that no policy admits."""
+    if len(url) > MAX_URL or not url.isascii() or any(c <= " " or c in "\\\x7f" for c in url):
+        raise EgressRefused(f"a URL has at most {MAX_URL} printable ASCII characters, no spaces")
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        raise EgressRefused(f"{parts.scheme or 'no scheme'!r}: only https is called")
+    if parts.username is not None or parts.password is not None:
+        raise EgressRefused("a URL with a user name or password is not called")
+    if not parts.hostname or parts.hostname.endswith("."):
+        raise EgressRefused("the URL needs a host name without a dot at the end")
+    try:
+        _ = parts.port
+    except ValueError as error:
+        raise EgressRefused("the URL's port is not a number from 0 to 65535") from error
+
+
+async def request(
+    method: str,
+    url: str,
+    policy: EgressPolicy,
+    *,
+    headers: Mapping[str, str] | None = None,
+    content: bytes | None = None,
+) -> Answer:
+    """Send one request. Raises EgressRefused before, EgressFailed after a connection was tried."""
+    check_url(url)
+    try:
+        async with asyncio.timeout(policy.timeout_seconds):
+            return await _exchange(method, url, policy, [*(headers or {}).items()], content)
+    except TimeoutError as error:
+        raise EgressFailed(f"no full answer within {policy.timeout_seconds:g} s") from error
+    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+        raise EgressFailed(f"{type(error).__name__}: {error}") from error
+    except (OSError, ssl.SSLError, UnicodeError) as error:
+        raise EgressFailed(f"{type(error).__name__}: {error}") from error
+
+
+async def _exchange(
+    method: str,
+    url: str,
+    policy: EgressPolicy,
+    headers: list[tuple[bytes | str, bytes | str]],
+    content: bytes | None,
+) -> Answer:
+    pool = httpcore.AsyncConnectionPool(
+        ssl_context=_ssl_context(policy),
+        max_connections=1,
+        http2=False,
+        network_backend=_CheckedNetwork(policy),
+    )
+    async with pool, pool.stream(method, url, headers=headers, content=content) as response:
+        body = bytearray()
+        async for chunk in response.aiter_stream():
+            body += chunk
+            if len(body) > policy.max_bytes:
+                raise EgressFailed(f"the answer has more than {policy.max_bytes} bytes")
+        named = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers}
+        return Answer(response.status, named, bytes(body))
+
+
+def _ssl_context(policy: EgressPolicy) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if policy.certificate_authorities is not None:
+        context.load_verify_locations(policy.certificate_authorities)
+    return context
+
+
+class _CheckedNetwork(httpcore.AsyncNetworkBackend):
+    """Connects to addresses that the policy admits; TLS still verifies the name."""
+
+    def __init__(self, policy: EgressPolicy) -> None:
+        self._policy = policy
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        address = await self._resolved(host, port)
+        return await self._inner.connect_tcp(
+            str(address), port, timeout, local_address, socket_options
+        )
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        raise EgressRefused("sockets of this machine are not called")
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def _resolved(self, host: str, port: int) -> IpAddress:
+        """The first address of a name all of whose addresses are admitted."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+        refused = [address for address in addresses if not self._policy.admits(address)]
+        if refused or not addresses:
+            # A name with one public and one private address is how rebinding begins.
+            raise EgressRefused(
+                f"{host} has an address that is not public; INTEROP_EGRESS_PRIVATE_NETWORKS "
+                "can allow networks of your own"
+            )
+        return addresses[0]
