@@ -1,9 +1,9 @@
 """STOW-RS, the store transaction (PS3.18 10.5): a body of any size into the one ingest function.
 
 The body is read once. A part below `SMALL_PART_BYTES` is kept until it is whole and then written,
-hashed and ingested in one thread call; a larger one goes to the spool piece by piece. Several
-ingests of one request run at once so that their commits are grouped; memory stays below
-(CONCURRENT_STORES + 1) * SMALL_PART_BYTES a request.
+hashed and ingested in one thread call; a larger one goes to the spool piece by piece, each written
+while the next one arrives. Several ingests of one request run at once so that their commits are
+grouped; memory stays below (CONCURRENT_STORES + 2) * SMALL_PART_BYTES a request.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import cast
 
-from anyio import CapacityLimiter, Semaphore, create_task_group, to_thread
-from anyio.abc import TaskGroup
+from anyio import CapacityLimiter, Lock, Semaphore, create_task_group, to_thread
+from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import RunVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -117,6 +117,8 @@ class Part:
         self.refusal = refusal
         # One buffer, not a list: a body may come in chunks of a few bytes each.
         self.pending = bytearray()
+        # Held while a piece is being written: pieces go to the spool in their order.
+        self.writing = Lock()
         self.writer: SpoolWriter | None = None
 
 
@@ -148,19 +150,21 @@ class Batch:
     async def run(self, content: MediaType, body: AsyncIterator[bytes]) -> ServerError | None:
         """Store all of `body`; the error that ended it early, once what was begun is stored."""
         error: ServerError | None = None
-        async with create_task_group() as tasks:
-            try:
-                if content.is_multipart:
-                    await self._multipart(content.parameters["boundary"], body, tasks)
-                else:
-                    await self._single(body, tasks)
-            except ServerError as raised:
-                error = raised
-            except ClientDisconnect:
-                # Nobody waits for the answer; what came whole is stored, the rest is not.
-                error = BadRequest("the connection ended before the body did")
-            finally:
-                self._forget_open_part()
+        try:
+            async with create_task_group() as tasks:
+                try:
+                    if content.is_multipart:
+                        await self._multipart(content.parameters["boundary"], body, tasks)
+                    else:
+                        await self._single(body, tasks)
+                except ServerError as raised:
+                    error = raised
+                except ClientDisconnect:
+                    # Nobody waits for the answer; what came whole is stored, the rest is not.
+                    error = BadRequest("the connection ended before the body did")
+        finally:
+            # Only now is nothing of it being written any more.
+            self._forget_open_part()
         return error
 
     async def _multipart(self, boundary: str, body: AsyncIterator[bytes], tasks: TaskGroup) -> None:
@@ -173,7 +177,7 @@ class Batch:
                         self._open = Part(index, wrong_part_type(headers))
                         index += 1
                     case PartData(data):
-                        await self._add(data)
+                        await self._add(data, tasks)
                     case PartEnd():
                         await self._complete(tasks)
         parser.close()
@@ -183,24 +187,37 @@ class Batch:
     async def _single(self, body: AsyncIterator[bytes], tasks: TaskGroup) -> None:
         self._open = Part(0)
         async for chunk in body:
-            await self._add(chunk)
+            await self._add(chunk, tasks)
         await self._complete(tasks)
 
-    async def _add(self, data: bytes) -> None:
+    async def _add(self, data: bytes, tasks: TaskGroup) -> None:
         part = self._open
         assert part is not None
         if part.refusal is not None:
             return
         part.pending += data
         if len(part.pending) >= SMALL_PART_BYTES:
+            piece, part.pending = part.pending, bytearray()
+            # Goes on as soon as the piece before is written: one is on its way, one arrives.
+            await tasks.start(self._spool_piece, part, piece)
+
+    async def _spool_piece(
+        self, part: Part, piece: bytearray, *, task_status: TaskStatus[None]
+    ) -> None:
+        """Write a piece while the body goes on; what fails refuses the part."""
+        async with part.writing:
+            task_status.started()
             try:
-                await to_thread.run_sync(self._spool, part, limiter=process_limiter())
+                if part.refusal is None:
+                    await to_thread.run_sync(self._spool, part, piece, limiter=process_limiter())
             except Failure as failure:
                 part.refusal = failure
 
     async def _complete(self, tasks: TaskGroup) -> None:
         part, self._open = self._open, None
         assert part is not None
+        async with part.writing:
+            pass  # the last piece is written, or has failed
         if part.refusal is not None:
             self.unlogged += 1
             self._outcomes[part.index] = could_not_spool(part.refusal)
@@ -218,20 +235,19 @@ class Batch:
 
     # -- in a thread ------------------------------------------------------------------------
 
-    def _spool(self, part: Part) -> None:
-        """Write what has come of the part; on failure its file is gone."""
-        data, part.pending = part.pending, bytearray()
+    def _spool(self, part: Part, piece: bytearray) -> None:
+        """Write a piece of the part; on failure its file is gone."""
         try:
             if part.writer is None:
                 part.writer = self._services.spool.writer()
-            part.writer.write(data)
+            part.writer.write(piece)
         except (Failure, OSError) as error:
             abandon(part)
             raise spool_failure(error) from error
 
     def _store(self, part: Part) -> Outcome:
         try:
-            self._spool(part)
+            self._spool(part, part.pending)
             assert part.writer is not None
             spooled = part.writer.finish()
         except (Failure, OSError) as error:
