@@ -170,18 +170,11 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("trusted_proxies")
+    @field_validator("trusted_proxies", "egress_private_networks")
     @classmethod
     def _networks(cls, value: str) -> str:
         for part in filter(str.strip, value.split(",")):
             ip_network(part.strip())
-        return value
-
-    @field_validator("egress_private_networks")
-    @classmethod
-    def _networks(cls, value: str) -> str:
-        for name in filter(None, map(str.strip, value.split(","))):
-            ip_network(name)  # ValueError says what is wrong with it
         return value
 
     @classmethod
