@@ -19,7 +19,11 @@ SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # PS3.5 6.2, VR AE: 16 characters at most, no backslash, no control characters, not only spaces.
 AE_TITLE = re.compile(r"(?=.*[^ ])[ -\[\]-~]{1,16}")
 
-_SELECT: LiteralString = "SELECT id, slug, name, ae_title, status, partition_strategy FROM tenants"
+_SELECT: LiteralString = (
+    "SELECT id, slug, name, ae_title, status, partition_strategy, parent_tenant_id FROM tenants"
+)
+# A closed tenant is answered like one that never was, at every door that asks the directory.
+_OPEN: LiteralString = " AND status <> 'CLOSED'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,17 @@ class Tenant:
     ae_title: str | None
     status: str
     partition_strategy: str
+    parent_id: UUID | None = None
 
     @property
     def is_active(self) -> bool:
+        """True while everything works. A suspended tenant is read, and nothing else."""
         return self.status == "ACTIVE"
+
+    @property
+    def is_readable(self) -> bool:
+        """True while its data may be read: it is active or suspended, not closed."""
+        return self.status in ("ACTIVE", "SUSPENDED")
 
 
 class TenantExists(ValueError):
@@ -45,8 +56,9 @@ class TenantExists(ValueError):
 class TenantDirectory:
     """The registry of tenants, read through a short cache.
 
-    A tenant that is suspended or renamed is seen so within `CACHE_SECONDS` in every process;
-    an unknown name is looked up each time, so a new tenant works at once.
+    A tenant that is suspended, closed or renamed is seen so within `CACHE_SECONDS` in every
+    process; an unknown name is looked up each time, so a new tenant works at once. A closed tenant
+    is found by nobody but `even_closed`.
     """
 
     def __init__(self, database: Database) -> None:
@@ -70,6 +82,12 @@ class TenantDirectory:
         async with self._database.async_platform_connection() as connection:
             return self._remember("slug", slug, await _fetch_async(connection, "slug", slug))
 
+    def even_closed(self, slug: str) -> Tenant | None:
+        """The tenant as it is at this moment, for an operator who ends or reopens it."""
+        with self._database.platform_connection() as connection:
+            row = connection.execute(_SELECT + " WHERE slug = %s", (slug,)).fetchone()
+        return Tenant(*row) if row else None
+
     def all_active(self) -> list[Tenant]:
         with self._database.platform_connection() as connection:
             rows = connection.execute(_SELECT + " WHERE status = 'ACTIVE' ORDER BY slug").fetchall()
@@ -83,19 +101,26 @@ class TenantDirectory:
         ae_title: str | None = None,
         tenant_type: str = "SOLO_PRACTICE",
         partition_strategy: str = "ROW_LEVEL",
+        parent_id: UUID | None = None,
     ) -> Tenant:
-        """Register a tenant with its settings row. Raises ValueError and TenantExists."""
+        """Register a tenant with its settings row, alone or below another one.
+
+        Raises ValueError and TenantExists.
+        """
         if not SLUG.fullmatch(slug):
             raise ValueError(
                 f"slug {slug!r}: 1 to 63 characters of a-z, 0-9 and '-', not at either end"
             )
         if ae_title is not None and not AE_TITLE.fullmatch(ae_title):
             raise ValueError(f"AE title {ae_title!r}: 1 to 16 printable characters, no backslash")
-        tenant = Tenant(uuid4(), slug, name or slug, ae_title, "ACTIVE", partition_strategy)
+        tenant = Tenant(
+            uuid4(), slug, name or slug, ae_title, "ACTIVE", partition_strategy, parent_id
+        )
         with self._database.connection(tenant.id) as connection:
             created = connection.execute(
-                "INSERT INTO tenants (id, slug, name, type, ae_title, status, partition_strategy)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING id",
+                "INSERT INTO tenants (id, slug, name, type, ae_title, status, partition_strategy,"
+                " parent_tenant_id)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING id",
                 (
                     tenant.id,
                     slug,
@@ -104,6 +129,7 @@ class TenantDirectory:
                     ae_title,
                     tenant.status,
                     partition_strategy,
+                    parent_id,
                 ),
             ).fetchone()
             if created is None:
@@ -135,10 +161,11 @@ class TenantDirectory:
 
 
 def _fetch(connection: Connection, column: LiteralString, value: str) -> tuple[object, ...] | None:
-    return connection.execute(_SELECT + f" WHERE {column} = %s", (value,)).fetchone()
+    return connection.execute(_SELECT + f" WHERE {column} = %s" + _OPEN, (value,)).fetchone()
 
 
 async def _fetch_async(
     connection: AsyncConnection, column: LiteralString, value: str
 ) -> tuple[object, ...] | None:
-    return await (await connection.execute(_SELECT + f" WHERE {column} = %s", (value,))).fetchone()
+    cursor = await connection.execute(_SELECT + f" WHERE {column} = %s" + _OPEN, (value,))
+    return await cursor.fetchone()

@@ -28,11 +28,13 @@ APPEND_ONLY = frozenset(
 # What the application may do to tables without a tenant, beyond reading them.
 GLOBAL_WRITES = {
     "tenants": "INSERT, UPDATE",
+    "tenant_closure": "INSERT, DELETE",
     "users": "INSERT, UPDATE",
     "user_auth_identities": "INSERT, UPDATE, DELETE",
     "sign_in_throttles": "INSERT, UPDATE, DELETE",
     "ai_models": "INSERT, UPDATE",
     "ai_model_versions": "INSERT, UPDATE",
+    "platform_data_keys": "INSERT, UPDATE",
     "signing_keys": "INSERT, UPDATE (retired_at, verifies_until)",
 }
 

@@ -1,27 +1,38 @@
-"""Section I: tenants, their settings, subscriptions, quotas, locations and teams."""
+"""Section I: tenants and their tree, settings, subscriptions, quotas, locations and teams."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Index,
+    Integer,
+    SmallInteger,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from storage.schema.declarative import (
     Base,
+    Exact,
     GlobalTable,
     Json,
     Money,
     TenantTable,
     bounded,
     count,
+    exactly_one,
     flag,
     global_link,
     link,
     member_link,
     one_of,
     period,
+    platform_link,
 )
 
 SECTION = "I. Multi-Tenancy & Tenant Management"
@@ -58,6 +69,67 @@ class Tenant(GlobalTable, Base):
     partition_strategy: Mapped[str] = one_of("ROW_LEVEL", "SCHEMA", "DATABASE", default="ROW_LEVEL")
     status: Mapped[str] = one_of("ACTIVE", "SUSPENDED", "CLOSED", default="ACTIVE")
     ae_title: Mapped[str | None] = mapped_column(unique=True)
+    status_reason: Mapped[str | None]
+    status_changed_at: Mapped[datetime | None]
+
+
+class TenantClosure(Base):
+    """Every tenant with itself and with each tenant above it; kept by a trigger on tenants."""
+
+    __tablename__ = "tenant_closure"
+    __section__ = SECTION
+
+    ancestor_id: Mapped[UUID] = global_link("tenants", cascade=True, primary_key=True)
+    descendant_id: Mapped[UUID] = global_link("tenants", cascade=True, primary_key=True)
+    depth: Mapped[int] = bounded(0, None, Integer())
+
+
+class TenantGrant(TenantTable, Base):
+    """What members of this tenant may do in a subtree below it, for a time.
+
+    It counts only while the root lies below this tenant: a practice that leaves the group takes
+    its data with it at once.
+    """
+
+    __tablename__ = "tenant_grants"
+    __section__ = SECTION
+    __table_args__ = (
+        exactly_one("user_id", "role_id"),
+        period("valid_from", "valid_until"),
+        CheckConstraint("root_tenant_id <> tenant_id", name="root_tenant_id"),
+    )
+
+    root_tenant_id: Mapped[UUID] = global_link("tenants")
+    user_id: Mapped[UUID | None] = member_link()
+    role_id: Mapped[UUID | None] = platform_link("roles")
+    level: Mapped[str] = one_of("READ", "MANAGE", default="READ")
+    valid_from: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    valid_until: Mapped[datetime | None]
+
+
+class TenantDeletion(TenantTable, Base):
+    """The deletion of everything a tenant owned: how far it is, and at the end its certificate.
+
+    It outlives the data, as the audit trail does.
+    """
+
+    __tablename__ = "tenant_deletions"
+    __section__ = SECTION
+    __table_args__ = (
+        UniqueConstraint("tenant_id"),
+        CheckConstraint("(state = 'DONE') = (certificate IS NOT NULL)", name="certificate"),
+    )
+
+    state: Mapped[str] = one_of(
+        "REQUESTED", "OBJECTS", "KEYS", "ROWS", "VERIFYING", "DONE", default="REQUESTED"
+    )
+    not_before: Mapped[datetime]
+    requested_by: Mapped[str]
+    deleted_objects: Mapped[int] = count()
+    deleted_bytes: Mapped[int] = count()
+    deleted_rows: Mapped[Json] = mapped_column(server_default=text("'{}'"))
+    completed_at: Mapped[datetime | None]
+    certificate: Mapped[str | None]
 
 
 class TenantSettings(TenantTable, Base):
@@ -119,6 +191,7 @@ class SubscriptionPlan(GlobalTable, Base):
     included_ai_calls: Mapped[int | None] = bounded(0, None, BigInteger())
     included_seats: Mapped[int | None] = bounded(0, None, Integer())
     included_storage_bytes: Mapped[int | None] = bounded(0, None, BigInteger())
+    features: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
     is_active: Mapped[bool] = flag(True)
 
 
@@ -170,10 +243,45 @@ class TenantQuota(TenantTable, Base):
     max_users: Mapped[int | None] = bounded(0, None, Integer())
     max_storage_bytes: Mapped[int | None] = bounded(0, None, BigInteger())
     max_ai_inferences_per_month: Mapped[int | None] = bounded(0, None, BigInteger())
+    # Units of interop/access/costs.py: a read costs 1, a write 100.
     api_rate_limit_per_minute: Mapped[int | None] = bounded(0, None, Integer())
+    api_rate_limit_per_user_per_minute: Mapped[int | None] = bounded(0, None, Integer())
+    max_dicom_associations: Mapped[int | None] = bounded(0, None, Integer())
     max_locations: Mapped[int | None] = bounded(0, None, Integer())
     max_concurrent_exports: Mapped[int | None] = bounded(0, None, Integer())
-    used_storage_bytes: Mapped[int] = count()
+
+
+class TenantStorageUsage(Base):
+    """Bytes of stored objects, in slots whose sum counts (see migrations/tenants.sql).
+
+    Writers of a tenant without a limit use different slots, so that they never wait for each
+    other; those of a tenant with one share slot 0.
+    """
+
+    __tablename__ = "tenant_storage_usage"
+    __section__ = SECTION
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    slot: Mapped[int] = bounded(0, 31, SmallInteger(), primary_key=True)
+    # One slot alone may be negative: objects are deleted by other processes than store them.
+    bytes: Mapped[int] = mapped_column(BigInteger(), server_default=text("0"))
+
+
+class RateLimitBucket(Base):
+    """What is left of a rate limit that several processes share (storage/rate_limits.py).
+
+    Not logged: after a crash of the database every bucket is full again.
+    """
+
+    __tablename__ = "rate_limit_buckets"
+    __section__ = SECTION
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    # 'tenant', 'client <id>' or 'user <id>'.
+    subject: Mapped[Exact] = mapped_column(primary_key=True)
+    tokens: Mapped[float]
+    filled_at: Mapped[datetime]
 
 
 class Location(TenantTable, Base):

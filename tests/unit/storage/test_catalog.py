@@ -20,6 +20,7 @@ Catalog = psycopg.Connection[Row]
 # Without a tenant by design (the working contract names them), and what others bring along.
 GLOBAL_TABLES = {
     "tenants",
+    "tenant_closure",
     "subscription_plans",
     "users",
     "user_auth_identities",
@@ -33,6 +34,7 @@ GLOBAL_TABLES = {
     "drug_reference",
     "material_reference",
     "equipment_reference",
+    "platform_data_keys",
     "signing_keys",
     "sign_in_throttles",
     "alembic_version",

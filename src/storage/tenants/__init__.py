@@ -1,0 +1,1 @@
+"""The life of a tenant: configuration, features, suspension, closing, deletion."""
