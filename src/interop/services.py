@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from interop.access.http import Authenticator
-from interop.connections import open_database, open_tokens
+from interop.connections import open_database, open_master_key, open_tokens
 from interop.dicom.ingest import Ingest
 from interop.dicom.limits import Limits
 from interop.dicom.spool import Spool
 from interop.settings import Settings
 from interop.smart.tokens import TokenService
 from storage.database import Database
+from storage.encryption import MasterKey
 from storage.objects import ObjectStore, open_object_store
 from storage.tenancy import TenantDirectory
 
@@ -26,6 +27,7 @@ class Services:
     tenants: TenantDirectory
     spool: Spool
     ingest: Ingest
+    master_key: MasterKey
     tokens: TokenService
     authenticator: Authenticator
 
@@ -48,6 +50,7 @@ def open_services(settings: Settings) -> Services:
         tenants=TenantDirectory(database),
         spool=spool,
         ingest=Ingest(database, objects, spool, Limits(object_bytes=settings.max_object_bytes)),
+        master_key=open_master_key(settings),
         tokens=tokens,
         authenticator=Authenticator(database, tokens),
     )

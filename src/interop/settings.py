@@ -42,6 +42,18 @@ class Settings(BaseSettings):
         description="Base64 of 32 random bytes that seal secrets in the database, the same on "
         "every machine; default: DATA_DIR/master.key, made at the first start.",
     )
+    former_master_key: SecretStr | None = Field(
+        None,
+        description="The master key before the present one, until `interop keys rewrap` has run.",
+    )
+    kms_key_id: str | None = Field(
+        None,
+        description="AWS KMS key (id, ARN or alias) that wraps the data keys of the especially "
+        "sensitive columns, instead of the master key; region and credentials as boto3 finds them.",
+    )
+    kms_endpoint_url: str | None = Field(
+        None, description="Address of the KMS service, where it is not the region's own."
+    )
     objects_url: str | None = Field(
         None,
         description="Object store: file:///folder or s3://bucket/prefix?endpoint_url=...; "
@@ -129,11 +141,6 @@ class Settings(BaseSettings):
         "",
         description="Networks of reverse proxies whose X-Forwarded-For is believed, separated by "
         "commas, e.g. 10.0.0.0/8,::1; default: none, the connection's own address counts.",
-    )
-    private_identity_providers: bool = Field(
-        False,
-        description="Whether OpenID providers may be reached at private and loopback addresses, "
-        "and at loopback without TLS.",
     )
     offline_access_days: int = Field(
         180, ge=1, le=3650, description="Days after which an app with offline access asks again."

@@ -84,7 +84,7 @@ def needs_rehash(stored: str) -> bool:
 
 @cache
 def _nobodys_hash() -> str:
-    """A hash of today's parameters that no password has: checking it takes as long as a real one."""
+    """A hash of today's parameters that no password has; checking it takes as long."""
     salt, digest = (b64encode(os.urandom(size)).decode().rstrip("=") for size in (16, 32))
     cost = f"m={_hasher.memory_cost},t={_hasher.time_cost},p={_hasher.parallelism}"
     return f"$argon2id$v=19${cost}${salt}${digest}"

@@ -34,7 +34,11 @@ ACTIVITY_SECONDS = 60
 _IS_LIVE: LiteralString = (
     "s.tenant_id = %(tenant)s AND s.revoked_at IS NULL AND s.expires_at > now()"
     " AND s.last_activity_at > now() - make_interval(secs => %(idle)s)"
-    " AND m.status = 'ACTIVE' AND u.status = 'ACTIVE'"
+    " AND m.status = 'ACTIVE' AND m.may_sign_in AND u.status = 'ACTIVE'"
+    # A password that was changed ends what was begun with the old one, in every tenant.
+    " AND NOT ('pwd' = ANY(s.amr) AND EXISTS (SELECT FROM user_auth_identities AS i"
+    " WHERE i.user_id = s.user_id AND i.provider = 'PASSWORD'"
+    " AND i.password_changed_at > s.signed_in_at))"
 )
 _JOIN: LiteralString = (
     " FROM sessions AS s"

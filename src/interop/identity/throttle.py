@@ -91,19 +91,24 @@ def forgive(connection: Connection, claims: list[Claim]) -> None:
 
     An address keeps its other failures, or who knows one password could try all others.
     """
+    unclaim(connection, [counted for counted in claims if counted.scope == "ADDRESS"])
     for counted in claims:
-        if counted.scope == "ADDRESS":
-            connection.execute(
-                "UPDATE sign_in_throttles SET failures = greatest(failures - 1, 0), blocked_until ="
-                " CASE WHEN blocked_until = %s THEN now() ELSE blocked_until END"
-                " WHERE scope = %s AND key_hash = %s",
-                (counted.blocked_until, counted.scope, counted.key_hash),
-            )
-        else:
+        if counted.scope != "ADDRESS":
             connection.execute(
                 "DELETE FROM sign_in_throttles WHERE scope = %s AND key_hash = %s",
                 (counted.scope, counted.key_hash),
             )
+
+
+def unclaim(connection: Connection, claims: list[Claim]) -> None:
+    """Give attempts back that were not judged."""
+    for counted in claims:
+        connection.execute(
+            "UPDATE sign_in_throttles SET failures = greatest(failures - 1, 0), blocked_until ="
+            " CASE WHEN blocked_until = %s THEN now() ELSE blocked_until END"
+            " WHERE scope = %s AND key_hash = %s",
+            (counted.blocked_until, counted.scope, counted.key_hash),
+        )
 
 
 def hash_key(scope: str, key: str) -> str:

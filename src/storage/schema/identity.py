@@ -100,7 +100,12 @@ class UserTenant(TenantTable, Base):
         default="DENTIST",
     )
     status: Mapped[str] = one_of("ACTIVE", "INACTIVE", default="ACTIVE")
+    # Apart from `status`, which a feed of practitioners may set: whom an administrator has
+    # disabled, no feed enables.
+    may_sign_in: Mapped[bool] = flag(True)
     national_provider_identifier: Mapped[str | None]
+    # Which patient a member of type PATIENT is; "own record" means this one.
+    patient_id: Mapped[UUID | None] = link("patients")
 
 
 class Role(PlatformOrTenantTable, Base):
@@ -223,6 +228,9 @@ class ApiClient(TenantTable, Base):
         "CLIENT_SECRET", "PRIVATE_KEY_JWT", "NONE", default="CLIENT_SECRET"
     )
     grant_types: Mapped[list[str]] = mapped_column(server_default=text("'{client_credentials}'"))
+    # For whom it works: the care organization itself, or others, who see only the records of
+    # patients who have consented (DATA_SHARING, RESEARCH).
+    purpose: Mapped[str] = one_of("CARE", "DATA_SHARING", "RESEARCH", default="CARE")
     client_uri: Mapped[str | None]
     launch_uri: Mapped[str | None]
     status: Mapped[str] = one_of("ACTIVE", "DISABLED", default="ACTIVE")

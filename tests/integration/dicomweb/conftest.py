@@ -93,6 +93,7 @@ def build_services(settings: Settings) -> Services:
         tenants=TenantDirectory(database),
         spool=spool,
         ingest=Ingest(database, objects, spool, Limits(object_bytes=settings.max_object_bytes)),
+        master_key=key,
         tokens=tokens,
         authenticator=Authenticator(database, tokens),
     )
