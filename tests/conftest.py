@@ -20,6 +20,9 @@ from psycopg import sql
 
 from storage.database import APP_ROLE, Database
 from storage.embedded import OWNER_ROLE, EmbeddedPostgres
+from storage.encryption import KEY_BYTES, MasterKey
+from storage.encryption.providers import KeyProviders, LocalKeyProvider
+from storage.encryption.vault import Vault
 from storage.objects import ObjectStore, open_object_store
 from storage.postgres_binaries import PostgresBinaries, system_binaries
 from storage.tenancy import Tenant, TenantDirectory
@@ -36,6 +39,8 @@ class MigratedDatabase(Database):
     def __init__(self, app_url: str, owner_url: str) -> None:
         super().__init__(app_url)
         self.owner_url = owner_url
+        master_key = MasterKey(os.urandom(KEY_BYTES))
+        self.vault = Vault(self, KeyProviders(LocalKeyProvider(master_key)))
 
 
 def postgres_binaries() -> PostgresBinaries | None:

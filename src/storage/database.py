@@ -25,11 +25,16 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
+    from storage.encryption.vault import Vault
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 # Owns nothing and cannot bypass row-level security; the migration makes it where it is missing.
 APP_ROLE = "interop_app"
+
+# The attribute of a connection that names the Database that opened it.
+_OWNER = "interop_database"
 
 SET_TENANT = "SELECT set_config('app.tenant', %s, true)"
 
@@ -71,6 +76,18 @@ class Database:
         self._async_pool: AsyncConnectionPool[AsyncConnection] | None = None
         self._statement_pool: AsyncConnectionPool[AsyncConnection] | None = None
         self._statements: StatementPool | None = None
+        self._vault: Vault | None = None
+
+    @property
+    def vault(self) -> Vault:
+        """What seals and opens the especially sensitive columns of this database."""
+        if self._vault is None:
+            raise RuntimeError("this database was opened without encryption keys (Database.vault)")
+        return self._vault
+
+    @vault.setter
+    def vault(self, vault: Vault) -> None:
+        self._vault = vault
 
     @cached_property
     def pool(self) -> ConnectionPool[Connection]:
@@ -82,7 +99,12 @@ class Database:
             open=True,
             timeout=30,
             kwargs={"autocommit": False},
+            configure=self._claim,
         )
+
+    def _claim(self, connection: Connection) -> None:
+        """Have whoever is lent the connection find this database, and so its vault."""
+        setattr(connection, _OWNER, self)
 
     @cached_property
     def engine(self) -> Engine:
@@ -92,7 +114,9 @@ class Database:
         return create_engine("postgresql+psycopg://", creator=self._checkout, pool_pre_ping=True)
 
     def _checkout(self) -> Connection:
-        return psycopg.connect(self.conninfo)
+        connection = psycopg.connect(self.conninfo)
+        self._claim(connection)
+        return connection
 
     # -- blocking ---------------------------------------------------------------------------
 
@@ -121,6 +145,19 @@ class Database:
     def platform_connection(self) -> Iterator[Connection]:
         """A connection without a tenant: global tables only."""
         with self.pool.connection() as connection:
+            yield connection
+
+    @contextmanager
+    def connection_apart(self, tenant_id: UUID | None) -> Iterator[Connection]:
+        """The same, beside the pool: for what must be committed while its caller holds one of it.
+
+        None: no tenant. Rare and slow; a pool whose every user waits for one more stands still.
+        """
+        with psycopg.connect(self.conninfo) as connection:
+            self._claim(connection)
+            if tenant_id is not None:
+                require_tenant(tenant_id)
+                connection.execute(SET_TENANT, (str(tenant_id),))
             yield connection
 
     # -- asyncio ----------------------------------------------------------------------------
@@ -196,6 +233,14 @@ class Database:
             self.pool.close()
         if "engine" in self.__dict__:
             self.engine.dispose()
+
+
+def vault_of(connection: Connection) -> Vault:
+    """The vault of the database that lent the connection."""
+    database: Database | None = getattr(connection, _OWNER, None)
+    if database is None:
+        raise RuntimeError("a connection that no Database opened can seal and open nothing")
+    return database.vault
 
 
 def require_tenant(tenant_id: object) -> None:

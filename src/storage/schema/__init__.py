@@ -24,6 +24,7 @@ MODULES = (
     "knowledge",
     "governance",
     "research",
+    "encryption",
     "read_model",
 )
 

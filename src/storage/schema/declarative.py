@@ -38,6 +38,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column
 from sqlalchemy.types import TypeEngine
 
+from storage.encryption.columns import SEALED
 from storage.schema.presentation import PRESENTED
 
 
@@ -227,6 +228,10 @@ def _complete(table: Table, model: type[Base]) -> None:
         table.append_constraint(ForeignKeyConstraint(["tenant_id"], ["tenants.id"]))
     if scope == "platform":
         Index(None, table.c.tenant_id, table.c.id)
+    for sealed in SEALED.get(table.name, ()):
+        # Clear text is refused from whatever hand: the ORM's, a practice system's SQL, our own.
+        table.c[sealed.name].info["sealed"] = True
+        table.append_constraint(CheckConstraint(sealed.check(), name=f"{sealed.name}_sealed"))
     level = getattr(model, "__phi__", Sensitivity.INTERNAL)
     for column in list(table.c):
         _constrain(table, column)

@@ -31,6 +31,7 @@ HEADER = """\
 # scope: global = no tenant; tenant = row-level security on tenant_id;
 #        platform = tenant_id NULL is a row of the platform, which tenants read.
 # phi: NONE, INTERNAL, CLINICAL, IDENTIFYING, RESTRICTED (hashed, or sealed with a key).
+# sealed: holds ciphertext only (of some rows: see the check), under a data key of the tenant.
 """
 
 
@@ -81,6 +82,8 @@ def _column(column: Column[Any]) -> dict[str, Any]:
         "nullable": bool(column.nullable),
         "phi": column.info["phi"].value,
     }
+    if column.info.get("sealed"):
+        described["sealed"] = True
     if column.computed is not None:
         described["generated"] = str(column.computed.sqltext)
     elif column.server_default is not None and hasattr(column.server_default, "arg"):

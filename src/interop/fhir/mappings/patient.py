@@ -20,6 +20,7 @@ from interop.fhir.mappings.lens import Children, Entry, ResourceMapping
 from interop.fhir.mappings.places import FirstAndRest, without_choice
 from interop.fhir.mappings.systems import IDENTIFIER_TYPE, LANGUAGE, US_CORE
 from interop.fhir.mappings.tables import TableLens
+from storage.encryption.columns import INSURANCE_SYSTEMS, NATIONAL_ID_SYSTEMS
 
 GENDERS: Final = Codes({"male": "MALE", "female": "FEMALE", "other": "OTHER", "unknown": "UNKNOWN"})
 # US Core birth sex; its codes other than M and F are null flavours.
@@ -198,15 +199,24 @@ class LifeStatus:
 
 @dataclass(frozen=True, slots=True)
 class IdentifierType:
-    """The kind of an identifier; one without a type is taken for a medical record number."""
+    """The kind of an identifier; without a type its system tells, or it is taken for an MRN."""
 
-    label: str = "type: " + IDENTIFIER_TYPES.label + "; no type = MRN"
+    label: str = (
+        "type: "
+        + IDENTIFIER_TYPES.label
+        + "; no type: system of a national or insurance number, else MRN"
+    )
 
-    def get(self, node: Any) -> str | None:
-        return IDENTIFIER_TYPES.get(node) if node else "MRN"
+    def get(self, node: JsonObject) -> str | None:
+        if node.get("type"):
+            return IDENTIFIER_TYPES.get(node["type"])
+        system = node.get("system")
+        if system in NATIONAL_ID_SYSTEMS:
+            return "NATIONAL_ID"
+        return "INSURANCE_MEMBER" if system in INSURANCE_SYSTEMS else "MRN"
 
-    def put(self, value: str | None, node: Any) -> Any:
-        return IDENTIFIER_TYPES.put(value, node)
+    def put(self, value: str | None, node: JsonObject) -> JsonObject:
+        return {**node, "type": IDENTIFIER_TYPES.put(value, node.get("type"))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +260,9 @@ IDENTIFIERS: Final = Children(
     "patient_identifiers",
     "identifier",
     [
-        Entry("system", "type", IdentifierType(), required=False),
+        # The type after the system: a new system must not change what the type says.
         Entry("assigner", "", Assigner()),
+        Entry("system", "", IdentifierType()),
         Entry("value", "value", Text()),
         Entry("is_primary", "use", IsPrimary(), default=False),
         Entry("valid_from", "period.start", Day()),

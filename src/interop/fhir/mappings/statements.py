@@ -1,6 +1,7 @@
 """The SQL of the lenses: rows of a table by a key that begins with the tenant.
 
 A statement is put together once per table and set of columns: psycopg prepares what it sees again.
+What goes into a sealed column is sealed here, and what comes out is opened; the lenses see neither.
 """
 
 from __future__ import annotations
@@ -8,19 +9,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, LiteralString
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from interop.fhir.lens import Connection
 from interop.fhir.mappings.lens import Row
+from storage.database import vault_of
+from storage.encryption.columns import SEALED, needed_to_open, open_row, seal_row
 
 
 def select(
     connection: Connection, table: str, columns: tuple[str, ...], key: Mapping[str, Any]
 ) -> list[Row]:
-    """The rows of a key, in a stable order."""
+    """The rows of a key, in a stable order. Sealed values are opened, or EncryptionError raised."""
+    if table not in SEALED:
+        return _selected(connection, table, columns, key)
+    wanted = tuple(dict.fromkeys((*columns, *needed_to_open(table))))
+    vault, tenant_id = vault_of(connection), key["tenant_id"]
+    opened = (
+        open_row(vault, tenant_id, table, row, connection)
+        for row in _selected(connection, table, wanted, key)
+    )
+    return [{column: row[column] for column in columns} for row in opened]
+
+
+def _selected(
+    connection: Connection, table: str, columns: tuple[str, ...], key: Mapping[str, Any]
+) -> list[Row]:
     statement = _select_statement(table, columns, tuple(key))
     found = connection.execute(statement, dict(key)).fetchall()
     return [dict(zip(columns, row, strict=True)) for row in found]
@@ -40,11 +57,16 @@ def query(connection: Connection, statement: LiteralString, *values: object) -> 
 
 def insert(connection: Connection, table: str, row: Row) -> None:
     """Add a row."""
+    if table in SEALED:
+        # A sealed value is bound to its row, so the row must have its id before it is written.
+        row = sealed(connection, table, {"id": uuid4(), **row}, {})
     connection.execute(_insert_statement(table, tuple(row)), bound(row))
 
 
 def update(connection: Connection, table: str, row: Row, key: Mapping[str, Any]) -> bool:
     """Change the row of a key; whether there was one."""
+    if table in SEALED:
+        row = sealed(connection, table, row, key)
     values = {f"new_{column}": value for column, value in bound(row).items()}
     statement = _update_statement(table, tuple(row), tuple(key))
     return connection.execute(statement, {**values, **key}).rowcount > 0
@@ -53,6 +75,15 @@ def update(connection: Connection, table: str, row: Row, key: Mapping[str, Any])
 def delete(connection: Connection, table: str, key: Mapping[str, Any]) -> None:
     """Remove the rows of a key."""
     connection.execute(_delete_statement(table, tuple(key)), dict(key))
+
+
+def sealed(connection: Connection, table: str, row: Row, key: Mapping[str, Any]) -> Row:
+    """The row as its table takes it: what is especially sensitive sealed."""
+    if table not in SEALED:
+        return row
+    whole = {**row, **key}
+    written = seal_row(vault_of(connection), whole["tenant_id"], table, whole, connection)
+    return {column: value for column, value in written.items() if column not in key}
 
 
 def mark_stale(connection: Connection, tenant_id: UUID, resource_type: str, row_id: UUID) -> None:

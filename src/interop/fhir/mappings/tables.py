@@ -111,6 +111,7 @@ class TableLens:
         """Insert or change the row; whether it is new."""
         fixed = {entry.columns[0] for entry in self.mapping.entries if entry.insert_only}
         key = {"tenant_id": tenant_id, "id": row_id}
+        row = statements.sealed(connection, self.mapping.table, row, {**key, **self.where})
         values = {**key, **self.where, **row, "created_by": actor, "updated_by": actor}
         changed = [column for column in (*row, "updated_by") if column not in fixed]
         statement = statements.upsert_statement(

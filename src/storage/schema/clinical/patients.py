@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Index
+from sqlalchemy import CheckConstraint, Index, text
 from sqlalchemy.orm import Mapped
 
 from storage.schema.declarative import (
@@ -63,7 +63,7 @@ class PatientIdentifier(TenantTable, Base):
     """One number or code under which somebody knows the patient.
 
     Not unique: two records of one person may arrive from two systems and are flagged, never
-    merged silently.
+    merged silently. National and insurance numbers are sealed, and found by `value_index`.
     """
 
     __tablename__ = "patient_identifiers"
@@ -71,6 +71,7 @@ class PatientIdentifier(TenantTable, Base):
     __phi__ = Sensitivity.IDENTIFYING
     __table_args__ = (
         Index(None, "tenant_id", "value", "system", "assigner"),
+        Index(None, "tenant_id", "value_index", postgresql_where=text("value_index IS NOT NULL")),
         period("valid_from", "valid_until"),
     )
 
@@ -80,6 +81,7 @@ class PatientIdentifier(TenantTable, Base):
     )
     assigner: Mapped[Exact | None]
     value: Mapped[Exact]
+    value_index: Mapped[Exact | None]
     is_primary: Mapped[bool] = flag()
     valid_from: Mapped[date | None]
     valid_until: Mapped[date | None]
@@ -114,13 +116,17 @@ class PatientInsurancePolicy(TenantTable, Base):
     __tablename__ = "patient_insurance_policies"
     __section__ = SECTION
     __phi__ = Sensitivity.IDENTIFYING
-    __table_args__ = (period("coverage_start", "coverage_end"),)
+    __table_args__ = (
+        Index(None, "tenant_id", "policy_number_index"),
+        period("coverage_start", "coverage_end"),
+    )
 
     patient_id: Mapped[UUID] = link("patients", cascade=True)
     payer_id: Mapped[UUID | None] = global_link("tenants")
     payer_name: Mapped[str | None]
     plan_name: Mapped[str | None]
-    policy_number: Mapped[str]
+    policy_number: Mapped[str]  # the member's number, sealed
+    policy_number_index: Mapped[Exact | None]
     group_number: Mapped[str | None]
     subscriber_name: Mapped[str | None]
     subscriber_relationship: Mapped[str | None] = one_of("SELF", "SPOUSE", "CHILD", "OTHER")

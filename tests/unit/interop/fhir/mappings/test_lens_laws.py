@@ -89,7 +89,7 @@ def distinct(rows: st.SearchStrategy[Row], *key: str) -> st.SearchStrategy[list[
 
 IDENTIFIER = record(
     system=enum("INTERNAL", "MRN", "INSURANCE_MEMBER", "NATIONAL_ID", "DSO_GLOBAL_ID"),
-    assigner=maybe(TEXT | st.just("urn:oid:1.2.3") | st.just("http://clinic.example/mrn")),
+    assigner=maybe(TEXT | enum("urn:oid:1.2.3", "http://hl7.org/fhir/sid/us-ssn")),
     value=TEXT,
     is_primary=st.booleans(),
     valid_from=maybe(DAYS),

@@ -1,25 +1,24 @@
-"""Sealing of secrets that must lie in the database: AES-256-GCM under one master key.
+"""The local master key: AES-256-GCM under 32 bytes that the operator gives or a file holds (0600).
 
 The associated data binds a sealed value to its place, so that moving it to another row or table
-makes it unreadable. The key is given by the operator or made once in the data folder (0600).
+makes it unreadable.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import os
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from storage.encryption.errors import SealBroken
+
 KEY_BYTES = 32
-_NONCE_BYTES = 12
-
-
-class SealBroken(Exception):
-    """A sealed value does not open: wrong master key, or the value was moved or changed."""
+NONCE_BYTES = 12
 
 
 class MasterKey:
@@ -29,6 +28,8 @@ class MasterKey:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a master key has {KEY_BYTES} bytes, this one {len(key)}")
         self._aead = AESGCM(key)
+        # Names the key without telling anything of it: which of two keys has wrapped this?
+        self.fingerprint = hashlib.sha256(b"interop master key\0" + bytes(key)).hexdigest()[:16]
 
     @classmethod
     def from_base64(cls, text: str) -> MasterKey:
@@ -52,15 +53,17 @@ class MasterKey:
         return cls.from_base64(path.read_text(encoding="ascii").strip())
 
     def seal(self, plain: str, place: str) -> str:
-        nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._aead.encrypt(nonce, plain.encode(), place.encode())
-        return base64.b64encode(nonce + sealed).decode()
+        return base64.b64encode(self.seal_bytes(plain.encode(), place)).decode()
 
     def open(self, sealed: str, place: str) -> str:
-        raw = base64.b64decode(sealed)
+        return self.open_bytes(base64.b64decode(sealed), place).decode()
+
+    def seal_bytes(self, plain: bytes | bytearray, place: str) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._aead.encrypt(nonce, plain, place.encode())
+
+    def open_bytes(self, sealed: bytes, place: str) -> bytes:
         try:
-            return self._aead.decrypt(
-                raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], place.encode()
-            ).decode()
-        except InvalidTag as error:
+            return self._aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], place.encode())
+        except (InvalidTag, ValueError) as error:
             raise SealBroken(f"the sealed value of {place} does not open") from error
