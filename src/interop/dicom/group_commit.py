@@ -22,10 +22,17 @@ import psycopg
 
 from interop.dicom import batch
 from interop.dicom.batch import Batch, Result
-from interop.dicom.failures import OUT_OF_RESOURCES, PROCESSING_FAILURE, Failure
+from interop.dicom.failures import (
+    NOT_AUTHORIZED,
+    OUT_OF_RESOURCES,
+    PROCESSING_FAILURE,
+    Code,
+    Failure,
+)
 from interop.dicom.imaging_rows import Snapshot
 from interop.dicom.known_studies import KnownStudies
 from interop.dicom.received import Received
+from storage import quotas
 from storage.database import Database
 
 logger = logging.getLogger(__name__)
@@ -252,6 +259,10 @@ class GroupCommitter:
             "ingest.transaction.failed",
             extra={"sqlstate": error.sqlstate, "error": type(error).__name__},
         )
+        if quotas.is_storage_exceeded(error):
+            return _refused(OUT_OF_RESOURCES, "The organization's storage quota is used up.")
+        if quotas.is_tenant_closed(error):
+            return _refused(NOT_AUTHORIZED, "The organization is suspended: nothing is stored.")
         if _is_outage(error):
             return Result(
                 "failed",
@@ -266,12 +277,17 @@ def _is_outage(error: Exception) -> bool:
 
     psycopg's OperationalError alone says too little: a value too long for its index is one.
     """
-    if not isinstance(error, psycopg.OperationalError):
+    if not isinstance(error, psycopg.OperationalError) or quotas.is_storage_exceeded(error):
         return False
     if error.sqlstate is None:
         # Said by the client: the pool has no connection, or the connection is lost.
         return not isinstance(error, psycopg.errors.PipelineAborted)
     return error.sqlstate.startswith(_OUTAGES)
+
+
+def _refused(code: Code, message: str) -> Result:
+    """Not stored, and nothing to do with the object: the same one may be stored another day."""
+    return Result("failed", Failure.of(code, message), keeps_blob=False)
 
 
 def _failed(message: str) -> Result:
