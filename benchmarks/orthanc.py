@@ -1,7 +1,9 @@
 """Debian's Orthanc with its DICOMweb plugin as a peer to measure against.
 
 It is helped where it needs help: `TCP_NODELAY=1` in its environment, without which every reply
-waits 40 ms for a delayed ACK, the largest PDU, and as many threads as senders.
+waits 40 ms for a delayed ACK, the largest PDU, and as many threads as senders. Its own SQLite index
+leaves its journal to the operating system; with its PostgreSQL plugin what it acknowledges is as
+durable as what we acknowledge.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ from typing import Self
 import psutil
 
 from benchmarks.live_server import free_port
+from storage.embedded import SUPERUSER, EmbeddedPostgres
 
 BINARY = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+POSTGRES_PLUGIN = PLUGIN.with_name("libOrthancPostgreSQLIndex.so")
 START_SECONDS = 60.0
 
 
@@ -29,20 +33,38 @@ def is_installed() -> bool:
     return Path(BINARY).exists() and PLUGIN.exists()
 
 
+def has_postgres() -> bool:
+    return is_installed() and POSTGRES_PLUGIN.exists()
+
+
 class Orthanc:
     """One Orthanc on free ports of the loopback interface, with SQLite and a folder of its own."""
 
     def __init__(
-        self, folder: Path, *, is_durable: bool = True, has_nodelay: bool = True, **options: object
+        self,
+        folder: Path,
+        *,
+        is_durable: bool = True,
+        has_nodelay: bool = True,
+        postgres: EmbeddedPostgres | None = None,
+        **options: object,
     ) -> None:
         self.folder = folder
+        self._postgres = postgres
+        if postgres is not None:
+            options["PostgreSQL"] = {
+                "EnableIndex": True,
+                "EnableStorage": False,
+                "ConnectionUri": postgres.url(SUPERUSER, "postgres"),
+                "Lock": False,
+            }
         self.http_port, self.dicom_port = free_port(), free_port()
         self._has_nodelay = has_nodelay
         self._configuration = {
             "Name": "peer",
             "StorageDirectory": str(folder / "storage"),
             "IndexDirectory": str(folder / "storage"),
-            "Plugins": [str(PLUGIN)],
+            "Plugins": [str(PLUGIN), *([str(POSTGRES_PLUGIN)] if postgres else [])],
             "HttpPort": self.http_port,
             "DicomPort": self.dicom_port,
             "DicomAet": "ORTHANC",
@@ -92,7 +114,11 @@ class Orthanc:
 
     def processes(self) -> list[psutil.Process]:
         assert self.process is not None
-        return [psutil.Process(self.process.pid)]
+        found = [psutil.Process(self.process.pid)]
+        if self._postgres is not None and self._postgres.pid is not None:
+            database = psutil.Process(self._postgres.pid)
+            found += [database, *database.children(recursive=True)]
+        return found
 
     def stop(self) -> None:
         if self.process is not None:

@@ -4,7 +4,8 @@
 
 Every round runs every server once, each on an empty store, so that what else the machine does
 falls on all of them. With the same durability on both sides: `full` syncs the file before the
-acknowledgement (we the index as well, Orthanc leaves its journal to the OS), `relaxed` does not.
+acknowledgement, `relaxed` does not. We sync the index as well; Orthanc does only with its PostgreSQL
+plugin (on the same PostgreSQL as ours), and leaves SQLite's journal to the operating system.
 Senders: our own light one over 1, 4 and 8 associations, and DCMTK's unmodified storescu.
 """
 
@@ -28,6 +29,7 @@ import psutil
 
 from benchmarks import dimse_sender, orthanc, web_corpus
 from benchmarks.live_server import LiveServer
+from storage.embedded import EmbeddedPostgres
 
 ASSOCIATIONS = (1, 4, 8)
 STORESCU = shutil.which("storescu")
@@ -119,9 +121,24 @@ def peer(folder: Path, *, is_durable: bool, has_nodelay: bool) -> Iterator[Targe
         yield Target(server.dicom_port, {"called": "ORTHANC"}, server.processes, server.processes)
 
 
+@contextmanager
+def peer_on_postgres(folder: Path) -> Iterator[Target]:
+    with (
+        EmbeddedPostgres(folder / "postgres") as postgres,
+        orthanc.Orthanc(folder, postgres=postgres) as server,
+    ):
+        yield Target(
+            server.dicom_port,
+            {"called": "ORTHANC"},
+            server.processes,
+            lambda: server.processes()[:1],
+        )
+
+
 SERVERS: dict[str, Callable[[Path], AbstractContextManager[Target]]] = {
     "interop full": lambda folder: interop(folder, "full"),
     "orthanc full": lambda folder: peer(folder, is_durable=True, has_nodelay=True),
+    "orthanc full, index in PostgreSQL": peer_on_postgres,
     "interop relaxed": lambda folder: interop(folder, "relaxed"),
     "orthanc relaxed": lambda folder: peer(folder, is_durable=False, has_nodelay=True),
     "orthanc full, as shipped": lambda folder: peer(folder, is_durable=True, has_nodelay=False),
@@ -179,7 +196,7 @@ def show(row: dict[str, object]) -> None:
     numbers = " ".join(
         f"{key} {value:.1f}" for key, value in row.items() if isinstance(value, float)
     )
-    print(f"{row['server']:26} {row['sender']:9} {numbers}", file=sys.stderr, flush=True)
+    print(f"{row['server']:34} {row['sender']:9} {numbers}", file=sys.stderr, flush=True)
 
 
 def summary(rows: list[dict[str, object]]) -> str:
@@ -207,6 +224,12 @@ def summary(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def is_available(name: str) -> bool:
+    if name.startswith("interop"):
+        return True
+    return orthanc.has_postgres() if "PostgreSQL" in name else orthanc.is_installed()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
@@ -214,7 +237,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="append the rows to this file")
     parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=list(SERVERS))
     arguments = parser.parse_args()
-    names = [n for n in arguments.servers if n.startswith("interop") or orthanc.is_installed()]
+    names = [n for n in arguments.servers if is_available(n)]
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="interop-bench-") as work:
         corpus = web_corpus.make(Path(work) / "corpus", {"cbct": (1, arguments.slices)})
