@@ -4,9 +4,9 @@
 
 Every round runs every server once, each on an empty store, so that what else the machine does
 falls on all of them. With the same durability on both sides: `full` syncs the file before the
-acknowledgement, `relaxed` does not. We sync the index as well; Orthanc does only with its PostgreSQL
-plugin (on the same PostgreSQL as ours), and leaves SQLite's journal to the operating system.
-Senders: our own light one over 1, 4 and 8 associations, and DCMTK's unmodified storescu.
+acknowledgement, `relaxed` does not. We sync the index as well; Orthanc does only with its
+PostgreSQL plugin (on the same PostgreSQL as ours), and leaves SQLite's journal to the operating
+system. Senders: our own light one over 1, 4 and 8 associations, and DCMTK's unmodified storescu.
 """
 
 from __future__ import annotations
