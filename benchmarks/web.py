@@ -130,30 +130,37 @@ def in_and_out(server: Running, folder: Path) -> str:
 
 
 def measure(name: str, case: Case, server: Running) -> Figures:
+    spent = server.cpu_seconds()
     figures = case(server)
+    figures.cpu_ms = (server.cpu_seconds() - spent) * 1000 / sum(figures.statuses.values())
     print(
         f"{server.name:8} {name:44} {figures.p50_ms:9.2f} ms {figures.per_second:9.1f}/s"
-        f" {figures.megabytes_per_second:8.1f} MB/s  {figures.statuses}",
+        f" {figures.megabytes_per_second:8.1f} MB/s {figures.cpu_ms:8.2f} ms CPU"
+        f"  {figures.statuses}",
         flush=True,
     )
+    if set(figures.statuses) != {200}:
+        raise SystemExit(f"{server.name}: {name}: not every answer was 200: {figures.statuses}")
     return figures
 
 
 def report(results: dict[str, dict[str, list[Figures]]], servers: list[Running]) -> str:
     """A markdown table of medians; the ratio is how many times ours is faster."""
     lines = [
-        "| case | ours p50 ms | Orthanc p50 ms | ours /s | Orthanc /s | times faster |",
-        "|---|---|---|---|---|---|",
+        "| case | ours p50 ms | Orthanc p50 ms | ours CPU ms | Orthanc CPU ms | ours /s"
+        " | Orthanc /s | times faster |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, by_server in results.items():
         mine, theirs = by_server.get("ours", []), by_server.get("Orthanc", [])
         if not mine or not theirs:
             continue
         p50 = [statistics.median(f.p50_ms for f in found) for found in (mine, theirs)]
+        cpu = [statistics.median(f.cpu_ms for f in found) for found in (mine, theirs)]
         rate = [statistics.median(f.per_second for f in found) for found in (mine, theirs)]
         lines.append(
-            f"| {name} | {p50[0]:.2f} | {p50[1]:.2f} | {rate[0]:,.1f} | {rate[1]:,.1f} "
-            f"| {rate[0] / rate[1]:.1f} |"
+            f"| {name} | {p50[0]:.2f} | {p50[1]:.2f} | {cpu[0]:.2f} | {cpu[1]:.2f} "
+            f"| {rate[0]:,.1f} | {rate[1]:,.1f} | {rate[0] / rate[1]:.1f} |"
         )
     memory = ", ".join(f"{s.name} {s.peak_bytes / 1e6:.0f} MB" for s in servers)
     return "\n".join([*lines, "", f"Largest resident set of one process: {memory}."])

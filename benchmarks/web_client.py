@@ -23,6 +23,7 @@ class Figures:
     p50_ms: float
     statuses: dict[int, int]
     kilobytes: float
+    cpu_ms: float = 0.0  # of the server, for one request
 
 
 class Connection:

@@ -50,8 +50,9 @@ def application(
 
     return Starlette(
         routes=[
-            *fhir.routes(),
+            # One pattern, and the shortest answers: before FHIR's many.
             *dicomweb.routes(),
+            *fhir.routes(),
             *oauth2.routes(),
             Route("/", index),
             Route("/livez", livez),

@@ -68,6 +68,11 @@ class StatementPool:
         connection = await self._take()
         return await connection.run(statements)
 
+    @property
+    def open_connections(self) -> int:
+        """How many connections there are, idle or busy."""
+        return self._open
+
     async def close(self) -> None:
         """Close what is idle now, and the rest when its statement ends."""
         self._is_closed = True
@@ -202,7 +207,7 @@ class _Connection:
         self._fail(psycopg.OperationalError("the connection was closed"))
 
     def _adapted(self, statement: Statement) -> tuple[bytes, list[Any], bool]:
-        text, names = _positional(statement.sql)
+        text, names = positional(statement.sql)
         values = [statement.parameters[name] for name in names]
         dumped = self._transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
         return text, list(dumped), statement.keeps_plan
@@ -296,7 +301,7 @@ class _Connection:
 
 
 @lru_cache(maxsize=1024)
-def _positional(sql: str) -> tuple[bytes, tuple[str, ...]]:
+def positional(sql: str) -> tuple[bytes, tuple[str, ...]]:
     """The statement with parameters as PostgreSQL numbers them, and their names in that order."""
     names: list[str] = []
 

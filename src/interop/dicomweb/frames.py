@@ -34,7 +34,7 @@ from interop.dicomweb.media_types import (
     choose_frames,
 )
 from interop.dicomweb.multipart import MultipartWriter
-from interop.dicomweb.reading import Read, admitted, reading, served, services_of
+from interop.dicomweb.reading import Read, admitted, array_text, reading, served, services_of
 from interop.dicomweb.responses import CHUNK_BYTES, primed, streamed
 from interop.dicomweb.segments import ObjectRange, Segment, read_range, segments_response
 from interop.dicomweb.targets import Target, audited
@@ -141,7 +141,7 @@ async def _served_pixels(
     details = {"frames": len(frames), **target.details}
     arguments = {
         **target.parameters,
-        "frames": frames,
+        "frames": array_text(frames),
         "syntaxes": _servable(wanted, is_single=len(frames) == 1),
     }
     row = await served(services, caller, EVENT, "dicomweb_frames", arguments, details)
@@ -161,14 +161,14 @@ def _choice(wanted: Accepted, stored: str, count: int) -> FrameChoice:
 
 
 @lru_cache
-def _servable(wanted: Accepted, *, is_single: bool) -> list[str]:
+def _servable(wanted: Accepted, *, is_single: bool) -> str:
     """The transfer syntaxes, of those that are known, whose frames can be sent as `wanted`."""
     found = []
     for stored in sorted(NATIVE | FRAME_MEDIA_TYPES.keys()):
         with suppress(NotAcceptable):
             _choice(wanted, stored, 1 if is_single else 2)
             found.append(stored)
-    return found
+    return array_text(found)
 
 
 async def _answer(chunks: AsyncIterator[bytes], content_type: str, *, is_small: bool) -> Response:

@@ -9,7 +9,7 @@ that cannot write it fails.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
@@ -137,6 +137,11 @@ def _call_of(function: str, arguments: tuple[str, ...]) -> str:
     """The statement that calls a function with named arguments, tenant first and audit last."""
     placeholders = ", ".join(f"%({name})s" for name in ("tenant_id", *arguments, "audit"))
     return f"SELECT * FROM {function}({placeholders})"
+
+
+def array_text(values: Iterable[object]) -> str:
+    """An array of UIDs or numbers as PostgreSQL writes it; a driver would look at each value."""
+    return "{" + ",".join(map(str, values)) + "}"
 
 
 def audit_text(caller: Caller, event_type: str, details: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ from interop.dicomweb.media_types import (
     is_lossy,
 )
 from interop.dicomweb.multipart import MultipartWriter
-from interop.dicomweb.reading import admitted, reading, served, services_of
+from interop.dicomweb.reading import admitted, array_text, reading, served, services_of
 from interop.dicomweb.responses import CHUNK_BYTES, FileResponse, in_thread, primed, streamed
 from interop.dicomweb.segments import ObjectRange, Segment, chunks_of, segments_response
 from interop.dicomweb.targets import StoredInstance, Target, audited, stored_instances
@@ -127,12 +127,12 @@ def plan_of(stored: str, choice: DicomChoice) -> str | None:
 
 
 @lru_cache
-def _servable(choice: DicomChoice) -> list[str] | None:
+def _servable(choice: DicomChoice) -> str | None:
     """The transfer syntaxes, of those that are known, that can be sent; None is any."""
     if ANY in choice.transfer_syntaxes:
         return None
     known = NATIVE | FRAME_MEDIA_TYPES.keys()
-    return sorted(stored for stored in known if plan_of(stored, choice) is not None)
+    return array_text(stored for stored in known if plan_of(stored, choice) is not None)
 
 
 def not_acceptable(instances: list[StoredInstance]) -> NotAcceptable:

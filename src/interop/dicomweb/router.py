@@ -1,8 +1,17 @@
-"""The routes of DICOMweb under `/t/{tenant}/dicom-web` (PS3.18 Table 10.1-1)."""
+"""The resources of DICOMweb under `/t/{tenant}/dicom-web` (PS3.18 Table 10.1-1).
+
+One route takes every path below the root, and a table finds the handler by the path's words: a
+search through forty patterns would cost a small read a tenth of its time.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import Request
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from interop.dicomweb import bulkdata, frames, metadata, qido, rendered, retrieve, stow
 from interop.dicomweb.errors import Handler, translated
@@ -13,6 +22,7 @@ STUDY = "/studies/{study}"
 SERIES = f"{STUDY}/series/{{series}}"
 INSTANCE = f"{SERIES}/instances/{{instance}}"
 FRAMES = f"{INSTANCE}/frames/{{frames}}"
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 GET: dict[str, Handler] = {
     # QIDO-RS, PS3.18 10.6
@@ -44,18 +54,85 @@ GET: dict[str, Handler] = {
 POST: dict[str, Handler] = {"/studies": stow.store_instances, STUDY: stow.store_instances}
 
 
+class Resource(NamedTuple):
+    """The names of the values in a path, and the handlers by method."""
+
+    names: tuple[str, ...]
+    handlers: dict[str, Handler]
+
+
+Shape = tuple[int, tuple[str, ...]]
+
+
+class Resources:
+    """Finds the handler of a path. Words and values alternate in every path of DICOMweb."""
+
+    def __init__(self) -> None:
+        self._resources: dict[Shape, Resource] = {}
+        self._nothing = translated(not_found)
+        for path in GET | POST:
+            shape, segments = _shape(path.lstrip("/"))
+            names = tuple(segment.strip("{}").partition(":")[0] for segment in segments[1::2])
+            self._resources[shape] = Resource(names, _handlers(path))
+
+    def find(self, method: str, path: str) -> tuple[Handler, dict[str, str]]:
+        """What answers a method at a path below the root, and the values in the path."""
+        shape, segments = _shape(path)
+        resource = self._resources.get(shape)
+        if resource is None:
+            return self._nothing, {}
+        values = dict(zip(resource.names, segments[1::2], strict=True))
+        # Only the path of an element may be empty: it is judged where the instance is known.
+        if not all(value or name == "path" for name, value in values.items()):
+            return self._nothing, {}
+        return resource.handlers[method], values
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found: dict[str, str] = scope["path_params"]
+        handler, values = self.find(scope["method"], found.pop("rest"))
+        found.update(values)
+        response = await handler(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+def _shape(path: str) -> tuple[Shape, list[str]]:
+    """How many segments a path has and its words; and all its segments."""
+    segments = path.split("/")
+    if segments[6:7] == ["bulkdata"]:
+        # What follows is the path of an element inside the instance: one value.
+        segments[7:] = ["/".join(segments[7:])] if len(segments) > 7 else []
+    return (len(segments), tuple(segments[0::2])), segments
+
+
+def _handlers(path: str) -> dict[str, Handler]:
+    """The handler of every method; those that the resource has not get an answer too."""
+    handlers: dict[str, Handler] = {}
+    allowed: list[str] = []
+    if path in GET:
+        allowed += ["GET", "HEAD"]
+        handlers["GET"] = handlers["HEAD"] = translated(GET[path])
+    if path in POST:
+        allowed.append("POST")
+        handlers["POST"] = translated(POST[path])
+    refused = translated(only(allowed))
+    return {method: handlers.get(method, refused) for method in METHODS}
+
+
+class _Anything(Convertor[str]):
+    """Everything below the root, line breaks too: each path gets an answer of this protocol."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("dicomweb_path", _Anything())
+
+
 def routes() -> list[Route]:
-    """Every resource with its methods; other methods and paths get answers of this protocol too."""
-    every = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
-    found: list[Route] = []
-    for path in GET | POST:
-        allowed = ["GET", "HEAD"] if path in GET else []
-        if path in GET:
-            found.append(Route(ROOT + path, translated(GET[path]), methods=["GET"]))
-        if path in POST:
-            found.append(Route(ROOT + path, translated(POST[path]), methods=["POST"]))
-            allowed.append("POST")
-        rest = [method for method in every if method not in allowed]
-        found.append(Route(ROOT + path, translated(only(allowed)), methods=rest))
-    found.append(Route(ROOT + "/{rest:path}", translated(not_found), methods=every))
-    return found
+    """The one route of all resources."""
+    return [Route(f"{ROOT}/{{rest:dicomweb_path}}", Resources(), methods=METHODS)]

@@ -15,12 +15,13 @@ BEGIN
 END;
 $$;
 
--- One audit row of a read of `p_count` instances of a study.
+-- One audit row of a read of `p_count` instances of a study and its patient.
 CREATE OR REPLACE FUNCTION dicomweb_write_audit(p_tenant uuid, p_audit jsonb, p_study uuid,
-        p_count int) RETURNS void
+        p_patient uuid, p_count int) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 BEGIN
     PERFORM write_audit_event(p_tenant, p_audit || jsonb_build_object('resource_id', p_study,
+        'patient_id', p_patient,
         'metadata', (p_audit -> 'metadata') || jsonb_build_object('instances', p_count)));
 END;
 $$;
@@ -31,12 +32,14 @@ CREATE OR REPLACE FUNCTION dicomweb_instance(p_tenant uuid, p_study text, p_seri
     RETURNS TABLE (study_id uuid, series_uid text, sop_instance_uid text, sop_class_uid text,
         transfer_syntax_uid text, storage_uri text, byte_size bigint)
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    patient uuid;
 BEGIN
     PERFORM set_config('app.tenant', p_tenant::text, true),
         set_config('synchronous_commit', 'off', true);
-    SELECT s.id, e.series_uid, o.sop_instance_uid, o.sop_class_uid, o.transfer_syntax_uid,
-            o.storage_uri, o.byte_size
-        INTO study_id, series_uid, sop_instance_uid, sop_class_uid, transfer_syntax_uid,
+    SELECT s.id, s.patient_id, e.series_uid, o.sop_instance_uid, o.sop_class_uid,
+            o.transfer_syntax_uid, o.storage_uri, o.byte_size
+        INTO study_id, patient, series_uid, sop_instance_uid, sop_class_uid, transfer_syntax_uid,
             storage_uri, byte_size
         FROM imaging_objects AS o
         JOIN imaging_series AS e ON e.tenant_id = p_tenant AND e.id = o.series_id
@@ -45,7 +48,7 @@ BEGIN
             AND e.series_uid = p_series AND s.study_uid = p_study
             AND (p_syntaxes IS NULL OR o.transfer_syntax_uid = ANY (p_syntaxes));
     IF FOUND THEN
-        PERFORM dicomweb_write_audit(p_tenant, p_audit, study_id, 1);
+        PERFORM dicomweb_write_audit(p_tenant, p_audit, study_id, patient, 1);
         RETURN NEXT;
     END IF;
 END;
@@ -58,16 +61,18 @@ CREATE OR REPLACE FUNCTION dicomweb_frames(p_tenant uuid, p_study text, p_series
     RETURNS TABLE (study_id uuid, storage_uri text, transfer_syntax_uid text,
         number_of_frames int, pixel_data_offset bigint, frame_length bigint, frame_table bytea)
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    patient uuid;
 BEGIN
     PERFORM set_config('app.tenant', p_tenant::text, true),
         set_config('synchronous_commit', 'off', true);
-    SELECT s.id, o.storage_uri, o.transfer_syntax_uid, o.number_of_frames, o.pixel_data_offset,
-            o.frame_length,
+    SELECT s.id, s.patient_id, o.storage_uri, o.transfer_syntax_uid, o.number_of_frames,
+            o.pixel_data_offset, o.frame_length,
             CASE WHEN o.frame_table IS NOT NULL THEN (
                 SELECT string_agg(substr(o.frame_table, n * 16 - 15, 16), '' ORDER BY i)
                 FROM unnest(p_frames) WITH ORDINALITY AS wanted (n, i)) END
-        INTO study_id, storage_uri, transfer_syntax_uid, number_of_frames, pixel_data_offset,
-            frame_length, frame_table
+        INTO study_id, patient, storage_uri, transfer_syntax_uid, number_of_frames,
+            pixel_data_offset, frame_length, frame_table
         FROM imaging_objects AS o
         JOIN imaging_series AS e ON e.tenant_id = p_tenant AND e.id = o.series_id
         JOIN imaging_studies AS s ON s.tenant_id = p_tenant AND s.id = e.study_id
@@ -76,7 +81,7 @@ BEGIN
             AND o.transfer_syntax_uid = ANY (p_syntaxes)
             AND o.number_of_frames >= ALL (p_frames);
     IF FOUND AND coalesce(octet_length(frame_table) = 16 * cardinality(p_frames), true) THEN
-        PERFORM dicomweb_write_audit(p_tenant, p_audit, study_id, 1);
+        PERFORM dicomweb_write_audit(p_tenant, p_audit, study_id, patient, 1);
         RETURN NEXT;
     END IF;
 END;
@@ -89,18 +94,19 @@ CREATE OR REPLACE FUNCTION dicomweb_instance_metadata(p_tenant uuid, p_study tex
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 DECLARE
     study_id uuid;
+    patient uuid;
 BEGIN
     PERFORM set_config('app.tenant', p_tenant::text, true),
         set_config('synchronous_commit', 'off', true);
-    SELECT s.id, e.series_uid, o.sop_instance_uid, o.hash, o.dicom_json
-        INTO study_id, series_uid, sop_instance_uid, hash, dicom_json
+    SELECT s.id, s.patient_id, e.series_uid, o.sop_instance_uid, o.hash, o.dicom_json
+        INTO study_id, patient, series_uid, sop_instance_uid, hash, dicom_json
         FROM imaging_objects AS o
         JOIN imaging_series AS e ON e.tenant_id = p_tenant AND e.id = o.series_id
         JOIN imaging_studies AS s ON s.tenant_id = p_tenant AND s.id = e.study_id
         WHERE o.tenant_id = p_tenant AND o.sop_instance_uid = p_instance
             AND e.series_uid = p_series AND s.study_uid = p_study;
     IF FOUND THEN
-        PERFORM dicomweb_write_audit(p_tenant, p_audit, study_id, 1);
+        PERFORM dicomweb_write_audit(p_tenant, p_audit, study_id, patient, 1);
         RETURN NEXT;
     END IF;
 END;
@@ -114,19 +120,20 @@ CREATE OR REPLACE FUNCTION dicomweb_series_metadata(p_tenant uuid, p_study text,
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 DECLARE
     study_id uuid;
+    patient uuid;
     instances int;
     head bytea := convert_to(p_root || E'\n', 'UTF8');
 BEGIN
     PERFORM set_config('app.tenant', p_tenant::text, true),
         set_config('synchronous_commit', 'off', true);
-    SELECT s.id, e.number_of_instances, e.metadata_gzip
-        INTO study_id, instances, metadata_gzip
+    SELECT s.id, s.patient_id, e.number_of_instances, e.metadata_gzip
+        INTO study_id, patient, instances, metadata_gzip
         FROM imaging_studies AS s
         JOIN imaging_series AS e ON e.tenant_id = p_tenant AND e.study_id = s.id
         WHERE s.tenant_id = p_tenant AND s.study_uid = p_study AND e.series_uid = p_series
             AND substr(e.metadata_gzip, 34, octet_length(head)) = head;
     IF FOUND THEN
-        PERFORM dicomweb_write_audit(p_tenant, p_audit, study_id, instances);
+        PERFORM dicomweb_write_audit(p_tenant, p_audit, study_id, patient, instances);
         RETURN NEXT;
     END IF;
 END;
