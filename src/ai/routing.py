@@ -11,7 +11,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 from uuid import UUID
 
+from storage import patient_access
 from storage.database import Connection
+from storage.quotas import reserve_inferences
+from storage.tenants.features import has_feature
+from storage.tenants.lifecycle import is_active
 
 FEATURE = "AI_DIAGNOSTICS"
 CONSENT = "AI_ANALYSIS"
@@ -111,52 +115,25 @@ def study_instances(connection: Connection, tenant_id: UUID, study_id: UUID) -> 
     return [Instance(*row) for row in rows]
 
 
-def refusals(connection: Connection, tenant_id: UUID, patient_id: UUID) -> list[str]:
-    """Why the tenant's flags, the patient's consent or the quota forbid an analysis; empty: may."""
+def refusals(
+    connection: Connection, tenant_id: UUID, patient_id: UUID, images: int = 1
+) -> list[str]:
+    """Why the tenant, the patient's consent or the quota forbid the analyses; empty: they may run.
+
+    When they may, room for `images` jobs is held for the rest of the transaction (storage.quotas).
+    """
     found = []
-    if not _has_feature(connection, tenant_id):
+    if not is_active(connection, tenant_id):
+        found.append("the tenant is suspended or closed")
+    if not has_feature(connection, tenant_id, FEATURE):
         found.append(f"the tenant does not have the feature {FEATURE}")
     if not has_consent(connection, tenant_id, patient_id):
         found.append(f"the patient has not consented to {CONSENT}")
-    if (quota := _exhausted_quota(connection, tenant_id)) is not None:
+    if (quota := reserve_inferences(connection, tenant_id, images)) is not None:
         found.append(f"the month's {quota} AI inferences are used")
     return found
 
 
 def has_consent(connection: Connection, tenant_id: UUID, patient_id: UUID) -> bool:
-    """True while the newest thing that the patient said of AI analysis is an unexpired grant.
-
-    A refusal or a revocation ends every older grant, in whichever row that stands; of what was said
-    at the same time, the no counts.
-    """
-    row = connection.execute(
-        "SELECT said.allows FROM consents AS c CROSS JOIN LATERAL (VALUES"
-        " (c.granted_at, c.expires_at IS NULL OR c.expires_at > now()),"
-        " (c.revoked_at, false), (c.refused_at, false)) AS said (at, allows)"
-        " WHERE c.tenant_id = %(tenant_id)s AND c.subject_type = 'PATIENT'"
-        " AND c.subject_id = %(patient_id)s AND c.consent_type = %(consent)s"
-        " AND said.at <= now() ORDER BY said.at DESC, said.allows LIMIT 1",
-        {"tenant_id": tenant_id, "patient_id": patient_id, "consent": CONSENT},
-    ).fetchone()
-    return row is not None and bool(row[0])
-
-
-def _has_feature(connection: Connection, tenant_id: UUID) -> bool:
-    row = connection.execute(
-        "SELECT 1 FROM tenant_features WHERE tenant_id = %(tenant_id)s AND feature = %(feature)s"
-        " AND is_enabled AND (valid_from IS NULL OR valid_from <= now())"
-        " AND (valid_until IS NULL OR valid_until > now())",
-        {"tenant_id": tenant_id, "feature": FEATURE},
-    ).fetchone()
-    return row is not None
-
-
-def _exhausted_quota(connection: Connection, tenant_id: UUID) -> int | None:
-    row = connection.execute(
-        "SELECT q.max_ai_inferences_per_month FROM tenant_quotas q"
-        " WHERE q.tenant_id = %(tenant_id)s AND q.max_ai_inferences_per_month <="
-        " (SELECT count(*) FROM ai_inference_jobs j WHERE j.tenant_id = %(tenant_id)s"
-        "  AND j.created_at >= date_trunc('month', now()))",
-        {"tenant_id": tenant_id},
-    ).fetchone()
-    return row[0] if row else None
+    """True while the newest thing that the patient said of AI analysis is an unexpired grant."""
+    return patient_access.has_consent(connection, tenant_id, patient_id, CONSENT)

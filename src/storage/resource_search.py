@@ -8,7 +8,7 @@ position in a text) only filters rows that such a condition has already found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -70,6 +70,16 @@ class SearchStatement:
     resource_type: str
     values: list[str] = field(default_factory=list)
     conditions: list[str] = field(default_factory=list)
+    # The row of the resource, and the expression of its id.
+    alias: str = "r"
+    id_column: str = "r.resource_id"
+
+    def about(
+        self, resource_type: str, alias: str, id_column: str | None = None
+    ) -> SearchStatement:
+        """Conditions on another row of the same statement, whose values are bound with ours."""
+        column = id_column or f"{alias}.resource_id"
+        return SearchStatement(resource_type, self.values, [], alias, column)
 
     def bind(self, value: object, type_: str = "text") -> str:
         """A place holder for a value of the client."""
@@ -99,7 +109,7 @@ class SearchStatement:
                 f"{alias}.tenant_id = $1",
                 f"{alias}.resource_type = '{self.resource_type}'",
                 f"{alias}.parameter = '{parameter}'",
-                f"{alias}.resource_id = r.resource_id",
+                f"{alias}.resource_id = {self.alias}.resource_id",
             ]
             if index:
                 wheres.append(f"{alias}.cluster = s0.cluster")
@@ -108,22 +118,23 @@ class SearchStatement:
         return f"EXISTS (SELECT FROM {', '.join(tables)} WHERE {' AND '.join(wheres)})"
 
     def ids(self, resource_ids: Sequence[str]) -> str:
-        return f"r.resource_id = ANY ({self.bind_all(resource_ids)})"
+        return f"{self.id_column} = ANY ({self.bind_all(resource_ids)})"
 
     def last_updated(self, comparison: str, low: datetime, high: datetime) -> str:
         """A version's time is one moment: [low, high) is the search value's interval."""
         start, end = self.bind(low, "timestamptz"), self.bind(high, "timestamptz")
-        within = f"(r.last_updated >= {start} AND r.last_updated < {end})"
+        time = f"{self.alias}.last_updated"
+        within = f"({time} >= {start} AND {time} < {end})"
         return {
             "eq": within,
             "ap": within,
             "ne": f"NOT {within}",
-            "gt": f"r.last_updated >= {end}",
-            "sa": f"r.last_updated >= {end}",
-            "ge": f"r.last_updated >= {start}",
-            "lt": f"r.last_updated < {start}",
-            "eb": f"r.last_updated < {start}",
-            "le": f"r.last_updated < {end}",
+            "gt": f"{time} >= {end}",
+            "sa": f"{time} >= {end}",
+            "ge": f"{time} >= {start}",
+            "lt": f"{time} < {start}",
+            "eb": f"{time} < {start}",
+            "le": f"{time} < {end}",
         }[comparison]
 
     def contains_grams(self, grams: Iterable[str]) -> list[str]:
@@ -131,7 +142,7 @@ class SearchStatement:
         return [
             "EXISTS (SELECT FROM fhir_search_gram AS g WHERE g.tenant_id = $1"
             f" AND g.resource_type = '{self.resource_type}' AND g.gram = {self.bind(gram)}"
-            " AND g.resource_id = r.resource_id)"
+            f" AND g.resource_id = {self.alias}.resource_id)"
             for gram in sorted(grams)
         ]
 
@@ -377,11 +388,13 @@ class SearchStatement:
         include_limit: int,
         stale_types: Sequence[str],
         with_total: bool = False,
+        visible: Mapping[str, str] | None = None,
     ) -> str:
         """One statement for a page of `limit` matches (and one more, if there is one).
 
         Rows of kind `stale` say that something must be rendered first; `total`, `match` and
-        `include` are what they say. An ordinal numbers the matches.
+        `include` are what they say. An ordinal numbers the matches. Of the types that `visible`
+        names only those resources are included that meet its condition on the row `i`.
         """
         parts = [self._stale(stale_types)]
         if with_total:
@@ -395,7 +408,8 @@ class SearchStatement:
                 " last_updated, sort_keys, body FROM matches"
             )
         if includes and limit:
-            with_.append(f"included AS ({self._included(includes, limit, include_limit)})")
+            included = self._included(includes, limit, include_limit, visible or {})
+            with_.append(f"included AS ({included})")
             parts.append(
                 "SELECT 'include', 0, i.resource_type, i.resource_id, i.version, i.last_updated,"
                 " NULL, i.body FROM included AS n JOIN fhir_resources AS i ON i.tenant_id = $1"
@@ -427,8 +441,14 @@ class SearchStatement:
             rows = self._by_value(order[0], after, count)
         return f"SELECT row_number() OVER () AS ordinal, page.* FROM ({rows}) AS page"
 
-    def _included(self, includes: Sequence[Include], limit: int, include_limit: int) -> str:
-        """Type and id of what comes along; authorized types only, before the limit."""
+    def _included(
+        self,
+        includes: Sequence[Include],
+        limit: int,
+        include_limit: int,
+        visible: Mapping[str, str],
+    ) -> str:
+        """Type and id of what comes along; only what may be seen, before the limit."""
         branches: list[str] = []
         for include in includes:
             row = (
@@ -450,12 +470,16 @@ class SearchStatement:
                     f" AND s.target_id <> '' AND s.target_type IN ({types})"
                     f" WHERE m.ordinal <= {limit}"
                 )
+        guard = "".join(
+            f" AND (w.type <> '{type_}' OR {condition})" for type_, condition in visible.items()
+        )
         return (
             f"SELECT DISTINCT w.type, w.id FROM ({' UNION '.join(branches)}) AS w"
             " JOIN fhir_resources AS i ON i.tenant_id = $1 AND i.resource_type = w.type"
             " AND i.resource_id = w.id AND NOT i.deleted AND i.version > 0"
             f" WHERE NOT (w.type = '{self.resource_type}' AND EXISTS (SELECT FROM matches AS m"
-            f" WHERE m.resource_id = w.id AND m.ordinal <= {limit})) LIMIT {include_limit + 1}"
+            f" WHERE m.resource_id = w.id AND m.ordinal <= {limit})){guard}"
+            f" LIMIT {include_limit + 1}"
         )
 
     def _stale(self, types: Sequence[str]) -> str:

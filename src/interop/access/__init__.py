@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from interop.access.principals import Caller, authorize
+from interop.access.policy import Decision, Filter, Way, authorize, decide
+from interop.access.principals import Caller
 from interop.access.scopes import InvalidScope, Letter, Scope, Scopes
 
-__all__ = ["Caller", "InvalidScope", "Letter", "Scope", "Scopes", "authorize"]
+__all__ = [
+    "Caller",
+    "Decision",
+    "Filter",
+    "InvalidScope",
+    "Letter",
+    "Scope",
+    "Scopes",
+    "Way",
+    "authorize",
+    "decide",
+]

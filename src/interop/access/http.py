@@ -1,58 +1,89 @@
 """The caller of an HTTP request, from its bearer token.
 
-A token that was verified is remembered for less than a minute, so that a revoked client is
-refused within 60 s (security.md E8) and a busy one is not looked up on every request.
+A token that was verified is remembered for less than a minute with the rights behind it, so that a
+client, session, role or membership that ended is refused within 60 s (security.md E8, D13) and a
+busy one is not looked up on every request.
 """
 
 from __future__ import annotations
 
 import time
-from uuid import uuid4
+from dataclasses import dataclass
+from uuid import UUID, uuid4
 
 from anyio import to_thread
 from starlette.requests import Request
 
-from interop.access.principals import Caller
+from interop.access.grants import Grants
+from interop.access.principals import PATIENT, Caller
 from interop.errors import NotFound, Unauthorized
+from interop.smart.token_state import ended
 from interop.smart.tokens import Claims, TokenService
 from storage.database import Database
+from storage.memberships import client_purpose, membership
 from storage.tenancy import Tenant
 
 REMEMBER_SECONDS = 45.0
 REMEMBER_TOKENS = 10_000
+# api_clients.purpose: whoever works for others sees only whom has consented to that.
+CARE, DATA_SHARING = "CARE", "DATA_SHARING"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A verified token and what stood behind it when it was last looked up."""
+
+    claims: Claims
+    required_consent: str | None = None
+    user_type: str | None = None
+    patient_id: UUID | None = None
+    grants: Grants | None = None
 
 
 class Authenticator:
-    """Turns a request into a Caller."""
+    """Turns a token into what stands behind it."""
 
     def __init__(self, database: Database, tokens: TokenService) -> None:
         self._database = database
         self._tokens = tokens
-        self._seen: dict[str, tuple[float, Claims]] = {}
+        self._seen: dict[str, tuple[float, Standing]] = {}
 
-    async def claims(self, token: str) -> Claims:
-        """The token's claims, its client still active. Raises Unauthorized."""
+    async def standing(self, token: str) -> Standing:
+        """The token's claims, and the rights behind them. Raises Unauthorized."""
         now = time.monotonic()
         known = self._seen.get(token)
-        if known is not None and known[0] > now and known[1].expires_at > time.time():
+        if known is not None and known[0] > now and known[1].claims.expires_at > time.time():
             return known[1]
         claims = await to_thread.run_sync(self._tokens.verify, token)
-        await self._require_active(claims)
+        standing = await self._looked_up(claims)
         if len(self._seen) >= REMEMBER_TOKENS:
             self._seen.clear()
-        self._seen[token] = (now + REMEMBER_SECONDS, claims)
-        return claims
+        self._seen[token] = (now + REMEMBER_SECONDS, standing)
+        return standing
 
-    async def _require_active(self, claims: Claims) -> None:
-        if claims.client_id is None:
-            return
+    async def _looked_up(self, claims: Claims) -> Standing:
+        if claims.client_id is None and claims.user_id is None:
+            return Standing(claims, patient_id=claims.patient_id)  # the operator of this machine
         async with self._database.async_connection(claims.tenant_id) as connection:
-            cursor = await connection.execute(
-                "SELECT 1 FROM api_clients WHERE tenant_id = %s AND id = %s AND status = 'ACTIVE'",
-                (claims.tenant_id, claims.client_id),
-            )
-            if await cursor.fetchone() is None:
-                raise Unauthorized("the client of this token is no longer active")
+            if why := await ended(connection, claims):
+                raise Unauthorized(why)
+            purpose = None
+            if claims.client_id is not None:
+                purpose = await client_purpose(connection, claims.tenant_id, claims.client_id)
+            required = None if purpose == CARE else (purpose or DATA_SHARING)
+            if claims.user_id is None:
+                return Standing(claims, required, patient_id=claims.patient_id)
+            member = await membership(connection, claims.tenant_id, claims.user_id)
+        if member is None:
+            raise Unauthorized("the user of this token is no longer active here")
+        own = member.patient_id if member.user_type == PATIENT else None
+        return Standing(
+            claims,
+            required if claims.client_id is not None else None,
+            member.user_type,
+            claims.patient_id or own,
+            Grants.of(claims.user_id, own, member.held),
+        )
 
 
 async def caller_from(request: Request) -> Caller:
@@ -70,22 +101,29 @@ async def caller_from(request: Request) -> Caller:
         )
     services = request.app.state.services
     try:
-        claims = await services.authenticator.claims(token.strip())
+        standing: Standing = await services.authenticator.standing(token.strip())
     except Unauthorized as error:
         error.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
         raise
+    claims = standing.claims
     tenant: Tenant | None = await services.tenants.aby_slug(request.path_params["tenant"])
     if tenant is None or tenant.id != claims.tenant_id or not tenant.is_active:
         raise NotFound()
     return Caller(
         tenant=tenant,
-        actor_type="API_CLIENT" if claims.client_id else "SYSTEM",
-        actor_id=claims.client_id,
+        actor_type="USER" if claims.user_id else "API_CLIENT" if claims.client_id else "SYSTEM",
+        actor_id=claims.user_id or claims.client_id,
         actor_name=claims.name,
         scopes=claims.scopes,
         request_id=request_id(request),
         remote_address=request.client.host if request.client else None,
         user_agent=request.headers.get("user-agent"),
+        client_id=claims.client_id,
+        user_id=claims.user_id,
+        user_type=standing.user_type,
+        grants=standing.grants,
+        patient_id=standing.patient_id,
+        required_consent=standing.required_consent,
     )
 
 

@@ -1,13 +1,15 @@
-"""Who calls, and the one question that every door asks before it acts."""
+"""Who calls: the principal of one request, as every door knows it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from uuid import UUID
 
-from interop.access.scopes import Letter, Scopes
-from interop.errors import Forbidden
+from interop.access.grants import Grants
+from interop.access.scopes import Scopes
 from storage.tenancy import Tenant
+
+PATIENT = "PATIENT"  # user_tenants.user_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +24,14 @@ class Caller:
     request_id: str
     remote_address: str | None = None
     user_agent: str | None = None
-
-
-def authorize(caller: Caller, resource_type: str, letter: Letter) -> None:
-    """Raise Forbidden unless the caller's scopes permit `letter` (cruds) on `resource_type`."""
-    # Whole-tenant access is of system/ scopes alone; the other levels mean less than the tenant.
-    permitting = caller.scopes.of_level("system").permitting(resource_type, letter)
-    if not any(not scope.constraints for scope in permitting):
-        raise Forbidden(
-            f"the token's scopes do not permit '{letter}' on {resource_type}; "
-            f"a scope such as system/{resource_type}.{letter} is needed"
-        )
+    client_id: UUID | None = None  # api_clients.id through which it acts
+    user_id: UUID | None = None  # users.id
+    user_type: str | None = None
+    grants: Grants | None = None  # None: no user stands behind the call
+    # patients.id: the patient in context, by the launch or because the user is that patient.
+    patient_id: UUID | None = None
+    # The consent that patients must have given to whom this client works for; None: to nobody.
+    required_consent: str | None = None
+    # emergency_accesses.id and its patient: what was opened by breaking the glass.
+    emergency: UUID | None = None
+    emergency_patient_id: UUID | None = None

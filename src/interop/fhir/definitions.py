@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
+
+from interop.r4_tables import read_table
+
+__all__ = ["Definitions", "Element", "SearchParameter", "definitions", "read_table"]
 
 FHIR_VERSION = "4.0.1"
 ABSTRACT = ("Resource", "DomainResource")
@@ -61,19 +62,6 @@ class Definitions:
 
     def is_primitive(self, type_: str) -> bool:
         return self.kinds.get(type_) == "primitive-type"
-
-
-def profiles_directory() -> Path:
-    """The folder profiles/: beside the package when installed, else at the root of the checkout."""
-    package = Path(__file__).resolve().parent.parent
-    installed = package / "profiles"
-    return installed if installed.is_dir() else package.parent.parent / "profiles"
-
-
-def read_table(name: str) -> Any:
-    """One of the derived tables, by file name without `.json.gz`."""
-    packed = (profiles_directory() / "r4" / f"{name}.json.gz").read_bytes()
-    return json.loads(gzip.decompress(packed))
 
 
 @cache

@@ -12,15 +12,17 @@ import psycopg
 from starlette.requests import Request
 from starlette.responses import Response
 
-from interop.access import Caller
+from interop.access import Caller, Filter, Letter, decide
 from interop.access.audit import INSERT_AUDIT, audit_parameters
 from interop.access.http import caller_from, request_id
 from interop.errors import BadRequest, NotFound, ServerError, Unavailable, UnsupportedParameter
 from interop.fhir.definitions import definitions
 from interop.fhir.negotiation import MEDIA_TYPE, require_json_answer
 from interop.fhir.outcomes import Issue, informational, issues_of, operation_outcome
+from interop.fhir.sensitive import refusal
 from interop.fhir.versions import Version, etag, http_date
 from storage.database import Database
+from storage.encryption import KeyDestroyed, KeysUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,10 @@ class Exchange:
     def database(self) -> Database:
         database: Database = self.request.app.state.services.database
         return database
+
+    def require(self, letter: Letter) -> Filter:
+        """What the caller may do `letter` to. Raises Forbidden where that is nothing at all."""
+        return decide(self.caller, letter, self.resource_type).require()
 
     def require_valid_id(self) -> None:
         if not RESOURCE_ID.fullmatch(self.resource_id):
@@ -117,6 +123,10 @@ def endpoint(handler: Handler) -> Endpoint:
             if caller is not None:
                 await _audit_refusal(request, caller, error)
             return _error_response(request, error)
+        except (KeysUnavailable, KeyDestroyed) as error:
+            if caller is not None:
+                await _audit_refusal(request, caller, refusal(error))
+            return _error_response(request, refusal(error))
         except psycopg.OperationalError:
             logger.exception("database_unavailable")
             return _error_response(request, Unavailable(headers={"Retry-After": "1"}))

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from interop.access import authorize
+from interop.access import Filter
 from interop.errors import (
     BadRequest,
     MethodNotAllowed,
@@ -77,14 +77,12 @@ async def metadata(request: Request) -> Response:
 
 @endpoint
 async def read(exchange: Exchange) -> Response:
-    authorize(exchange.caller, exchange.resource_type, "r")
     version = await _reader(exchange).read(exchange.resource_type, exchange.resource_id)
     return _found(exchange, version)
 
 
 @endpoint
 async def vread(exchange: Exchange) -> Response:
-    authorize(exchange.caller, exchange.resource_type, "r")
     version_id = exchange.request.path_params["version_id"]
     version = await _reader(exchange).vread(
         exchange.resource_type, exchange.resource_id, version_id
@@ -94,7 +92,6 @@ async def vread(exchange: Exchange) -> Response:
 
 @endpoint
 async def history(exchange: Exchange) -> Response:
-    authorize(exchange.caller, exchange.resource_type, "r")
     parameters = exchange.request.query_params.multi_items()
     body = await _reader(exchange).history(exchange.resource_type, exchange.resource_id, parameters)
     return exchange.respond(200, body)
@@ -102,37 +99,37 @@ async def history(exchange: Exchange) -> Response:
 
 @endpoint
 async def search(exchange: Exchange) -> Response:
-    authorize(exchange.caller, exchange.resource_type, "s")
-    return await _search(exchange, exchange.request.query_params.multi_items())
+    filter_ = exchange.require("s")
+    return await _search(exchange, filter_, exchange.request.query_params.multi_items())
 
 
 @endpoint
 async def search_by_post(exchange: Exchange) -> Response:
-    authorize(exchange.caller, exchange.resource_type, "s")
+    filter_ = exchange.require("s")
     media_type = exchange.request.headers.get("content-type", "").partition(";")[0].strip()
     if media_type.lower() != FORM:
         raise UnsupportedMediaType(f"Content-Type {media_type[:64]!r}; accepted: {FORM}")
     form = (await limited_body(exchange.request)).decode("utf-8", "replace")
     pairs = exchange.request.query_params.multi_items()
-    return await _search(exchange, pairs + parse_qsl(form, keep_blank_values=True))
+    return await _search(exchange, filter_, pairs + parse_qsl(form, keep_blank_values=True))
 
 
 @endpoint
 async def create(exchange: Exchange) -> Response:
-    authorize(exchange.caller, exchange.resource_type, "c")
+    filter_ = exchange.require("c")
     exchange.refuse_parameters()
     if "if-none-exist" in exchange.request.headers:
         raise UnsupportedParameter("If-None-Exist is not supported; search, then create")
     body = await json_body(exchange.request)
     version = await asyncio.to_thread(
-        lambda: _writer(exchange).create(_accepted(body, exchange.resource_type))
+        lambda: _writer(exchange, filter_).create(_accepted(body, exchange.resource_type))
     )
     return _written(exchange, version)
 
 
 @endpoint
 async def update(exchange: Exchange) -> Response:
-    authorize(exchange.caller, exchange.resource_type, "u")
+    filter_ = exchange.require("u")
     exchange.refuse_parameters()
     exchange.require_valid_id()
     body = await json_body(exchange.request)
@@ -145,17 +142,17 @@ async def update(exchange: Exchange) -> Response:
                 f"the resource's id must be that of the URL, {exchange.resource_id!r}",
                 expression=f"{exchange.resource_type}.id",
             )
-        return _writer(exchange).update(exchange.resource_id, resource, condition)
+        return _writer(exchange, filter_).update(exchange.resource_id, resource, condition)
 
     return _written(exchange, await asyncio.to_thread(write))
 
 
 @endpoint
 async def delete(exchange: Exchange) -> Response:
-    authorize(exchange.caller, exchange.resource_type, "d")
+    filter_ = exchange.require("d")
     exchange.refuse_parameters()
     version = await asyncio.to_thread(
-        _writer(exchange).delete,
+        _writer(exchange, filter_).delete,
         exchange.resource_type,
         exchange.resource_id,
         precondition(exchange.request),
@@ -217,11 +214,12 @@ _UNSUPPORTED = [
 
 
 def _reader(exchange: Exchange) -> Reader:
-    return Reader(exchange.database, exchange.caller, exchange.own_base)
+    filter_ = exchange.require("r")
+    return Reader(exchange.database, exchange.caller, exchange.own_base, filter_)
 
 
-def _writer(exchange: Exchange) -> Writer:
-    return Writer(exchange.database, exchange.caller, exchange.own_base)
+def _writer(exchange: Exchange, filter_: Filter) -> Writer:
+    return Writer(exchange.database, exchange.caller, exchange.own_base, filter_)
 
 
 def _accepted(body: bytes, resource_type: str) -> JsonObject:
@@ -231,10 +229,10 @@ def _accepted(body: bytes, resource_type: str) -> JsonObject:
     return resource
 
 
-async def _search(exchange: Exchange, pairs: list[tuple[str, str]]) -> Response:
+async def _search(exchange: Exchange, filter_: Filter, pairs: list[tuple[str, str]]) -> Response:
     is_lenient = preference(exchange.request, "handling") == "lenient"
     request = parse(exchange.resource_type, pairs, lenient=is_lenient)
-    searcher = Searcher(exchange.database, exchange.caller, exchange.own_base)
+    searcher = Searcher(exchange.database, exchange.caller, exchange.own_base, filter_)
     return exchange.respond(200, await searcher.search(request))
 
 

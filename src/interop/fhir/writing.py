@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg import errors
 
-from interop.access import Caller
+from interop.access import Caller, Filter
 from interop.access.audit import INSERT_AUDIT, audit_parameters
 from interop.errors import Conflict, PreconditionFailed, Unavailable, Unprocessable
 from interop.fhir import json
@@ -23,10 +23,13 @@ from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.references import local_references
 from interop.fhir.rendering import render_resource
 from interop.fhir.row_writing import RowWriter, resolve_waiting
-from interop.fhir.search.extraction import MAX_ROWS, extract
+from interop.fhir.search.extraction import MAX_ROWS, SearchRows, extract
+from interop.fhir.sensitive import blinding
 from interop.fhir.versions import Version, next_time, stamped
+from interop.fhir.write_bounds import WriteBounds, unresolved
 from storage import resources
 from storage.database import Database
+from storage.encryption import EncryptionError
 from storage.resources import Stored
 
 logger = logging.getLogger(__name__)
@@ -58,13 +61,19 @@ class Precondition:
 
 
 class Writer:
-    """Writes of one caller. `own_base` is the tenant's FHIR base URL."""
+    """Writes of one caller to what the policy's `filter_` admits, before and after the write.
 
-    def __init__(self, database: Database, caller: Caller, own_base: str) -> None:
+    `own_base` is the tenant's FHIR base URL.
+    """
+
+    def __init__(
+        self, database: Database, caller: Caller, own_base: str, filter_: Filter
+    ) -> None:
         self._database = database
         self._caller = caller
         self._own_base = own_base
         self._tenant_id = caller.tenant.id
+        self._bounds = WriteBounds(caller, own_base, filter_)
 
     def create(self, resource: JsonObject) -> Version:
         """Store a new resource under an id of ours. It passed the gate."""
@@ -82,7 +91,9 @@ class Writer:
 
         def attempt(connection: Connection, now: datetime) -> Version:
             before = self._current(connection, resource_type, resource_id)
+            before = self._bounds.seen(connection, (resource_type, resource_id), before)
             precondition.check(before)
+            self._bounds.require_existing(before)
             key = (resource_type, resource_id)
             event = "FHIR_UPDATE" if before and not before.deleted else "FHIR_CREATE"
             return self._put(connection, now, key, resource, before, "PUT", event)
@@ -96,6 +107,7 @@ class Writer:
 
         def attempt(connection: Connection, now: datetime) -> Version | None:
             before = self._current(connection, resource_type, resource_id)
+            before = self._bounds.seen(connection, (resource_type, resource_id), before)
             precondition.check(before)
             self._audit(connection, "FHIR_DELETE", resource_type, resource_id)
             if before is None or before.deleted:
@@ -104,7 +116,7 @@ class Writer:
             self._rows(connection).delete(key, before)
             moment = next_time(now, before.last_updated)
             version = Version(resource_type, resource_id, before.version + 1, moment, None)
-            self._store(connection, version, before.row_id, "DELETE", {})
+            self._store(connection, version, before.row_id, "DELETE", SearchRows())
             return version
 
         return self._in_transaction(attempt)
@@ -125,12 +137,15 @@ class Writer:
         moment = next_time(now, before.last_updated if before else None)
         whole = stamped(resource, key[1], number, moment)
         self._check_references(connection, whole)
+        self._bounds.check(connection, whole, before.row_id if before else None)
         rows = self._rows(connection)
         row_id = rows.write(key, whole, before)
         whole = rows.overlaid(key, whole, row_id)
+        self._bounds.check_rows(connection, whole, row_id)
         is_new = before is None or before.deleted
         version = Version(*key, number, moment, json.dumps(whole), is_new)
-        search_rows = extract(whole, self._own_base, limit=MAX_ROWS).as_json()
+        blind = blinding(connection, self._tenant_id)
+        search_rows = extract(whole, self._own_base, limit=MAX_ROWS, blind=blind)
         self._store(connection, version, row_id, method, search_rows)
         self._audit(connection, event, *key)
         resolve_waiting(rows, version.reference)
@@ -163,7 +178,7 @@ class Writer:
             with connection.transaction():
                 key = (self._tenant_id, resource_type, resource_id)
                 render_resource(connection, *key, before, self._own_base)
-        except psycopg.OperationalError:  # deadlocks among them
+        except (psycopg.OperationalError, EncryptionError):  # deadlocks among the former
             raise
         except Exception as error:
             reference = f"{resource_type}/{resource_id}"
@@ -179,7 +194,7 @@ class Writer:
         if not references or not resources.requires_resolution(connection, self._tenant_id):
             return
         if unknown := resources.missing(connection, self._tenant_id, references):
-            raise Unprocessable(f"references that do not resolve: {', '.join(unknown[:20])}")
+            raise unresolved(unknown)
 
     def _store(
         self,
@@ -187,7 +202,7 @@ class Writer:
         version: Version,
         row_id: UUID | None,
         method: str,
-        search_rows: dict[str, list[object]],
+        search_rows: SearchRows,
     ) -> None:
         resources.store(
             connection,
@@ -199,7 +214,8 @@ class Writer:
             last_updated=version.last_updated,
             method=method,
             body=version.body,
-            search_rows=search_rows,
+            search_rows=search_rows.as_json(),
+            is_sensitive=search_rows.is_sensitive,
         )
 
     def _audit(

@@ -160,7 +160,7 @@ def _one(request: SearchRequest, name: str, value: str, single: set[str]) -> Non
             single.add(name)
         _result_parameter(request, name, value)
     else:
-        request.clauses.append(_clause(request.resource_type, name, value))
+        request.clauses.append(clause(request.resource_type, name, value))
 
 
 def _result_parameter(request: SearchRequest, name: str, value: str) -> None:
@@ -227,7 +227,8 @@ def _parameter(resource_type: str, code: str, place: str) -> SearchParameter:
     return parameter
 
 
-def _clause(resource_type: str, name: str, value: str) -> Clause:
+def clause(resource_type: str, name: str, value: str) -> Clause:
+    """Read one search parameter. Raises BadRequest, UnsupportedParameter, TooCostly."""
     code, _, modifier = name.partition(":")
     parameter = _parameter(resource_type, code, repr(name[:64]))
     if modifier or name.endswith(":"):

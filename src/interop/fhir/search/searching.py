@@ -8,12 +8,13 @@ from urllib.parse import urlencode
 
 from psycopg import errors
 
-from interop.access import Caller
+from interop.access import Caller, Filter
 from interop.access.audit import audit_parameters
 from interop.errors import BadRequest, TooCostly, Unavailable
 from interop.fhir import bundles
 from interop.fhir.definitions import definitions
 from interop.fhir.rendering import render_stale
+from interop.fhir.search.blinding import search_blinding
 from interop.fhir.search.conditions import Conditions
 from interop.fhir.search.request import (
     CURSOR,
@@ -22,6 +23,8 @@ from interop.fhir.search.request import (
     SearchRequest,
     targets_of,
 )
+from interop.fhir.sensitive import Blind
+from interop.fhir.visibility import Visibility
 from storage import resources
 from storage.database import Database
 from storage.resource_search import After, Include, SearchStatement, SortKey
@@ -34,17 +37,23 @@ SEARCH = "SELECT * FROM fhir_search(%s, %s, %s, %s)"
 
 
 class Searcher:
-    """Searches of one caller."""
+    """Searches of one caller, among what the policy's `filter_` admits."""
 
-    def __init__(self, database: Database, caller: Caller, own_base: str) -> None:
+    def __init__(self, database: Database, caller: Caller, own_base: str, filter_: Filter) -> None:
         self._database = database
         self._caller = caller
         self._own_base = own_base
+        self._filter = filter_
+        self._visibility = Visibility(caller, own_base)
 
     async def search(self, request: SearchRequest) -> bytes:
         """A page of results as a Bundle. Raises BadRequest and TooCostly."""
         statement = SearchStatement(request.resource_type)
-        query = self._query(request, statement)
+        tenant_id = self._caller.tenant.id
+        blind = await search_blinding(
+            self._database, tenant_id, request.clauses, request.resource_type
+        )
+        query = self._query(request, statement, blind)
         audit = audit_parameters(
             self._caller,
             "FHIR_SEARCH",
@@ -53,6 +62,7 @@ class Searcher:
             metadata={"parameters": sorted({name for name, _ in request.applied})},
         )
         rows = await self._rows(request, query, statement.values, audit)
+        rows = await resources.opened_rows(self._database, tenant_id, rows)
         return self._bundle(request, rows)
 
     async def _rows(
@@ -75,8 +85,11 @@ class Searcher:
                 break  # what cannot be rendered is shown as it last was, and logged
         return rows
 
-    def _query(self, request: SearchRequest, statement: SearchStatement) -> str:
-        conditions = Conditions(statement, self._own_base)
+    def _query(
+        self, request: SearchRequest, statement: SearchStatement, blind: Blind | None
+    ) -> str:
+        self._visibility.restrict(statement, self._filter)
+        conditions = Conditions(statement, self._own_base, blind)
         for clause in request.clauses:
             conditions.add(clause)
         order = [
@@ -89,18 +102,25 @@ class Searcher:
                 raise BadRequest(f"{CURSOR} belongs to another _sort; follow the next link as is")
             after = After(request.cursor.keys, request.cursor.resource_id)
         counts_only = request.count_only or request.count == 0
+        includes = self._includes(request)
+        brought = (
+            type_
+            for include in includes
+            for type_ in ((include.source_type,) if include.reverse else include.target_types)
+        )
         return statement.page(
             order=order,
             after=after,
             limit=0 if counts_only else request.count,
-            includes=self._includes(request),
+            includes=includes,
             include_limit=MAX_INCLUDED,
+            visible=self._visibility.included(statement, brought),
             stale_types=request.types(),
             with_total=counts_only or request.total == "accurate",
         )
 
     def _includes(self, request: SearchRequest) -> list[Include]:
-        """Only what the caller may see: the types are part of the query, before its limit."""
+        """Only of types that the caller may see; which of them is part of the query as well."""
         found: list[Include] = []
         for include in request.includes:
             types = tuple(filter(self._may_see, self._brought_types(include)))
@@ -114,8 +134,7 @@ class Searcher:
         return (include.source_type,) if include.reverse else targets_of(include)
 
     def _may_see(self, resource_type: str) -> bool:
-        scopes = self._caller.scopes
-        return scopes.permits(resource_type, "r") or scopes.permits(resource_type, "s")
+        return bool(self._visibility.shown(resource_type).ways)
 
     # -- the answer ---------------------------------------------------------------------
 
