@@ -1,8 +1,10 @@
 """One `audit_events` row for each interaction, in the transaction of the work itself.
 
-Rows hold ids, never names or values (security.md G). Reads may set synchronous_commit off for
-their transaction: the row is written before the bytes leave and cannot be skipped, and only a
-crash of the database within the next moments can lose it.
+Rows hold ids, and of a search its query (base64, as IHE BALP has it); never what was found. Reads
+may set synchronous_commit off for their transaction: the row is written before the bytes leave and
+cannot be skipped, and only a crash of the database within the next moments can lose it. Where data
+of a known patient was shown or changed, `phi_access_logs` gets its row by the same call
+(migrations/audit.sql). docs/audit.md has the whole.
 """
 
 from __future__ import annotations
@@ -12,13 +14,25 @@ from collections.abc import Mapping
 from typing import Any, LiteralString
 from uuid import UUID
 
+import psycopg
+
+from storage.audit_events import phi_action
+
 INSERT_AUDIT: LiteralString = (
-    "INSERT INTO audit_events (tenant_id, user_id, api_client_id, actor_type, event_type,"
-    " resource_type, resource_id, outcome, request_id, ip_address, user_agent, metadata)"
-    " VALUES (%(tenant_id)s, %(user_id)s, %(api_client_id)s, %(actor_type)s, %(event_type)s,"
-    " %(resource_type)s, %(resource_id)s, %(outcome)s, %(request_id)s, %(ip_address)s,"
-    " %(user_agent)s, %(metadata)s)"
+    "SELECT write_audit_event(%(tenant_id)s, jsonb_build_object("
+    "'user_id', %(user_id)s::text, 'api_client_id', %(api_client_id)s::text,"
+    " 'actor_type', %(actor_type)s::text, 'event_type', %(event_type)s::text,"
+    " 'resource_type', %(resource_type)s::text, 'resource_id', %(resource_id)s::text,"
+    " 'outcome', %(outcome)s::text, 'request_id', %(request_id)s::text,"
+    " 'ip_address', %(ip_address)s::text, 'user_agent', %(user_agent)s::text,"
+    " 'metadata', %(metadata)s::jsonb, 'phi_action', %(phi_action)s::text,"
+    " 'patient_id', %(patient_id)s::text, 'purpose_of_use', %(purpose_of_use)s::text,"
+    " 'is_break_glass', %(is_break_glass)s::boolean,"
+    " 'break_glass_reason', %(break_glass_reason)s::text))"
 )
+
+# A connection of the application may write the log; nothing else of it (migrations/audit.sql).
+WRITERS = ("write_audit_event", "write_phi_accesses", "write_audit_events")
 
 
 def system_audit(
@@ -35,8 +49,15 @@ def system_audit(
     request_id: str | None = None,
     ip_address: str | None = None,
     user_agent: str | None = None,
+    patient_id: UUID | None = None,
+    purpose_of_use: str | None = None,
+    break_glass_reason: str | None = None,
 ) -> dict[str, Any]:
-    """The bound values of INSERT_AUDIT where no HTTP caller stands behind the work."""
+    """The bound values of INSERT_AUDIT where no HTTP caller stands behind the work.
+
+    `break_glass_reason` says that the access was an emergency's. An event that failed showed
+    nobody's data.
+    """
     return {
         "tenant_id": tenant_id,
         "user_id": user_id,
@@ -50,4 +71,16 @@ def system_audit(
         "ip_address": ip_address,
         "user_agent": user_agent[:256] if user_agent else None,
         "metadata": json.dumps(dict(metadata or {})),
+        "phi_action": phi_action(event_type) if outcome == "SUCCESS" else None,
+        "patient_id": patient_id,
+        "purpose_of_use": purpose_of_use,
+        "is_break_glass": break_glass_reason is not None,
+        "break_glass_reason": break_glass_reason,
     }
+
+
+def is_audit_failure(error: psycopg.Error) -> bool:
+    """Whether a statement failed because its audit row could not be written: the log is full,
+    locked or broken, and the work must not be done unseen (security.md G4)."""
+    context = error.diag.context or ""
+    return any(f"function {writer}(" in context for writer in WRITERS)

@@ -2,24 +2,16 @@
 -- "Hot paths in one round trip"). All run with the caller's rights: row-level security holds inside
 -- them, and every statement carries the tenant besides.
 
--- One audit row, from the values that storage.audit.system_audit makes.
-CREATE OR REPLACE FUNCTION write_audit_event(p_tenant uuid, p_audit jsonb) RETURNS void
-    LANGUAGE sql VOLATILE SECURITY INVOKER AS $$
-    INSERT INTO audit_events (tenant_id, user_id, api_client_id, actor_type, event_type,
-        resource_type, resource_id, outcome, request_id, ip_address, user_agent, metadata)
-    VALUES (p_tenant, (p_audit ->> 'user_id')::uuid, (p_audit ->> 'api_client_id')::uuid,
-        p_audit ->> 'actor_type', p_audit ->> 'event_type', p_audit ->> 'resource_type',
-        p_audit ->> 'resource_id', p_audit ->> 'outcome', p_audit ->> 'request_id',
-        p_audit ->> 'ip_address', p_audit ->> 'user_agent', p_audit -> 'metadata')
-$$;
-
 -- Bind the transaction to a tenant. An answer to a reader need not wait for the disk: only a crash
 -- of the database in the next moments can lose its audit row.
 CREATE OR REPLACE FUNCTION fhir_begin_read(p_tenant uuid) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    ignored text;
 BEGIN
-    PERFORM set_config('app.tenant', p_tenant::text, true),
-        set_config('synchronous_commit', 'off', true);
+    -- An assignment is evaluated as it stands; PERFORM would run a statement of its own.
+    ignored := set_config('app.tenant', p_tenant::text, true);
+    ignored := set_config('synchronous_commit', 'off', true);
 END;
 $$;
 
@@ -29,17 +21,21 @@ CREATE OR REPLACE FUNCTION fhir_read(p_tenant uuid, p_type text, p_id text, p_au
     RETURNS TABLE (version bigint, last_updated timestamptz, deleted boolean, stale boolean,
         body text)
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    patient uuid;
+    ignored text;
 BEGIN
-    PERFORM fhir_begin_read(p_tenant);
-    SELECT r.version, r.last_updated, r.deleted, r.stale, r.body
-        INTO version, last_updated, deleted, stale, body
+    ignored := set_config('app.tenant', p_tenant::text, true);
+    ignored := set_config('synchronous_commit', 'off', true);
+    SELECT r.version, r.last_updated, r.deleted, r.stale, r.body, r.patient_id
+        INTO version, last_updated, deleted, stale, body, patient
         FROM fhir_resources AS r
         WHERE r.tenant_id = p_tenant AND r.resource_type = p_type AND r.resource_id = p_id;
-    IF version IS NULL THEN
+    IF version IS NULL OR deleted THEN
         p_audit := p_audit || '{"outcome": "FAILURE"}';
     END IF;
     IF NOT coalesce(stale, false) THEN
-        PERFORM write_audit_event(p_tenant, p_audit);
+        ignored := write_audit_event(p_tenant, p_audit, patient);
     END IF;
     IF version IS NOT NULL THEN
         RETURN NEXT;
@@ -54,7 +50,6 @@ CREATE OR REPLACE FUNCTION fhir_read_history(p_tenant uuid, p_type text, p_id te
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 BEGIN
     PERFORM fhir_begin_read(p_tenant);
-    PERFORM write_audit_event(p_tenant, p_audit);
     RETURN QUERY
         SELECT h.version, h.last_updated, h.method, h.body
         FROM fhir_history AS h
@@ -63,19 +58,68 @@ BEGIN
             AND (p_before IS NULL OR h.version < p_before)
         ORDER BY h.version DESC
         LIMIT p_limit;
+    IF NOT FOUND THEN
+        p_audit := p_audit || '{"outcome": "FAILURE"}';
+    END IF;
+    PERFORM write_audit_event(p_tenant, p_audit, (
+        SELECT r.patient_id FROM fhir_resources AS r
+        WHERE r.tenant_id = p_tenant AND r.resource_type = p_type AND r.resource_id = p_id));
+END;
+$$;
+
+-- The audit row of a write, in its transaction and after it, so that the patient is known.
+CREATE OR REPLACE FUNCTION fhir_audit_write(p_tenant uuid, p_type text, p_id text, p_audit jsonb)
+    RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+BEGIN
+    PERFORM write_audit_event(p_tenant, p_audit, (
+        SELECT r.patient_id FROM fhir_resources AS r
+        WHERE r.tenant_id = p_tenant AND r.resource_type = p_type AND r.resource_id = p_id));
 END;
 $$;
 
 -- A search: p_query is built by storage.resource_search, which binds every value of the client in
--- p_values ($2) and the tenant as $1. Planned anew each time, with the values known.
+-- p_values ($2) and the tenant as $1. Planned anew each time, with the values known. Where rows say
+-- that something is stale there is no audit row yet, unless p_audit has "even_if_stale". Every
+-- patient of whom the page ("page_size" matches and what is included) shows something is logged.
 CREATE OR REPLACE FUNCTION fhir_search(p_tenant uuid, p_query text, p_values text[], p_audit jsonb)
     RETURNS TABLE (kind text, ordinal bigint, resource_type text, resource_id text, version bigint,
         last_updated timestamptz, sort_keys text[], body text)
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    page_size bigint := p_audit -> 'page_size';
+    is_stale boolean := false;
+    types text[] := '{}';
+    ids text[] := '{}';
+    patients uuid[] := '{}';
+    event uuid;
 BEGIN
     PERFORM fhir_begin_read(p_tenant);
-    PERFORM write_audit_event(p_tenant, p_audit);
-    RETURN QUERY EXECUTE p_query USING p_tenant, p_values;
+    FOR kind, ordinal, resource_type, resource_id, version, last_updated, sort_keys, body IN
+            EXECUTE p_query USING p_tenant, p_values LOOP
+        IF kind = 'stale' THEN
+            is_stale := true;
+        ELSIF kind = 'include' OR (kind = 'match' AND ordinal <= page_size) THEN
+            types := types || resource_type;
+            ids := ids || resource_id;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+    IF is_stale AND NOT p_audit ? 'even_if_stale' THEN
+        RETURN;
+    END IF;
+    IF cardinality(ids) > 0 THEN
+        SELECT coalesce(array_agg(DISTINCT r.patient_id), '{}') INTO patients
+        FROM unnest(types, ids) AS seen(of_type, id)
+        JOIN fhir_resources AS r ON r.tenant_id = p_tenant AND r.resource_type = seen.of_type
+            AND r.resource_id = seen.id
+        WHERE r.patient_id IS NOT NULL;
+    END IF;
+    IF cardinality(patients) = 1 THEN
+        PERFORM write_audit_event(p_tenant, p_audit, patients[1]);
+    ELSE
+        event := write_audit_event(p_tenant, p_audit);
+        PERFORM write_phi_accesses(p_tenant, event, p_audit, patients);
+    END IF;
 END;
 $$;
 
@@ -156,23 +200,67 @@ BEGIN
 END;
 $$;
 
+-- The patient whom a resource is about: itself, or the first that one of its own parameters of the
+-- patient compartment names (never one that is only mentioned, security.md D7). By the row's id where
+-- the Patient is here, else by an id that will be the row's.
+CREATE OR REPLACE FUNCTION fhir_patient_of(p_tenant uuid, p_type text, p_id text, p_row_id uuid,
+        p_references jsonb) RETURNS uuid
+    LANGUAGE plpgsql STABLE SECURITY INVOKER AS $$
+DECLARE
+    about constant text[] := ARRAY['patient', 'subject', 'beneficiary', 'individual', 'subscriber',
+        'policy-holder', 'actor', 'member'];
+    target text := p_id;
+    found uuid := p_row_id;
+BEGIN
+    IF p_type <> 'Patient' THEN
+        SELECT r ->> 4 INTO target FROM jsonb_array_elements(p_references) AS r
+            WHERE r ->> 3 = 'Patient' AND r ->> 4 <> '' AND r ->> 0 = ANY (about)
+            ORDER BY array_position(about, r ->> 0), (r ->> 1)::int LIMIT 1;
+        SELECT r.row_id INTO found FROM fhir_resources AS r
+            WHERE r.tenant_id = p_tenant AND r.resource_type = 'Patient' AND r.resource_id = target;
+    END IF;
+    IF found IS NULL AND target ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+        found := target::uuid;
+    END IF;
+    RETURN found;
+END;
+$$;
+
 -- A new version of a resource: current bytes, history, search rows, outbox. p_body NULL deletes.
 CREATE OR REPLACE FUNCTION fhir_store(p_tenant uuid, p_type text, p_id text, p_row_id uuid,
         p_version bigint, p_last_updated timestamptz, p_method text, p_body text, p_rows jsonb)
     RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    patient uuid;
 BEGIN
-    INSERT INTO fhir_resources (tenant_id, resource_type, resource_id, row_id, version,
-        last_updated, body, stale, deleted)
-    VALUES (p_tenant, p_type, p_id, p_row_id, p_version, p_last_updated, coalesce(p_body, ''),
-        false, p_body IS NULL)
+    IF p_type = 'Patient' OR p_rows ? 'reference' THEN
+        patient := fhir_patient_of(p_tenant, p_type, p_id, p_row_id, p_rows -> 'reference');
+    END IF;
+    INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id, row_id, patient_id,
+        version, last_updated, body, stale, deleted)
+    VALUES (p_tenant, p_type, p_id, p_row_id, patient, p_version, p_last_updated,
+        coalesce(p_body, ''), false, p_body IS NULL)
     ON CONFLICT (tenant_id, resource_type, resource_id) DO UPDATE
         SET row_id = excluded.row_id, version = excluded.version,
+            -- Whose it was is still to be known of what was deleted.
+            patient_id = CASE WHEN p_body IS NULL THEN known.patient_id
+                ELSE excluded.patient_id END,
             last_updated = excluded.last_updated, body = excluded.body, stale = false,
             deleted = excluded.deleted;
     INSERT INTO fhir_history (tenant_id, resource_type, resource_id, version, last_updated,
         method, body)
     VALUES (p_tenant, p_type, p_id, p_version, p_last_updated, p_method, p_body);
     PERFORM fhir_write_search_rows(p_tenant, p_type, p_id, p_rows, p_version > 1);
+    IF p_type = 'Patient' AND p_version = 1 AND p_id <> patient::text THEN
+        -- What came before its patient could not know the id of the row.
+        UPDATE fhir_resources AS r SET patient_id = patient
+        FROM fhir_search_reference AS s
+        WHERE s.tenant_id = p_tenant AND s.target_id = p_id AND s.target_type = 'Patient'
+            AND r.tenant_id = p_tenant AND r.resource_type = s.resource_type
+            AND r.resource_id = s.resource_id AND r.patient_id IS NULL
+            AND s.parameter IN ('patient', 'subject', 'beneficiary', 'individual', 'subscriber',
+                'policy-holder', 'actor', 'member');
+    END IF;
     INSERT INTO outbox (tenant_id, topic, payload)
     VALUES (p_tenant, 'fhir', jsonb_build_object('resource_type', p_type, 'resource_id', p_id,
         'version', p_version, 'method', p_method));

@@ -19,11 +19,15 @@ APPEND_ONLY = frozenset(
     {
         "audit_events",
         "phi_access_logs",
+        "audit_seals",
         "clinical_note_amendments",
         "claim_status_events",
         "research_access_logs",
     }
 )
+
+# What PostgreSQL itself says of a row: nobody who writes one may say it instead.
+NOT_TO_BE_GIVEN = {"audit_events": frozenset({"transaction_id", "timestamp"})}
 
 # What the application may do to tables without a tenant, beyond reading them.
 GLOBAL_WRITES = {
@@ -122,6 +126,9 @@ def protect(table: Table) -> Iterator[str]:
             " USING (tenant_id IS NULL) WITH CHECK (tenant_id IS NULL)"
         )
     rights = "SELECT, INSERT" if name in APPEND_ONLY else "SELECT, INSERT, UPDATE, DELETE"
+    if name in NOT_TO_BE_GIVEN:
+        columns = ", ".join(c.name for c in table.c if c.name not in NOT_TO_BE_GIVEN[name])
+        rights = f"SELECT, INSERT ({columns})"
     yield f"GRANT {rights} ON {name} TO {APP_ROLE}"
 
 

@@ -40,6 +40,8 @@ class FhirResource(Base):
     resource_type: Mapped[Exact] = mapped_column(primary_key=True)
     resource_id: Mapped[Exact] = mapped_column(primary_key=True)
     row_id: Mapped[UUID | None]
+    # patients.id of whom it is about, for the log of accesses.
+    patient_id: Mapped[UUID | None]
     version: Mapped[int] = mapped_column(BigInteger())
     last_updated: Mapped[datetime]
     body: Mapped[str] = phi(Sensitivity.IDENTIFYING)
