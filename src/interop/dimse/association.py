@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from interop.dimse.c_store import StorageBackend, StoreService
+from interop.dimse.certificates import fingerprint, subject
 from interop.dimse.command_set import (
     C_CANCEL_RQ,
     C_STORE_RQ,
@@ -30,10 +32,14 @@ from interop.dimse.presentation import (
     negotiate,
 )
 from interop.dimse.pynetdicom_services import MAX_DATA_SET_BYTES, PynetdicomServices
-from interop.dimse.transactions import Transaction
+from interop.dimse.refusals import Refusal, RefusalLog
+from interop.dimse.registry import RESOURCE_TYPE, Peer
+from interop.dimse.tls import describe
+from interop.dimse.transactions import AuditRow, Transaction, storable
 from interop.dimse.transport_guard import (
     ConnectionLost,
     DeadlineExceeded,
+    HandshakeFailed,
     Link,
     LinkError,
     ProtocolViolation,
@@ -53,10 +59,12 @@ from interop.dimse.upper_layer import (
     reject_pdu,
     scan_associate_request,
 )
+from storage.audit import system_audit
 
 logger = logging.getLogger(__name__)
 
 _PROTOCOL_VERSION_1: Final = 0x0001
+BEGAN: Final = "DICOM_ASSOCIATION_BEGAN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,12 @@ class AssociationContext:
     policy: AssociationPolicy
     backend: StorageBackend
     limits: TransportLimits
+    refusals: RefusalLog
+
+    def close(self) -> None:
+        """Write what was not written yet."""
+        self.refusals.flush(everything=True)
+        self.backend.recorder.close()
 
 
 class Association:
@@ -79,7 +93,7 @@ class Association:
         self._accepted_at = time.monotonic()
         self._link = Link(connection, context.limits)
         self._admission: Admission | None = None
-        self._calling_ae_title = ""
+        self._peer = Peer("", "", remote_address)
         # Guards `_is_busy` and `_is_interrupted` between this thread and the one that drains.
         self._state = threading.Lock()
         self._is_busy = True
@@ -96,6 +110,9 @@ class Association:
             farewell = self._converse()
         except Rejected as rejected:
             farewell = self._on_rejected(rejected)
+        except HandshakeFailed as error:
+            self._context.refusals.note(Refusal(None, self._remote_address, str(error)))
+            linger = False
         except (PeerAborted, ConnectionLost):
             linger = False
         except DeadlineExceeded as error:
@@ -146,18 +163,21 @@ class Association:
     def _converse(self) -> bytes:
         """Negotiate and serve. Returns the last PDU to send."""
         scanned = self._receive_request()
-        self._calling_ae_title = scanned.calling_ae_title
+        self._peer = _peer(scanned, self._remote_address, self._link.tls)
         # Before anything of a stranger's request is decoded any further.
-        self._admission = self._context.policy.admit(
-            scanned.called_ae_title, scanned.calling_ae_title, self._remote_address
-        )
+        admission = self._admission = self._context.policy.admit(self._peer)
         request = decode_request(scanned)
         if request.application_context_name != APPLICATION_CONTEXT_NAME:
             raise Rejected(Rejection(1, 1, 2, "the application context is not DICOM's"))
-        negotiated = negotiate(request, self._context.limits.advertised_pdu_bytes)
+        negotiated = negotiate(
+            request,
+            self._context.limits.advertised_pdu_bytes,
+            is_storage_offered=admission.may_send,
+        )
+        self._audit_begin(admission, negotiated)
         self._link.send(negotiated.accept_pdu)
         self.is_established = True
-        self._serve(negotiated, self._admission)
+        self._serve(negotiated, admission)
         return A_RELEASE_RP
 
     def _receive_request(self) -> AssociateRequest:
@@ -214,7 +234,7 @@ class Association:
                 Transaction(
                     tenant_id=rejected.tenant.id,
                     operation="A-ASSOCIATE",
-                    calling_ae_title=self._calling_ae_title,
+                    calling_ae_title=self._peer.calling_ae_title,
                     called_ae_title=rejected.tenant.ae_title or "",
                     remote_address=self._remote_address,
                     status_code=rejection.reason,
@@ -222,7 +242,40 @@ class Association:
                     message=rejection.message,
                 )
             )
+        self._context.refusals.note(
+            Refusal(
+                rejected.tenant.id if rejected.tenant is not None else None,
+                self._remote_address,
+                rejection.message,
+                rejection.code,
+                self._peer.calling_ae_title,
+                self._peer.called_ae_title,
+                self._peer.certificate_fingerprint,
+            )
+        )
         return reject_pdu(rejection.result, rejection.source, rejection.reason)
+
+    def _audit_begin(self, admission: Admission, negotiated: Negotiated) -> None:
+        """PS3.15 A.5.3.3, Begin Transferring DICOM Instances, when there may be instances."""
+        metadata: dict[str, Any] = {
+            "calling_ae_title": storable(admission.calling_ae_title),
+            "called_ae_title": admission.called_ae_title,
+            "certificate_sha256": self._peer.certificate_fingerprint,
+        }
+        if any(context.is_storage for context in negotiated.contexts.values()):
+            metadata["dicom_event"] = "110102"  # DCM, PS3.16 CID 400
+        if self._link.tls is not None:
+            metadata |= describe(self._link.tls)
+        entity = admission.entity
+        row = system_audit(
+            admission.tenant.id,
+            BEGAN,
+            RESOURCE_TYPE if entity else None,
+            str(entity.id) if entity else None,
+            metadata={name: value for name, value in metadata.items() if value is not None},
+            ip_address=self._remote_address,
+        )
+        self._context.backend.recorder.record(AuditRow(admission.tenant.id, row))
 
     def _record(self, operation: str, admission: Admission) -> None:
         self._context.backend.recorder.record(
@@ -240,6 +293,16 @@ class Association:
 
     def _log(self, event: str, error: Exception) -> None:
         logger.warning(event, extra={"peer": self._remote_address, "reason": str(error)})
+
+
+def _peer(scanned: AssociateRequest, address: str, tls: ssl.SSLSocket | None) -> Peer:
+    names = scanned.called_ae_title, scanned.calling_ae_title, address
+    if tls is None:
+        return Peer(*names)
+    certificate = tls.getpeercert(binary_form=True)
+    if certificate is None:
+        return Peer(*names, is_tls=True)
+    return Peer(*names, True, fingerprint(certificate), subject(certificate))
 
 
 def _collect(stream: MessageStream, context_id: int) -> bytes:

@@ -12,6 +12,7 @@ from typing import Final
 
 from interop.dicom.failures import (
     CANNOT_UNDERSTAND,
+    OUT_OF_RESOURCES,
     SOP_CLASS_NOT_SUPPORTED,
     Failure,
 )
@@ -111,6 +112,7 @@ class StoreService:
 
     def _open(self, context: AcceptedContext, request: Command) -> _Receiver:
         receiver = _Receiver()
+        budget = self._admission.budget
         sop_class_uid = request.uid(AFFECTED_SOP_CLASS_UID)
         if not context.is_storage or sop_class_uid != context.sop_class_uid:
             receiver.failure = Failure.of(
@@ -119,6 +121,9 @@ class StoreService:
             )
         elif not request.has_data_set:
             receiver.failure = Failure.of(CANNOT_UNDERSTAND, "C-STORE-RQ without a data set.")
+        elif budget is not None and (limit := budget.refusal()) is not None:
+            # PS3.4 B.2.3: the sender keeps the object and tries again later.
+            receiver.failure = Failure.of(OUT_OF_RESOURCES, limit)
         else:
             try:
                 receiver.writer = self._backend.spool.writer()
@@ -135,6 +140,8 @@ class StoreService:
     def _settle(self, receiver: _Receiver) -> tuple[int, str]:
         """Store what was received; return Status and Error Comment."""
         if receiver.writer is not None:
+            if self._admission.budget is not None:
+                self._admission.budget.charge(receiver.byte_size)
             try:
                 spooled = receiver.writer.finish()
             except Failure as failure:

@@ -109,7 +109,9 @@ def decode_request(scanned: AssociateRequest) -> Any:
         ) from error
 
 
-def negotiate(request: Any, advertised_pdu_bytes: int) -> Negotiated:
+def negotiate(
+    request: Any, advertised_pdu_bytes: int, *, is_storage_offered: bool = True
+) -> Negotiated:
     """Settle every proposed context and build the A-ASSOCIATE-AC (PS3.8 9.3.3)."""
     user_information = request.user_information
     roles = {
@@ -122,6 +124,8 @@ def negotiate(request: Any, advertised_pdu_bytes: int) -> Negotiated:
     answered_roles: dict[str, Any] = {}
     for proposed in request.presentation_context_definition_list:
         supported = _supported(proposed, declared_storage)
+        if not is_storage_offered and str(proposed.abstract_syntax) != VERIFICATION_SOP_CLASS:
+            supported = []
         settled, role_answers = negotiate_as_acceptor([proposed], supported, roles)
         results += settled
         answered_roles.update({str(answer.sop_class_uid): answer for answer in role_answers})

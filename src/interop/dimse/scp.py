@@ -14,15 +14,21 @@ import ssl
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
 from interop.dicom.ingest import Ingest
 from interop.dicom.spool import Spool
 from interop.dimse.association import Association, AssociationContext
 from interop.dimse.c_store import StorageBackend
+from interop.dimse.endpoints import Endpoint, endpoints
+from interop.dimse.places import SharedPlaces
 from interop.dimse.policy import AssociationLimits, AssociationPolicy
+from interop.dimse.refusals import RefusalLog
+from interop.dimse.tls import ReloadingContext, TlsFiles
 from interop.dimse.transactions import TransactionRecorder
 from interop.dimse.transport_guard import LISTEN_BACKLOG, TransportLimits
 from interop.settings import Settings
@@ -62,30 +68,49 @@ class ProductServices(DimseServices, Protocol):
     def settings(self) -> Settings: ...
 
 
+# The context for a connection that comes now; None is plain DICOM.
+TlsContext = Callable[[], ssl.SSLContext]
+
+
+def open_context(
+    services: DimseServices,
+    *,
+    transport_limits: TransportLimits | None = None,
+    association_limits: AssociationLimits | None = None,
+    places_dir: Path | None = None,
+) -> AssociationContext:
+    """What the listeners of one process share; close it when they have ended."""
+    recorder = TransactionRecorder(services.database)
+    refusals = RefusalLog(recorder.record)
+    policy = AssociationPolicy(
+        services.database,
+        services.tenants,
+        association_limits or AssociationLimits(),
+        refusals,
+        SharedPlaces(places_dir) if places_dir is not None else None,
+    )
+    return AssociationContext(
+        policy,
+        StorageBackend(services.spool, services.ingest, recorder),
+        transport_limits or TransportLimits(),
+        refusals,
+    )
+
+
 class Listener:
     """A bound port and the associations that came through it."""
 
     def __init__(
         self,
-        services: DimseServices,
+        context: AssociationContext,
         host: str,
         port: int,
         *,
         reuse_port: bool = True,
-        ssl_context: ssl.SSLContext | None = None,
-        transport_limits: TransportLimits | None = None,
-        association_limits: AssociationLimits | None = None,
+        tls_context: TlsContext | None = None,
     ) -> None:
-        self._limits = transport_limits or TransportLimits()
-        self._ssl_context = ssl_context
-        self._recorder = TransactionRecorder(services.database)
-        self._context = AssociationContext(
-            AssociationPolicy(
-                services.database, services.tenants, association_limits or AssociationLimits()
-            ),
-            StorageBackend(services.spool, services.ingest, self._recorder),
-            self._limits,
-        )
+        self._context = context
+        self._tls_context = tls_context
         self._lock = threading.Lock()
         self._connections: OrderedDict[Association, None] = OrderedDict()
         self._socket = _bound_socket(host, port, reuse_port=reuse_port)
@@ -103,10 +128,14 @@ class Listener:
         try:
             while not stop_event.is_set():
                 self._accept_one()
+                self._context.refusals.flush()
         finally:
             self._socket.close()
             self._drain()
-            self._recorder.close()
+
+    def close(self) -> None:
+        """Stop listening; `serve_until` does it by itself."""
+        self._socket.close()
 
     def _accept_one(self) -> None:
         try:
@@ -119,8 +148,8 @@ class Listener:
             time.sleep(0.05)
             return
         try:
-            if self._ssl_context is not None:
-                connection = self._ssl_context.wrap_socket(
+            if self._tls_context is not None:
+                connection = self._tls_context().wrap_socket(
                     connection, server_side=True, do_handshake_on_connect=False
                 )
             self._begin(Association(connection, str(address[0]), self._context))
@@ -195,32 +224,58 @@ def _bound_socket(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     return listening
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One listener to open."""
+
+    host: str
+    port: int
+    tls_context: TlsContext | None = None
+
+
 def serve(
-    services: DimseServices,
-    host: str,
-    port: int,
+    context: AssociationContext,
+    doors: Sequence[Door],
     *,
     reuse_port: bool = True,
     stop_event: threading.Event,
-    ssl_context: ssl.SSLContext | None = None,
-    transport_limits: TransportLimits | None = None,
-    association_limits: AssociationLimits | None = None,
-    on_listening: Callable[[int], None] | None = None,
 ) -> None:
-    """Serve C-ECHO and C-STORE until `stop_event`, then drain. Raises OSError from bind."""
-    listener = Listener(
-        services,
-        host,
-        port,
-        reuse_port=reuse_port,
-        ssl_context=ssl_context,
-        transport_limits=transport_limits,
-        association_limits=association_limits,
-    )
-    logger.info("dimse_listening", extra={"host": host, "port": listener.port})
-    if on_listening is not None:
-        on_listening(listener.port)
-    listener.serve_until(stop_event)
+    """Serve C-ECHO and C-STORE at all doors until `stop_event`, then drain.
+
+    Raises OSError when a door cannot be opened, and what ended a listener by itself.
+    """
+    failures: list[BaseException] = []
+
+    def listen(listener: Listener) -> None:
+        try:
+            listener.serve_until(stop_event)
+        except BaseException as error:
+            # One door that is shut in silence would be found out by those who stand before it.
+            failures.append(error)
+            stop_event.set()
+
+    with ExitStack() as opened:
+        listeners = []
+        for door in doors:
+            listener = Listener(
+                context, door.host, door.port, reuse_port=reuse_port, tls_context=door.tls_context
+            )
+            opened.callback(listener.close)
+            listeners.append(listener)
+            is_tls = door.tls_context is not None
+            extra = {"host": door.host, "port": listener.port, "tls": is_tls}
+            logger.info("dimse_listening", extra=extra)
+        threads = [
+            threading.Thread(target=listen, args=(one,), name="dimse-listener")
+            for one in listeners[1:]
+        ]
+        for thread in threads:
+            thread.start()
+        listen(listeners[0])
+        for thread in threads:
+            thread.join()
+    if failures:
+        raise failures[0]
 
 
 def run(services: ProductServices) -> None:
@@ -232,12 +287,19 @@ def run(services: ProductServices) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop_event.set())
     settings = services.settings
-    limits = TransportLimits(max_message_bytes=settings.max_object_bytes + (64 << 20))
-    with suppress(KeyboardInterrupt):
-        serve(
-            services,
-            settings.dicom_host,
-            settings.dicom_port,
-            stop_event=stop_event,
-            transport_limits=limits,
-        )
+    doors = [_door(endpoint, settings) for endpoint in endpoints(settings)]
+    context = open_context(
+        services,
+        transport_limits=TransportLimits(max_message_bytes=settings.max_object_bytes + (64 << 20)),
+        places_dir=settings.data_dir / "associations",
+    )
+    try:
+        with suppress(KeyboardInterrupt):
+            serve(context, doors, stop_event=stop_event)
+    finally:
+        context.close()
+
+
+def _door(endpoint: Endpoint, settings: Settings) -> Door:
+    tls_context = ReloadingContext(TlsFiles.of(settings)) if endpoint.is_tls else None
+    return Door(endpoint.host, endpoint.port, tls_context)

@@ -1,8 +1,9 @@
-"""Rows of `dicom_transactions` for what ingest does not see: C-ECHO, refusals, broken transfers.
+"""Rows for what ingest does not see: C-ECHO, associations, refusals, broken transfers.
 
-Written in batches by a thread of its own, so that no association ever waits for them. What does
-not fit into the queue, or meets a database that is down, is counted in the log and lost: these
-rows are an operator's record, not part of the promise (reliability.md).
+`dicom_transactions` and `audit_events`, written in batches by a thread of its own, so that no
+association ever waits for them. What does not fit into the queue, or meets a database that is
+down, is counted in the log and lost: nothing was read or stored there (what is, is audited in
+its own transaction).
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from storage.audit import INSERT_AUDIT
 from storage.database import Database
 
 logger = logging.getLogger(__name__)
@@ -26,7 +29,7 @@ logger = logging.getLogger(__name__)
 _QUEUE_ROWS = 10_000
 _BATCH_ROWS = 500
 
-_INSERT = (
+_INSERT: LiteralString = (
     "INSERT INTO dicom_transactions (tenant_id, direction, operation, calling_ae_title,"
     " called_ae_title, remote_address, sop_class_uid, sop_instance_uid, transfer_syntax_uid,"
     " status_code, status, message, byte_size, started_at, completed_at)"
@@ -58,14 +61,26 @@ class Transaction:
     def parameters(self) -> dict[str, object]:
         """Values for the INSERT. PostgreSQL's text has no NUL, whatever a peer sends."""
         values: dict[str, object] = {
-            name: _storable(getattr(self, name)) for name in self.__dataclass_fields__
+            name: storable(getattr(self, name)) for name in self.__dataclass_fields__
         }
         values["completed_at"] = datetime.now(UTC)
         return values
 
 
-def _storable(value: object) -> object:
+def storable(value: Any) -> Any:
+    """The value as PostgreSQL takes it."""
     return value.replace("\0", "�") if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One row of `audit_events`, as storage.audit makes it."""
+
+    tenant_id: UUID
+    values: dict[str, Any]
+
+
+Row = Transaction | AuditRow
 
 
 class TransactionRecorder:
@@ -73,16 +88,17 @@ class TransactionRecorder:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._queue: queue.Queue[Transaction | None] = queue.Queue(_QUEUE_ROWS)
+        self._queue: queue.Queue[Row | None] = queue.Queue(_QUEUE_ROWS)
         self._thread = threading.Thread(target=self._run, name="dicom-transactions", daemon=True)
         self._thread.start()
 
-    def record(self, transaction: Transaction) -> None:
+    def record(self, row: Row) -> None:
         """Queue one row; never blocks."""
         try:
-            self._queue.put_nowait(transaction)
+            self._queue.put_nowait(row)
         except queue.Full:
-            logger.warning("transaction_dropped", extra={"operation": transaction.operation})
+            what = row.operation if isinstance(row, Transaction) else row.values["event_type"]
+            logger.warning("transaction_dropped", extra={"operation": what})
 
     def close(self) -> None:
         self._queue.put(None)
@@ -97,17 +113,21 @@ class TransactionRecorder:
             is_open = None not in batch
             self._write(entry for entry in batch if entry is not None)
 
-    def _write(self, batch: Iterable[Transaction]) -> None:
-        by_tenant: dict[UUID, list[dict[str, object]]] = defaultdict(list)
-        for transaction in batch:
-            by_tenant[transaction.tenant_id].append(transaction.parameters())
+    def _write(self, batch: Iterable[Row]) -> None:
+        by_tenant: dict[UUID, list[Row]] = defaultdict(list)
+        for row in batch:
+            by_tenant[row.tenant_id].append(row)
         for tenant_id, rows in by_tenant.items():
+            transactions = [row.parameters() for row in rows if isinstance(row, Transaction)]
+            audited = [row.values for row in rows if isinstance(row, AuditRow)]
             try:
                 with (
                     self._database.connection(tenant_id) as connection,
                     connection.cursor() as cursor,
                 ):
-                    cursor.executemany(_INSERT, rows)
+                    for statement, bound in ((_INSERT, transactions), (INSERT_AUDIT, audited)):
+                        if bound:
+                            cursor.executemany(statement, bound)
             except (psycopg.Error, PoolTimeout) as error:
                 logger.error(
                     "transactions_lost", extra={"rows": len(rows), "error": type(error).__name__}

@@ -61,6 +61,10 @@ class ConnectionLost(LinkError):
     """The peer closed the connection, or the network did."""
 
 
+class HandshakeFailed(ConnectionLost):
+    """TLS was not agreed upon in time: version, cipher suite, certificate (PS3.15 B.12)."""
+
+
 class DeadlineExceeded(LinkError):
     """The peer was silent or slow for longer than its limit."""
 
@@ -103,10 +107,18 @@ class Link:
         try:
             self._socket.do_handshake()
         except TimeoutError as error:
-            raise DeadlineExceeded("the TLS handshake did not finish in time") from error
+            raise HandshakeFailed("the TLS handshake did not finish in time") from error
+        except (ssl.SSLEOFError, ConnectionError) as error:
+            # Who only looks whether the port is open says nothing and leaves.
+            raise ConnectionLost("the peer left during the TLS handshake") from error
         except OSError as error:
-            raise ConnectionLost(f"the TLS handshake failed: {error}") from error
+            raise HandshakeFailed(f"the TLS handshake failed: {error}") from error
         self._socket.settimeout(ticking)
+
+    @property
+    def tls(self) -> ssl.SSLSocket | None:
+        """The connection as TLS sees it, after the handshake."""
+        return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
 
     # -- receiving --------------------------------------------------------------------------
 
@@ -219,10 +231,19 @@ class Link:
     def close(self, *, linger: bool = False) -> None:
         """Close; with `linger` first let the peer read what was sent last."""
         if linger:
+            self._close_tls()
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
                 self._discard_rest()
         self._socket.close()
+
+    def _close_tls(self) -> None:
+        """Say close_notify: without it the peer must take the end for an attack (RFC 8446 6.1)."""
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._socket.settimeout(_LINGER_SECONDS)
+            # Waits for the peer's own, and gives up where it sends something else.
+            with suppress(OSError, ValueError):
+                self._socket = self._socket.unwrap()
 
     def _discard_rest(self) -> None:
         deadline = time.monotonic() + _LINGER_SECONDS

@@ -25,7 +25,7 @@ from interop.dicom.ingest import Ingest
 from interop.dicom.limits import Limits
 from interop.dicom.spool import Spool
 from interop.dimse.policy import AssociationLimits
-from interop.dimse.scp import Listener
+from interop.dimse.scp import Listener, open_context
 from interop.dimse.transport_guard import TransportLimits
 from storage.database import Database
 from storage.objects import ObjectStore
@@ -121,18 +121,23 @@ def start(services: Services) -> Iterator[Start]:
     def run(
         limits: TransportLimits = QUICK,
         associations: AssociationLimits | None = None,
-        ssl_context: ssl.SSLContext | None = None,
+        tls_context: Callable[[], ssl.SSLContext] | None = None,
+        places_dir: Path | None = None,
     ) -> Running:
-        listener = Listener(
+        context = open_context(
             services,
-            "127.0.0.1",
-            0,
             transport_limits=limits,
             association_limits=associations,
-            ssl_context=ssl_context,
+            places_dir=places_dir,
         )
+        listener = Listener(context, "127.0.0.1", 0, tls_context=tls_context)
         stop = threading.Event()
-        thread = threading.Thread(target=listener.serve_until, args=(stop,))
+
+        def serve() -> None:
+            listener.serve_until(stop)
+            context.close()
+
+        thread = threading.Thread(target=serve)
         thread.start()
         running.append(Running(listener.port, listener, stop, thread, services))
         return running[-1]

@@ -673,7 +673,7 @@ def test_a13_m3b_silent_tls_clients_do_not_stop_the_listener(
     start: Any, connect: Any, make_ct: Any, tls_pair: Any, eventually: Any
 ) -> None:
     server, client = tls_pair
-    running = start(ssl_context=server)
+    running = start(tls_context=lambda: server)
     silent = [connect(running.port) for _ in range(10)]
     began = time.monotonic()
     good = connect(running.port)
@@ -692,7 +692,7 @@ def test_a13_m3b_silent_tls_clients_do_not_stop_the_listener(
 
 def test_m1_m2_the_guard_works_over_tls(start: Any, connect: Any, tls_pair: Any) -> None:
     server, client = tls_pair
-    running = start(ssl_context=server)
+    running = start(tls_context=lambda: server)
     huge, slow = connect(running.port), connect(running.port)
     for peer in (huge, slow):
         peer.socket = client.wrap_socket(peer.socket)
@@ -740,8 +740,8 @@ def test_a_broken_listener_socket_is_not_silent(start: Any) -> None:
     """Two listeners share a port only when both say so."""
     running = start()
     with pytest.raises(OSError):
-        Listener(running.services, "127.0.0.1", running.port, reuse_port=False)
-    Listener(running.services, "127.0.0.1", running.port, reuse_port=True)._socket.close()
+        Listener(running.listener._context, "127.0.0.1", running.port, reuse_port=False)
+    Listener(running.listener._context, "127.0.0.1", running.port, reuse_port=True).close()
 
 
 # -- A6 ---------------------------------------------------------------------------------------

@@ -66,13 +66,23 @@ def test_padding_of_ae_titles_does_not_count(start: Any, connect: Any, title: st
 @pytest.mark.parametrize(
     ("title", "columns", "is_accepted"),
     [
-        ("MUTE", {"may_send": False}, False),
+        ("MUTE", {"may_send": False, "may_query": False}, False),
         ("RETIRED", {"active": False}, False),
         ("ELSEWHERE", {"host": "192.0.2.7"}, False),
         ("NOWHERE", {"host": "no-such-host.invalid"}, False),
         ("HERE", {"host": "127.0.0.1"}, True),
         ("HERE6", {"host": "::ffff:127.0.0.1"}, True),
         ("NAMED", {"host": "localhost"}, True),
+        ("NETWORK", {"source_networks": ["192.0.2.0/24", "127.0.0.0/8"]}, True),
+        ("OTHERNET", {"source_networks": ["192.0.2.0/24", "::/0"]}, False),
+        # Networks stand for the address: behind a NAT a device calls from another than its own.
+        ("NATTED", {"host": "192.0.2.7", "source_networks": ["127.0.0.1/32"]}, True),
+        ("SOON", {"valid_from": "2999-01-01"}, False),
+        ("OVER", {"valid_until": "2020-01-01"}, False),
+        ("NOW", {"valid_from": "2020-01-01", "valid_until": "2999-01-01"}, True),
+        ("TLSONLY", {"require_tls": True}, False),
+        ("PINNED", {"certificate_fingerprints": ["ab" * 32]}, False),
+        ("NAMEDPIN", {"certificate_subject": "CN=pano-1"}, False),
     ],
 )
 def test_a9_what_is_registered_decides(
@@ -88,6 +98,31 @@ def test_a9_what_is_registered_decides(
     answer = connect(start().port).associate(calling=title)
 
     assert answer[0] == 2 if is_accepted else answer == CALLING_UNKNOWN
+
+
+def test_an_entity_that_may_not_send_is_offered_no_storage(
+    start: Any, connect: Any, registered: Any
+) -> None:
+    registered("ASKER", may_send=False)
+    peer = connect(start().port)
+
+    accepted = peer.associate(calling="ASKER")
+
+    assert accepted[0] == 2
+    # PS3.8 Table 9-18: 3 is "abstract syntax not supported", 0 is acceptance.
+    assert _results(accepted[1]) == {1: 3, 3: 0}
+    assert peer.echo().status == 0
+
+
+def _results(accept: bytes) -> dict[int, int]:
+    """Result by presentation context id, of the body of an A-ASSOCIATE-AC."""
+    at, found = 68, {}
+    while at < len(accept):
+        kind, length = accept[at], int.from_bytes(accept[at + 2 : at + 4], "big")
+        if kind == 0x21:
+            found[accept[at + 4]] = accept[at + 6]
+        at += 4 + length
+    return found
 
 
 def test_a9_registered_with_one_tenant_is_unknown_to_the_other(
@@ -142,6 +177,191 @@ def test_a9_refusals_are_written_down_and_a_flood_of_them_is_not(
     assert set(recorded()) == {("FAILURE", "127.0.0.1", "INTEROP")}
     assert len(recorded()) < 15
     assert connect(start().port).associate(calling="PEER")[0] == 2
+
+
+def refused(services: Any, tenant: Any, title: str) -> list[tuple[Any, ...]]:
+    with services.database.connection(tenant.id) as connection:
+        found: list[tuple[Any, ...]] = connection.execute(
+            "SELECT outcome, ip_address, metadata FROM audit_events WHERE tenant_id = %s"
+            " AND event_type = 'DICOM_ASSOCIATION_REFUSED'"
+            " AND metadata->'calling_ae_titles' ? %s ORDER BY timestamp",
+            (tenant.id, title),
+        ).fetchall()
+    return found
+
+
+def test_a9_a_flood_of_refusals_is_one_audit_row_at_once_and_one_with_the_count(
+    start: Any, connect: Any, tenant: Any, eventually: Any
+) -> None:
+    running = start()
+    for _ in range(30):
+        assert connect(running.port).associate(calling="PROBE") == CALLING_UNKNOWN
+    assert eventually(lambda: len(refused(running.services, tenant, "PROBE")) == 1)
+
+    running.end()
+
+    rows = refused(running.services, tenant, "PROBE")
+    assert [(row[0], row[1], row[2]["count"]) for row in rows] == [
+        ("FAILURE", "127.0.0.1", 1),
+        ("FAILURE", "127.0.0.1", 29),
+    ]
+    assert rows[0][2]["code"] == "1/1/3"
+    assert rows[0][2]["dicom_event"] == "110113"
+
+
+def test_a9_text_of_a_stranger_is_written_as_text(
+    start: Any, connect: Any, tenant: Any, eventually: Any
+) -> None:
+    running = start()
+
+    connect(running.port).associate(calling="a\0'; DROP --")
+
+    title = "a\N{REPLACEMENT CHARACTER}'; DROP --"
+    assert eventually(lambda: len(refused(running.services, tenant, title)) == 1)
+
+
+def test_a9_a_source_that_invents_titles_is_not_looked_up_for_ever(
+    start: Any, connect: Any, registered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interop.dimse.refusals.MAX_LOOKUPS", 5)
+    registered("LATE")
+    running = start()
+    assert connect(running.port).associate(calling="PEER")[0] == 2
+    for number in range(5):
+        assert connect(running.port).associate(calling=f"GUESS{number}") == CALLING_UNKNOWN
+
+    assert connect(running.port).associate(calling="GUESS5") == LOCAL_LIMIT
+    assert connect(running.port).associate(called="NOBODY") == LOCAL_LIMIT
+    # A good device behind the same address: one that was seen goes on, a new one tries again.
+    assert connect(running.port).associate(calling="PEER")[0] == 2
+    assert connect(running.port).associate(calling="LATE") == LOCAL_LIMIT
+
+
+def test_an_association_that_begins_is_audited_once(
+    start: Any, connect: Any, registered: Any, tenant: Any, eventually: Any
+) -> None:
+    registered("BEGINNER")
+    running = start()
+    peer = connect(running.port)
+    peer.associate(calling="BEGINNER")
+    peer.echo()
+    peer.release()
+    running.end()
+
+    with running.services.database.connection(tenant.id) as connection:
+        rows = connection.execute(
+            "SELECT e.outcome, e.ip_address, e.metadata->>'dicom_event', a.ae_title"
+            " FROM audit_events e JOIN dicom_application_entities a"
+            " ON a.tenant_id = e.tenant_id AND a.id::text = e.resource_id"
+            " WHERE e.tenant_id = %s AND e.event_type = 'DICOM_ASSOCIATION_BEGAN'"
+            " AND e.metadata->>'calling_ae_title' = 'BEGINNER'",
+            (tenant.id,),
+        ).fetchall()
+    assert rows == [("SUCCESS", "127.0.0.1", "110102", "BEGINNER")]
+
+
+# -- limits -----------------------------------------------------------------------------------
+
+
+def test_the_limit_of_an_entity_holds_for_all_its_addresses(
+    start: Any, connect: Any, registered: Any
+) -> None:
+    registered("NARROW", max_associations=2)
+    running = start()
+    peers = [connect(running.port) for _ in range(2)]
+    assert [peer.associate(calling="NARROW")[0] for peer in peers] == [2, 2]
+
+    assert connect(running.port).associate(calling="NARROW") == LOCAL_LIMIT
+    assert connect(running.port).associate(calling="PEER")[0] == 2
+
+    peers[0].release()
+    assert connect(running.port).associate(calling="NARROW")[0] == 2
+
+
+def test_the_limit_of_an_entity_may_be_wider_than_the_default(
+    start: Any, connect: Any, registered: Any
+) -> None:
+    registered("WIDE", max_associations=4)
+    running = start(associations=AssociationLimits(per_peer=2))
+    peers = [connect(running.port) for _ in range(4)]
+
+    assert [peer.associate(calling="WIDE")[0] for peer in peers] == [2, 2, 2, 2]
+    assert connect(running.port).associate(calling="WIDE") == LOCAL_LIMIT
+
+
+def test_a_tenants_quota_of_associations_holds_over_listeners_of_a_machine(
+    start: Any, connect: Any, tenant: Any, services: Any, tmp_path: Any, eventually: Any
+) -> None:
+    with services.database.connection(tenant.id) as connection:
+        connection.execute(
+            "INSERT INTO tenant_quotas (tenant_id, max_dicom_associations) VALUES (%s, 3)",
+            (tenant.id,),
+        )
+    try:
+        # Two processes would be two instances over one folder; here the locks of another process
+        # stand for the second one.
+        other = subprocess.Popen(
+            [sys.executable, "-c", _HOLDER, str(tmp_path), "demo"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert other.stdout is not None and other.stdout.readline() == "taken\n"
+        running = start(places_dir=tmp_path)
+        first = connect(running.port)
+        assert first.associate()[0] == 2
+        assert connect(running.port).associate() == LOCAL_LIMIT
+        assert connect(running.port).associate(called="OTHER")[0] == 2
+
+        other.kill()  # no farewell: the kernel gives its places back
+        other.communicate()
+
+        assert connect(running.port).associate()[0] == 2
+        first.release()
+        assert eventually(lambda: connect(running.port).associate()[0] == 2)
+    finally:
+        with services.database.connection(tenant.id) as connection:
+            connection.execute("DELETE FROM tenant_quotas WHERE tenant_id = %s", (tenant.id,))
+
+
+_HOLDER = """
+import sys
+from pathlib import Path
+from interop.dimse.places import SharedPlaces
+places = SharedPlaces(Path(sys.argv[1]))
+assert places.take(sys.argv[2], 3) and places.take(sys.argv[2], 3)
+print("taken", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_objects_beyond_the_limit_of_a_minute_are_refused_and_the_sender_may_try_again(
+    start: Any, connect: Any, registered: Any, make_ct: Any
+) -> None:
+    registered("BUSY", max_objects_per_minute=2)
+    running = start()
+    peer = connect(running.port)
+    peer.associate(calling="BUSY")
+
+    statuses = [peer.store(make_ct(), message_id=number).status for number in (1, 2)]
+    refused_response = peer.store(make_ct(), message_id=3)
+
+    assert statuses == [0, 0]
+    assert refused_response.status == 0xA700
+    assert "2 objects a minute" in refused_response.comment
+    other = connect(running.port)
+    other.associate(calling="PEER")
+    assert other.store(make_ct()).status == 0
+
+
+def test_bytes_beyond_the_limit_of_a_minute_are_refused(
+    start: Any, connect: Any, registered: Any, make_ct: Any
+) -> None:
+    registered("HEAVY", max_bytes_per_minute=100_000)
+    peer = connect(start().port)
+    peer.associate(calling="HEAVY")
+
+    # The object that uses up the budget is taken whole.
+    assert peer.store(make_ct(256), message_id=1).status == 0
+    assert peer.store(make_ct(), message_id=2).status == 0xA700
 
 
 @pytest.mark.parametrize(
