@@ -336,3 +336,44 @@ def test_retrieve_takes_part_in_the_audit_trail_before_the_bytes(
         "IMAGING_BULK_DATA_RETRIEVED SUCCESS": 1,
         "IMAGING_SEARCHED SUCCESS": 1,
     }
+
+
+def test_an_audit_row_names_study_series_and_instance_however_it_was_read(
+    http: requests.Session, root: str, server: Any, tenant: Any, study: list[Any]
+) -> None:
+    first = study[0][0]
+    url = url_of(root, first)
+    series = url.rpartition("/instances/")[0]
+    named = {
+        "series_instance_uid": first.SeriesInstanceUID,
+        "sop_instance_uid": first.SOPInstanceUID,
+    }
+    of_series = {"series_instance_uid": first.SeriesInstanceUID}
+    in_series = len([d for d, _ in study if d.SeriesInstanceUID == first.SeriesInstanceUID])
+    reads = [
+        (url, "*/*", 200, {**named, "instances": 1}),
+        (url, "image/png", 406, {}),
+        (f"{url}/frames/1", "*/*", 200, {**named, "instances": 1, "frames": 1}),
+        (f"{url}/frames/1", "image/png", 406, {**named, "instances": 1, "frames": 1}),
+        (f"{url}/metadata", "*/*", 200, {**named, "instances": 1}),
+        (f"{series}/metadata", "*/*", 200, {**of_series, "instances": in_series}),
+        (f"{series}/metadata", "*/*", 200, {**of_series, "instances": in_series}),
+    ]
+
+    for path, accept, status, details in reads:
+        marker = generate_uid()
+        answer = http.get(path, headers={"Accept": accept, "X-Request-Id": marker})
+        assert answer.status_code == status, path
+        with server.services.database.connection(tenant.id) as connection:
+            rows = connection.execute(
+                "SELECT outcome, metadata, resource_id IN (SELECT id::text FROM imaging_studies"
+                " WHERE tenant_id = e.tenant_id AND study_uid = %s) FROM audit_events AS e"
+                " WHERE tenant_id = %s AND request_id = %s",
+                (first.StudyInstanceUID, tenant.id, marker),
+            ).fetchall()
+        if status == 200:
+            assert rows == [("SUCCESS", details, True)], path
+        else:
+            # What was refused before anything was looked up has no row: nothing was read.
+            expected = [("FAILURE", {**details, "status": status}, True)] if details else []
+            assert rows == expected, path

@@ -120,3 +120,28 @@ def test_what_cannot_be_told_is_not_cached(tmp_path: Path, monkeypatch: pytest.M
         assert not is_cached(file, 0, 3)
     finally:
         os.close(file)
+
+
+def test_a_small_body_is_the_same_read_at_once_or_in_pieces(
+    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, gone = new_key(uuid4()), new_key(uuid4())
+    objects.put_bytes(key, bytes(range(200)))
+    wanted: list[Segment] = [b"head", ObjectRange(key, 10, 50), b"", ObjectRange(key, 190, 10)]
+
+    async def respond(store: object, segments: list[Segment]) -> bytes:
+        response = await segments_response(store, segments, "application/dicom")  # type: ignore[arg-type]
+        assert response.headers["content-length"] == str(len(bytes(response.body)))
+        return bytes(response.body)
+
+    expected = b"head" + bytes(range(10, 60)) + bytes(range(190, 200))
+    for store in (objects, Remote(objects)):
+        assert anyio.run(respond, store, wanted) == expected
+    too_long: list[Segment] = [ObjectRange(key, 195, 6)]
+    with pytest.raises(ShortObject, match="gave 5 of 6"):
+        anyio.run(respond, objects, too_long)
+    missing: list[Segment] = [b"head", ObjectRange(gone, 0, 1)]
+    with pytest.raises(ObjectNotFound):
+        anyio.run(respond, objects, missing)
+    monkeypatch.setattr(segments, "_NOWAIT", 0)
+    assert anyio.run(respond, objects, wanted) == expected
