@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from interop.dicomweb import router as dicomweb
 from interop.fhir import router as fhir
+from interop.identity import router as identity
 from interop.logs import configure_logging
 from interop.services import Services, open_services
 from interop.settings import Settings
@@ -54,6 +55,7 @@ def application(
             *dicomweb.routes(),
             *fhir.routes(),
             *oauth2.routes(),
+            *identity.routes(),
             Route("/", index),
             Route("/livez", livez),
             Route("/readyz", readyz),

@@ -26,6 +26,8 @@ from interop.command_line import (
     require,
     show,
 )
+from interop.errors import ServerError
+from interop.identity.commands import provider_app, user_app
 from interop.logs import configure_logging
 from storage.database import Database
 from storage.tenancy import Tenant
@@ -36,6 +38,8 @@ client_app = typer.Typer(no_args_is_help=True, help="API clients: service accoun
 ae_app = typer.Typer(no_args_is_help=True, help="Application entities: DICOM peers of a tenant.")
 bundle_app = typer.Typer(no_args_is_help=True, help="AI models.")
 app.add_typer(tenant_app, name="tenant")
+app.add_typer(user_app, name="user")
+app.add_typer(provider_app, name="provider")
 app.add_typer(client_app, name="client")
 app.add_typer(ae_app, name="ae")
 app.add_typer(bundle_app, name="bundle")
@@ -45,7 +49,7 @@ def main() -> None:
     """Entry point: runs a command, prints a failure as one readable line."""
     try:
         app()
-    except (CommandFailed, ValueError, OSError) as error:
+    except (CommandFailed, ServerError, ValueError, OSError) as error:
         err.print(f"[red]error:[/red] {error}", soft_wrap=True)
         sys.exit(1)
 

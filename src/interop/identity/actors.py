@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-from interop.access.http import request_id
 from storage.audit import INSERT_AUDIT, system_audit
 from storage.database import Connection
 
@@ -49,6 +48,8 @@ class Actor:
     @classmethod
     def of_request(cls, request: Request, settings: Settings, user_id: UUID | None) -> Actor:
         """A browser, with the user that it is about, where one is known."""
+        # A command has no request and should not wait for a web framework to load.
+        from interop.access.http import request_id
         from interop.identity.source_address import source_address
 
         return cls(

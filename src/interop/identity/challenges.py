@@ -19,7 +19,7 @@ MAX_ATTEMPTS = 5
 
 _OPEN: LiteralString = (
     "tenant_id = %(tenant)s AND token_hash = %(hash)s AND kind = %(kind)s"
-    " AND consumed_at IS NULL AND expires_at > now()"
+    " AND consumed_at IS NULL AND expires_at > now() AND attempts < %(max)s"
 )
 
 
@@ -77,8 +77,7 @@ def attempt(
     row = connection.execute(
         "UPDATE sign_in_challenges SET attempts = attempts + 1 WHERE "
         + _OPEN
-        + " AND attempts < %(max)s"
-        " RETURNING id, user_id, provider_id, continue_path, secret_encrypted",
+        + " RETURNING id, user_id, provider_id, continue_path, secret_encrypted",
         {"tenant": tenant_id, "hash": token_hash(token), "kind": kind, "max": MAX_ATTEMPTS},
     ).fetchone()
     if row is None:
@@ -103,7 +102,7 @@ def is_open(connection: Connection, tenant_id: UUID, kind: str, token: str) -> b
     """Whether the second step may still be shown."""
     row = connection.execute(
         "SELECT 1 FROM sign_in_challenges WHERE " + _OPEN,
-        {"tenant": tenant_id, "hash": token_hash(token), "kind": kind},
+        {"tenant": tenant_id, "hash": token_hash(token), "kind": kind, "max": MAX_ATTEMPTS},
     ).fetchone()
     return row is not None
 

@@ -167,6 +167,28 @@ def create(
     return row[0], token
 
 
+def renew(
+    connection: Connection,
+    tenant_id: UUID,
+    session: UserSession,
+    device: Device,
+    amr: Iterable[str],
+) -> str:
+    """Replace a session by one under a new token, after what it is worth has changed.
+
+    The absolute limit stays: renewing is no way to stay signed in for ever.
+    """
+    revoke(connection, tenant_id, session.id)
+    session_id, token = create(
+        connection, tenant_id, session.user_id, device, amr, timedelta(seconds=1)
+    )
+    connection.execute(
+        "UPDATE sessions SET expires_at = %s WHERE tenant_id = %s AND id = %s",
+        (session.expires_at, tenant_id, session_id),
+    )
+    return token
+
+
 def list_sessions(
     connection: Connection, tenant_id: UUID, idle_seconds: float, user_id: UUID | None = None
 ) -> list[ListedSession]:

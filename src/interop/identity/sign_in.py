@@ -86,7 +86,7 @@ def with_password(
     account, claims = _checked_password(services, tenant, browser, typed, password)
     with services.database.connection(tenant.id) as connection:
         known = account is not None and account.is_active
-        if account is None or not known or not _is_member(connection, tenant.id, account.user_id):
+        if account is None or not known or not is_member(connection, tenant.id, account.user_id):
             reason = "NOT_A_MEMBER" if account else "WRONG_PASSWORD"
             _refused(connection, tenant, browser, reason, account.user_id if account else None)
             refusal = SignInRefused(REFUSED)
@@ -129,7 +129,7 @@ def with_code(
         if used is None:
             _refused(connection, tenant, browser, "WRONG_CODE", user_id)
             refusal = SignInRefused(CODE_REFUSED)
-        elif not _is_member(connection, tenant.id, user_id) or not challenges.consume(
+        elif not is_member(connection, tenant.id, user_id) or not challenges.consume(
             connection, tenant.id, challenge
         ):
             _refused(connection, tenant, browser, "NO_CHALLENGE", user_id)
@@ -245,6 +245,17 @@ def refuse(
         _refused(connection, tenant, browser, reason, user_id)
 
 
+def is_member(connection: Connection, tenant_id: UUID, user_id: UUID) -> bool:
+    """Whether this user may sign in to this tenant."""
+    row = connection.execute(
+        "SELECT 1 FROM user_tenants AS m JOIN users AS u ON u.id = m.user_id"
+        " WHERE m.tenant_id = %s AND m.user_id = %s AND m.status = 'ACTIVE' AND m.may_sign_in"
+        " AND u.status = 'ACTIVE'",
+        (tenant_id, user_id),
+    ).fetchone()
+    return row is not None
+
+
 def _checked_password(
     services: Services, tenant: Tenant, browser: Browser, email: str, password: str
 ) -> tuple[_Account | None, list[throttle.Claim]]:
@@ -318,16 +329,6 @@ def _or_give_back(
             throttle.unclaim(connection, claims)
             _refused(connection, tenant, browser, "BUSY", user_id)
         raise
-
-
-def _is_member(connection: Connection, tenant_id: UUID, user_id: UUID) -> bool:
-    row = connection.execute(
-        "SELECT 1 FROM user_tenants AS m JOIN users AS u ON u.id = m.user_id"
-        " WHERE m.tenant_id = %s AND m.user_id = %s AND m.status = 'ACTIVE' AND m.may_sign_in"
-        " AND u.status = 'ACTIVE'",
-        (tenant_id, user_id),
-    ).fetchone()
-    return row is not None
 
 
 def _accept(
