@@ -163,7 +163,7 @@ def add_objects(connection: Connection, tenant: Tenant, study: UUID, *sizes: int
     for size in sizes:
         connection.execute(
             "INSERT INTO imaging_objects (tenant_id, study_id, object_type, storage_uri, byte_size,"
-            " hash) VALUES (%s, %s, 'DICOM', %s, %s, '0')",
+            " hash) VALUES (%s, %s, 'JPEG', %s, %s, repeat('0', 64))",
             (tenant.id, study, f"{tenant.id}/2026010100/{uuid4()}", size),
         )
 
@@ -238,16 +238,16 @@ def test_writers_of_a_tenant_without_limit_do_not_wait_for_each_other(
 ) -> None:
     tenant = make_tenant()
     with wide.connection(tenant.id) as connection:
-        study = make_study(connection, tenant)
+        studies = [make_study(connection, tenant) for _ in range(2)]
 
     with wide.connection(tenant.id) as one, wide.connection(tenant.id) as other:
-        pids = {c.info.backend_pid % 31 for c in (one, other)}
+        slots = {c.info.backend_pid % 31 for c in (one, other)}
         other.execute("SET LOCAL lock_timeout = '2s'")
-        add_objects(one, tenant, study, 1)
-        if len(pids) == 2:  # two connections in 31 may share a slot; then one waits, as it should
-            add_objects(other, tenant, study, 2)
+        add_objects(one, tenant, studies[0], 1)
+        if len(slots) == 2:  # one pair of connections in 31 shares a slot, and waits as it should
+            add_objects(other, tenant, studies[1], 2)
 
-    assert used(wide, tenant) == (3 if len(pids) == 2 else 1)
+    assert used(wide, tenant) == (3 if len(slots) == 2 else 1)
 
 
 @pytest.mark.parametrize("status", ["SUSPENDED", "CLOSED"])
