@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from interop.dimse.c_store import StorageBackend, StoreService
+from interop.dimse.c_store import StorageBackend, StoreService, audit_row
 from interop.dimse.certificates import fingerprint, subject
 from interop.dimse.command_set import (
     C_CANCEL_RQ,
@@ -33,9 +33,9 @@ from interop.dimse.presentation import (
 )
 from interop.dimse.pynetdicom_services import MAX_DATA_SET_BYTES, PynetdicomServices
 from interop.dimse.refusals import Refusal, RefusalLog
-from interop.dimse.registry import RESOURCE_TYPE, Peer
+from interop.dimse.registry import Peer
 from interop.dimse.tls import describe
-from interop.dimse.transactions import AuditRow, Transaction, storable
+from interop.dimse.transactions import Transaction
 from interop.dimse.transport_guard import (
     ConnectionLost,
     DeadlineExceeded,
@@ -59,12 +59,10 @@ from interop.dimse.upper_layer import (
     reject_pdu,
     scan_associate_request,
 )
-from storage.audit import system_audit
 
 logger = logging.getLogger(__name__)
 
 _PROTOCOL_VERSION_1: Final = 0x0001
-BEGAN: Final = "DICOM_ASSOCIATION_BEGAN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +172,7 @@ class Association:
             self._context.limits.advertised_pdu_bytes,
             is_storage_offered=admission.may_send,
         )
-        self._audit_begin(admission, negotiated)
+        self._audit_begin(admission)
         self._link.send(negotiated.accept_pdu)
         self.is_established = True
         self._serve(negotiated, admission)
@@ -255,30 +253,20 @@ class Association:
         )
         return reject_pdu(rejection.result, rejection.source, rejection.reason)
 
-    def _audit_begin(self, admission: Admission, negotiated: Negotiated) -> None:
-        """PS3.15 A.5.3.3, Begin Transferring DICOM Instances, when there may be instances."""
-        metadata: dict[str, Any] = {
-            "calling_ae_title": storable(admission.calling_ae_title),
-            "called_ae_title": admission.called_ae_title,
-            "certificate_sha256": self._peer.certificate_fingerprint,
-        }
-        if any(context.is_storage for context in negotiated.contexts.values()):
-            metadata["dicom_event"] = "110102"  # DCM, PS3.16 CID 400
+    def _audit_begin(self, admission: Admission) -> None:
+        """PS3.15 A.5.3.3, Begin Transferring DICOM Instances."""
+        metadata: dict[str, Any] = {"called_ae_title": admission.called_ae_title}
+        if self._peer.certificate_fingerprint is not None:
+            metadata["certificate_sha256"] = self._peer.certificate_fingerprint
         if self._link.tls is not None:
             metadata |= describe(self._link.tls)
-        entity = admission.entity
-        row = system_audit(
-            admission.tenant.id,
-            BEGAN,
-            RESOURCE_TYPE if entity else None,
-            str(entity.id) if entity else None,
-            metadata={name: value for name, value in metadata.items() if value is not None},
-            ip_address=self._remote_address,
+        self._context.backend.recorder.record(
+            audit_row(admission, "DICOM_ASSOCIATION_BEGAN", metadata)
         )
-        self._context.backend.recorder.record(AuditRow(admission.tenant.id, row))
 
     def _record(self, operation: str, admission: Admission) -> None:
-        self._context.backend.recorder.record(
+        recorder = self._context.backend.recorder
+        recorder.record(
             Transaction(
                 tenant_id=admission.tenant.id,
                 operation=operation,
@@ -290,6 +278,7 @@ class Association:
                 started_at=datetime.now(UTC),
             )
         )
+        recorder.record(audit_row(admission, f"DICOM_{operation.removeprefix('C-')}"))
 
     def _log(self, event: str, error: Exception) -> None:
         logger.warning(event, extra={"peer": self._remote_address, "reason": str(error)})

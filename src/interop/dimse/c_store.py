@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from interop.dicom.failures import (
     CANNOT_UNDERSTAND,
@@ -27,8 +27,10 @@ from interop.dimse.command_set import (
 from interop.dimse.messages import MessageStream, MessageTooLarge
 from interop.dimse.policy import Admission
 from interop.dimse.presentation import AcceptedContext
-from interop.dimse.transactions import Transaction, TransactionRecorder
+from interop.dimse.registry import RESOURCE_TYPE
+from interop.dimse.transactions import AuditRow, Transaction, TransactionRecorder, storable
 from interop.dimse.transport_guard import Link, LinkError
+from storage.audit import system_audit
 
 # A UID of 64 characters is the longest; what ingest must see to refuse it needs little more.
 _LONGEST_UID_KEPT: Final = 1024
@@ -162,8 +164,12 @@ class StoreService:
         status: int,
         message: str,
     ) -> None:
-        """A row for what ingest never saw."""
+        """Rows for what ingest never saw."""
         admission = self._admission
+        failed = {"status": f"0x{status:04X}"}
+        self._backend.recorder.record(
+            audit_row(admission, "DICOM_TRANSFER_FAILED", failed, outcome="FAILURE")
+        )
         self._backend.recorder.record(
             Transaction(
                 tenant_id=admission.tenant.id,
@@ -181,6 +187,27 @@ class StoreService:
                 started_at=began,
             )
         )
+
+
+def audit_row(
+    admission: Admission,
+    event_type: str,
+    metadata: dict[str, Any] | None = None,
+    *,
+    outcome: str = "SUCCESS",
+) -> AuditRow:
+    """The audit row of something that an admitted peer did."""
+    entity = admission.entity
+    values = system_audit(
+        admission.tenant.id,
+        event_type,
+        RESOURCE_TYPE if entity else None,
+        str(entity.id) if entity else None,
+        outcome=outcome,
+        metadata={"calling_ae_title": storable(admission.calling_ae_title), **(metadata or {})},
+        ip_address=admission.remote_address,
+    )
+    return AuditRow(admission.tenant.id, values)
 
 
 def _error_comment(outcome: Outcome) -> str:

@@ -30,8 +30,6 @@ MAX_LOOKUPS: Final = 120
 _SOURCES: Final = 4096
 _TITLES: Final = 10
 
-REFUSED: Final = "DICOM_ASSOCIATION_REFUSED"
-
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -167,9 +165,7 @@ def source_of(remote_address: str) -> str:
 
 def _row(tenant_id: UUID, refusal: Refusal, window: _Window) -> dict[str, Any]:
     metadata = {
-        # DCM 110113 Security Alert, 110126 Node Authentication (PS3.16 CID 400, 403).
-        "dicom_event": "110113",
-        "dicom_event_type": "110126",
+        "dicom_event_type": "110126",  # DCM Node Authentication (PS3.16 CID 403)
         "reason": storable(refusal.reason),
         "code": refusal.code,
         "count": window.count,
@@ -179,7 +175,7 @@ def _row(tenant_id: UUID, refusal: Refusal, window: _Window) -> dict[str, Any]:
     }
     return system_audit(
         tenant_id,
-        REFUSED,
+        "DICOM_ASSOCIATION_REJECTED",
         outcome="FAILURE",
         metadata={name: value for name, value in metadata.items() if value not in (None, "")},
         ip_address=refusal.remote_address,

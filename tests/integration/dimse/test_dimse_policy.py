@@ -183,7 +183,7 @@ def refused(services: Any, tenant: Any, title: str) -> list[tuple[Any, ...]]:
     with services.database.connection(tenant.id) as connection:
         found: list[tuple[Any, ...]] = connection.execute(
             "SELECT outcome, ip_address, metadata FROM audit_events WHERE tenant_id = %s"
-            " AND event_type = 'DICOM_ASSOCIATION_REFUSED'"
+            " AND event_type = 'DICOM_ASSOCIATION_REJECTED'"
             " AND metadata->'calling_ae_titles' ? %s ORDER BY timestamp",
             (tenant.id, title),
         ).fetchall()
@@ -206,7 +206,7 @@ def test_a9_a_flood_of_refusals_is_one_audit_row_at_once_and_one_with_the_count(
         ("FAILURE", "127.0.0.1", 29),
     ]
     assert rows[0][2]["code"] == "1/1/3"
-    assert rows[0][2]["dicom_event"] == "110113"
+    assert rows[0][2]["dicom_event_type"] == "110126"
 
 
 def test_a9_text_of_a_stranger_is_written_as_text(
@@ -237,7 +237,7 @@ def test_a9_a_source_that_invents_titles_is_not_looked_up_for_ever(
     assert connect(running.port).associate(calling="LATE") == LOCAL_LIMIT
 
 
-def test_an_association_that_begins_is_audited_once(
+def test_an_association_and_its_echo_are_audited_once_each(
     start: Any, connect: Any, registered: Any, tenant: Any, eventually: Any
 ) -> None:
     registered("BEGINNER")
@@ -250,14 +250,16 @@ def test_an_association_that_begins_is_audited_once(
 
     with running.services.database.connection(tenant.id) as connection:
         rows = connection.execute(
-            "SELECT e.outcome, e.ip_address, e.metadata->>'dicom_event', a.ae_title"
+            "SELECT e.event_type, e.outcome, e.ip_address, a.ae_title"
             " FROM audit_events e JOIN dicom_application_entities a"
             " ON a.tenant_id = e.tenant_id AND a.id::text = e.resource_id"
-            " WHERE e.tenant_id = %s AND e.event_type = 'DICOM_ASSOCIATION_BEGAN'"
-            " AND e.metadata->>'calling_ae_title' = 'BEGINNER'",
+            " WHERE e.tenant_id = %s AND a.ae_title = 'BEGINNER' ORDER BY e.event_type",
             (tenant.id,),
         ).fetchall()
-    assert rows == [("SUCCESS", "127.0.0.1", "110102", "BEGINNER")]
+    assert rows == [
+        ("DICOM_ASSOCIATION_BEGAN", "SUCCESS", "127.0.0.1", "BEGINNER"),
+        ("DICOM_ECHO", "SUCCESS", "127.0.0.1", "BEGINNER"),
+    ]
 
 
 # -- limits -----------------------------------------------------------------------------------
