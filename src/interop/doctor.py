@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from interop.connections import open_database
+from interop.dimse.certificates import validity_problems
+from interop.dimse.endpoints import NoEndpoint, endpoints
+from interop.dimse.tls import TlsConfigurationError, TlsFiles
 from interop.settings import Settings, is_loopback
 from interop.supervisor import running_database
 from storage.objects import open_object_store
@@ -37,6 +40,7 @@ def examine(settings: Settings) -> list[Check]:
         ("objects", _objects),
         ("ports", _ports),
         ("listeners", _listeners),
+        ("dicom tls", _dicom_tls),
         ("ai", _ai),
     ]
     report = []
@@ -100,7 +104,7 @@ def _ports(settings: Settings) -> Check:
     busy = []
     for name, host, port in (
         ("INTEROP_HTTP_PORT", settings.http_host, settings.http_port),
-        ("INTEROP_DICOM_PORT", settings.dicom_host, settings.dicom_port),
+        *((one.setting, one.host, one.port) for one in endpoints(settings)),
     ):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -112,14 +116,42 @@ def _ports(settings: Settings) -> Check:
 
 
 def _listeners(settings: Settings) -> Check:
-    open_to = [h for h in (settings.http_host, settings.dicom_host) if not is_loopback(h)]
-    detail = (
-        f"listening beyond this machine on {', '.join(open_to)} without TLS: put a TLS proxy in "
-        "front, or set INTEROP_HTTP_HOST / INTEROP_DICOM_HOST to 127.0.0.1"
-        if open_to
-        else "loopback only"
+    try:
+        dicom = endpoints(settings)
+    except NoEndpoint as error:
+        return Check("listeners", False, str(error))
+    problems = []
+    if not is_loopback(settings.http_host):
+        problems.append(
+            f"HTTP without TLS beyond this machine on {settings.http_host}: put a TLS proxy in "
+            "front, or set INTEROP_HTTP_HOST=127.0.0.1"
+        )
+    problems += [
+        f"plain {one} beyond this machine, where anybody on the way reads and changes it: set "
+        "INTEROP_DICOM_PLAIN=loopback and use DICOM TLS (docs/dicom-tls.md)"
+        for one in dicom
+        if not one.is_tls and not is_loopback(one.host)
+    ]
+    detail = "; ".join(problems) or "nothing without TLS beyond this machine"
+    return Check("listeners", not problems, detail, required=False)
+
+
+def _dicom_tls(settings: Settings) -> Check:
+    if settings.dicom_tls_certificate is None:
+        return Check("dicom tls", True, "off: INTEROP_DICOM_TLS_CERTIFICATE is not set")
+    try:
+        TlsFiles.of(settings).server_context()
+    except TlsConfigurationError as error:
+        return Check("dicom tls", False, str(error))
+    files = [settings.dicom_tls_certificate, settings.dicom_tls_ca]
+    found = [problem for path in files if path for problem in validity_problems(path)]
+    if found:
+        detail = "; ".join(text for _, text in found)
+        return Check("dicom tls", False, detail, required=any(invalid for invalid, _ in found))
+    shown = settings.dicom_tls_client_certificate
+    return Check(
+        "dicom tls", True, f"certificates valid for 30 days and more; clients' are {shown}"
     )
-    return Check("listeners", not open_to, detail, required=False)
 
 
 def _ai(settings: Settings) -> Check:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+from interop.dimse.endpoints import NoEndpoint, endpoints
+from interop.dimse.tls import TlsConfigurationError, TlsFiles
 from interop.settings import Settings
 from storage import migrations
 from storage.embedded import EmbeddedPostgres
@@ -106,6 +108,8 @@ def serve(settings: Settings, roles: tuple[str, ...], announce: Callable[[str], 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if "dicom" in roles:
+        _require_dicom(settings)
     _require_free_ports(settings, roles)
     with running_database(settings) as running:
         register_platform_bundles(running.owner_url)
@@ -132,7 +136,7 @@ def _ready_line(settings: Settings, roles: tuple[str, ...]) -> str:
     if "http" in roles:
         parts.append(f"HTTP {settings.effective_public_url}")
     if "dicom" in roles:
-        parts.append(f"DICOM {settings.dicom_host}:{settings.dicom_port}")
+        parts += [str(endpoint) for endpoint in endpoints(settings)]
     return "ready: " + ", ".join([*parts, f"data {settings.data_dir}"])
 
 
@@ -141,8 +145,17 @@ def _listeners(settings: Settings, roles: tuple[str, ...]) -> list[tuple[str, st
     if "http" in roles:
         found.append(("INTEROP_HTTP_PORT", settings.http_host, settings.http_port))
     if "dicom" in roles:
-        found.append(("INTEROP_DICOM_PORT", settings.dicom_host, settings.dicom_port))
+        found += [(one.setting, one.host, one.port) for one in endpoints(settings)]
     return found
+
+
+def _require_dicom(settings: Settings) -> None:
+    """Refuse settings by which a DICOM worker would end at once, and again and again."""
+    try:
+        if any(endpoint.is_tls for endpoint in endpoints(settings)):
+            TlsFiles.of(settings).server_context()
+    except (NoEndpoint, TlsConfigurationError) as error:
+        raise StartFailed(str(error)) from error
 
 
 def _require_free_ports(settings: Settings, roles: tuple[str, ...]) -> None:
