@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -79,8 +81,37 @@ def system_audit(
     }
 
 
+@dataclass(slots=True)
+class Interaction:
+    """One request of one caller, which has exactly one row.
+
+    What fails after its row was written must not get a second one for the refusal.
+    """
+
+    is_audited: bool = False
+
+
+_interaction: ContextVar[Interaction | None] = ContextVar("interaction", default=None)
+
+
+def begin_interaction() -> Interaction:
+    """Begin the interaction of this task, and of the threads that it starts."""
+    interaction = Interaction()
+    _interaction.set(interaction)
+    return interaction
+
+
+def mark_audited() -> None:
+    """The row of the running interaction is written and committed."""
+    interaction = _interaction.get()
+    if interaction is not None:
+        interaction.is_audited = True
+
+
 def is_audit_failure(error: psycopg.Error) -> bool:
-    """Whether a statement failed because its audit row could not be written: the log is full,
-    locked or broken, and the work must not be done unseen (security.md G4)."""
+    """Whether a statement failed for its audit row: the log is full, locked or broken.
+
+    The work must not be done unseen then (security.md G4).
+    """
     context = error.diag.context or ""
     return any(f"function {writer}(" in context for writer in WRITERS)

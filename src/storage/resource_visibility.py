@@ -16,6 +16,7 @@ from uuid import UUID
 import orjson
 
 from storage import patient_access
+from storage.audit import mark_audited
 from storage.database import Connection, Database
 from storage.encryption.columns import PREFIX
 from storage.resource_search import SearchStatement
@@ -252,8 +253,11 @@ async def read_within(
     parameters = (tenant_id, resource_type, resource_id, *query, list(values), json_text(audit))
     rows = await call(database, READ, parameters)
     if not rows:
+        mark_audited()
         return None
     row_id, version, last_updated, deleted, stale, body = rows[0]
+    if not (stale or deleted):
+        mark_audited()
     body = await _opened(database, tenant_id, (resource_type, resource_id), version, body)
     return Stored(row_id, version, last_updated, deleted, stale, body)
 
@@ -294,3 +298,4 @@ async def write_audit(
 ) -> None:
     """The audit row of a read that took several steps."""
     await call(database, AUDIT, (tenant_id, resource_type, resource_id, json_text(audit)))
+    mark_audited()

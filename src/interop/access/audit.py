@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from interop.access.principals import Caller
-from interop.errors import ServerError
-from storage.audit import INSERT_AUDIT, is_audit_failure, system_audit
+from storage.audit import (
+    INSERT_AUDIT,
+    Interaction,
+    begin_interaction,
+    is_audit_failure,
+    mark_audited,
+    system_audit,
+)
 
 __all__ = [
     "INSERT_AUDIT",
+    "Interaction",
     "audit_parameters",
-    "audited",
+    "begin_interaction",
     "is_audit_failure",
-    "is_audited",
+    "mark_audited",
     "system_audit",
 ]
-
-Refusal = TypeVar("Refusal", bound=ServerError)
 
 
 def audit_parameters(
@@ -33,9 +38,6 @@ def audit_parameters(
     patient_id: UUID | None = None,
 ) -> dict[str, Any]:
     """The bound values of INSERT_AUDIT for one interaction of `caller`."""
-    emergency: UUID | None = getattr(caller, "emergency", None)
-    user_id: UUID | None = getattr(caller, "user_id", None)
-    client_id: UUID | None = getattr(caller, "client_id", None)
     return system_audit(
         caller.tenant.id,
         event_type,
@@ -44,23 +46,14 @@ def audit_parameters(
         outcome=outcome,
         metadata=metadata,
         actor_type=caller.actor_type,
-        user_id=user_id or (caller.actor_id if caller.actor_type == "USER" else None),
-        api_client_id=client_id or (caller.actor_id if caller.actor_type == "API_CLIENT" else None),
+        user_id=caller.user_id or (caller.actor_id if caller.actor_type == "USER" else None),
+        api_client_id=caller.client_id
+        or (caller.actor_id if caller.actor_type == "API_CLIENT" else None),
         request_id=caller.request_id,
         ip_address=caller.remote_address,
         user_agent=caller.user_agent,
         patient_id=patient_id,
         # v3-ActReason: treatment is what a clinical server is for, unless somebody broke the glass.
-        purpose_of_use="BTG" if emergency else None,
-        break_glass_reason=str(emergency) if emergency else None,
+        purpose_of_use="BTG" if caller.emergency else None,
+        break_glass_reason=str(caller.emergency) if caller.emergency else None,
     )
-
-
-def audited(error: Refusal) -> Refusal:
-    """Say of a refusal that its audit row is written: the statement that found out wrote it."""
-    error.__dict__["is_audited"] = True
-    return error
-
-
-def is_audited(error: ServerError) -> bool:
-    return bool(error.__dict__.get("is_audited", False))

@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 import psycopg
+from psycopg_pool import PoolTimeout
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
 from interop.access import Caller, Filter, Letter, decide
-from interop.access.audit import INSERT_AUDIT, audit_parameters
+from interop.access.audit import (
+    INSERT_AUDIT,
+    audit_parameters,
+    begin_interaction,
+    is_audit_failure,
+)
 from interop.access.http import caller_from, request_id
+from interop.access.refusals import audit_stranger
 from interop.errors import BadRequest, NotFound, ServerError, Unavailable, UnsupportedParameter
 from interop.fhir.definitions import definitions
 from interop.fhir.negotiation import MEDIA_TYPE, require_json_answer
@@ -113,25 +121,27 @@ def endpoint(handler: Handler) -> Endpoint:
     """Wrap a handler: authentication and negotiation before it, errors and audit after it."""
 
     async def handle(request: Request) -> Response:
+        interaction = begin_interaction()
         caller: Caller | None = None
         try:
             caller = await caller_from(request)
             request.state.request_id = caller.request_id
             require_json_answer(request)
             return await handler(_exchange(request, caller))
-        except ServerError as error:
-            if caller is not None:
-                await _audit_refusal(request, caller, error)
-            return _error_response(request, error)
-        except (KeysUnavailable, KeyDestroyed) as error:
-            if caller is not None:
-                await _audit_refusal(request, caller, refusal(error))
-            return _error_response(request, refusal(error))
-        except psycopg.OperationalError:
-            logger.exception("database_unavailable")
+        except Exception as raised:
+            error, response = _refused(request, raised)
+        if interaction.is_audited:
+            return response
+        if caller is None:
+            # After the answer, so that the time it takes does not tell whether the tenant exists.
+            response.background = BackgroundTask(audit_stranger, request, error)
+            return response
+        try:
+            await _audit_refusal(request, caller, error)
+        except (psycopg.Error, PoolTimeout):
+            logger.exception("refusal_not_audited")
             return _error_response(request, Unavailable(headers={"Retry-After": "1"}))
-        except Exception:
-            return _incident(request)
+        return response
 
     return handle
 
@@ -177,23 +187,39 @@ def _error_response(request: Request, error: ServerError) -> Response:
     return _response(request, error.http_status, body, dict(error.headers))
 
 
-def _incident(request: Request) -> Response:
+def _refused(request: Request, raised: Exception) -> tuple[ServerError, Response]:
+    """What an exception means to the client, and the answer that says so."""
+    if isinstance(raised, ServerError):
+        return raised, _error_response(request, raised)
+    if isinstance(raised, KeysUnavailable | KeyDestroyed):
+        error = refusal(raised)
+        return error, _error_response(request, error)
+    is_unaudited = isinstance(raised, psycopg.Error) and is_audit_failure(raised)
+    if is_unaudited or isinstance(raised, psycopg.OperationalError | PoolTimeout):
+        # Nothing may be shown that is not written down (security.md G4).
+        logger.error(
+            "audit_unavailable" if is_unaudited else "database_unavailable", exc_info=raised
+        )
+        unavailable = Unavailable(headers={"Retry-After": "1"})
+        return unavailable, _error_response(request, unavailable)
+    return ServerError(), _incident(request, raised)
+
+
+def _incident(request: Request, raised: Exception) -> Response:
     """An error of ours: the client gets a number, the log gets the reason."""
     incident = uuid4().hex
-    logger.exception("incident", extra={"incident": incident, "route": request.scope.get("path")})
+    logger.error("incident", exc_info=raised, extra={"incident": incident})
     issue = Issue("exception", f"an internal error; incident {incident}", severity="fatal")
     return _response(request, 500, operation_outcome([issue]), {})
 
 
 async def _audit_refusal(request: Request, caller: Caller, error: ServerError) -> None:
-    """One row for each interaction that was refused; reads of what is not there have theirs."""
-    if request.method in _READS and error.http_status in (404, 410):
-        return
+    """The row of an interaction that was refused before it could write its own."""
     resource_type = request.path_params.get("resource_type")
     resource_id = request.path_params.get("resource_id")
     parameters = audit_parameters(
         caller,
-        f"FHIR_{request.method}",
+        _event_type(request),
         resource_type[:64] if resource_type else None,
         resource_id[:64] if resource_id else None,
         outcome="FAILURE",
@@ -202,3 +228,25 @@ async def _audit_refusal(request: Request, caller: Caller, error: ServerError) -
     database: Database = request.app.state.services.database
     async with database.async_connection(caller.tenant.id) as connection:
         await connection.execute(INSERT_AUDIT, parameters)
+
+
+_EVENTS = {"PUT": "FHIR_UPDATE", "PATCH": "FHIR_PATCH", "DELETE": "FHIR_DELETE"}
+
+
+def _event_type(request: Request) -> str:
+    """The interaction that the method and the URL ask for (R4 http.html#summary)."""
+    path = request.scope["path"].rstrip("/")
+    named = request.path_params
+    if path.endswith("/_search"):
+        return "FHIR_SEARCH"
+    if request.method in _EVENTS:
+        return _EVENTS[request.method]
+    if request.method == "POST":
+        return "FHIR_CREATE" if "resource_type" in named else "FHIR_BATCH"
+    if "version_id" in named:
+        return "FHIR_VREAD"
+    if path.endswith("/_history"):
+        return "FHIR_HISTORY"
+    if "resource_id" in named:
+        return "FHIR_READ"
+    return "FHIR_SEARCH" if "resource_type" in named else "FHIR_OPERATION"

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import errors
 
 from interop.access import Caller, Filter
-from interop.access.audit import INSERT_AUDIT, audit_parameters
+from interop.access.audit import audit_parameters, is_audit_failure, mark_audited
 from interop.errors import Conflict, PreconditionFailed, Unavailable, Unprocessable
 from interop.fhir import json
 from interop.fhir.lens import Connection, JsonObject
@@ -221,8 +221,10 @@ class Writer:
     def _audit(
         self, connection: Connection, event: str, resource_type: str, resource_id: str
     ) -> None:
+        audit = audit_parameters(self._caller, event, resource_type, resource_id)
         connection.execute(
-            INSERT_AUDIT, audit_parameters(self._caller, event, resource_type, resource_id)
+            resources.AUDIT_WRITE,
+            (self._tenant_id, resource_type, resource_id, resources.json_text(audit)),
         )
 
     # -- the transaction around it ------------------------------------------------------
@@ -233,7 +235,9 @@ class Writer:
             try:
                 with self._database.connection(self._tenant_id) as connection:
                     now = resources.begin_write(connection, self._caller.actor_name)
-                    return attempt(connection, now)
+                    written = attempt(connection, now)
+                mark_audited()
+                return written
             except (errors.DeadlockDetected, errors.SerializationFailure) as error:
                 logger.info("write_retried", extra={"reason": type(error).__name__, "left": left})
             except psycopg.Error as error:
@@ -243,6 +247,8 @@ class Writer:
 
 def translated(error: psycopg.Error) -> Exception:
     """What a refusal of the database means to the client; other errors stay what they are."""
+    if is_audit_failure(error):
+        return Unavailable("the audit log cannot be written; nothing was done")
     rule = error.diag.constraint_name or error.diag.column_name or ""
     if isinstance(error, errors.UniqueViolation):
         return Conflict(f"another record holds the same key ({rule})")

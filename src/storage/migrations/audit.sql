@@ -25,7 +25,9 @@ BEGIN
         p_audit ->> 'actor_type', p_audit ->> 'event_type', p_audit ->> 'resource_type',
         p_audit ->> 'resource_id', p_patient, p_audit ->> 'outcome', p_audit ->> 'request_id',
         p_audit ->> 'ip_address', p_audit ->> 'user_agent', p_audit -> 'metadata');
-    IF p_patient IS NOT NULL AND p_audit ->> 'phi_action' IS NOT NULL THEN
+    -- What was refused showed nobody's data.
+    IF p_patient IS NOT NULL AND p_audit ->> 'phi_action' IS NOT NULL
+            AND p_audit ->> 'outcome' = 'SUCCESS' THEN
         INSERT INTO phi_access_logs (tenant_id, audit_event_id, patient_id, action,
             purpose_of_use, is_break_glass, break_glass_reason)
         VALUES (p_tenant, event, p_patient, p_audit ->> 'phi_action',
@@ -74,7 +76,8 @@ BEGIN
         is_break_glass, break_glass_reason)
     SELECT p_tenant, event, patient, phi_action, purpose_of_use, coalesce(is_break_glass, false),
         break_glass_reason
-    FROM given WHERE phi_action IS NOT NULL AND patient IS NOT NULL;
+    FROM given
+    WHERE phi_action IS NOT NULL AND patient IS NOT NULL AND outcome = 'SUCCESS';
 END;
 $$;
 

@@ -46,7 +46,7 @@ class AuditEvent(Base):
     """One interaction of one door; append-only, the application role cannot change a row.
 
     No foreign keys: the log outlives what it speaks of, and an insert on the read path takes no
-    lock on a shared row. `patient_id` is there where the interaction was about exactly one. Rows are
+    lock on a shared row. `patient_id` is there where the interaction was about one patient. Rows are
     found by time through their transaction: seals know the times of transactions, and an index on
     both would cost each read twice.
     """

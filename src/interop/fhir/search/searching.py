@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import Any
 from urllib.parse import urlencode
 
 from psycopg import errors
 
 from interop.access import Caller, Filter
-from interop.access.audit import audit_parameters
+from interop.access.audit import audit_parameters, mark_audited
 from interop.errors import BadRequest, TooCostly, Unavailable
 from interop.fhir import bundles
 from interop.fhir.definitions import definitions
@@ -32,6 +33,8 @@ from storage.resource_search import After, Include, SearchStatement, SortKey
 MAX_INCLUDED = 1000
 # Rows may change while others are rendered; a busy ingest must not keep a reader for ever.
 RENDER_TURNS = 5
+# Of a query the audit row keeps so many characters.
+LONGEST_QUERY = 4096
 
 SEARCH = "SELECT * FROM fhir_search(%s, %s, %s, %s)"
 
@@ -58,9 +61,14 @@ class Searcher:
             self._caller,
             "FHIR_SEARCH",
             request.resource_type,
-            # Names only: values may identify a person.
-            metadata={"parameters": sorted({name for name, _ in request.applied})},
+            metadata={
+                "parameters": sorted({name for name, _ in request.applied}),
+                # IHE BALP: the query as it was asked, in base64.
+                "query": _base64(self._url(request, request.cursor)),
+            },
         )
+        # Of the matches the last may only say that there is a next page: nobody is shown it.
+        audit["page_size"] = request.count
         rows = await self._rows(request, query, statement.values, audit)
         rows = await resources.opened_rows(self._database, tenant_id, rows)
         return self._bundle(request, rows)
@@ -70,19 +78,29 @@ class Searcher:
     ) -> list[tuple[Any, ...]]:
         """Run the search, again after rendering where something it touches is stale."""
         tenant_id = self._caller.tenant.id
-        parameters = (tenant_id, query, values, resources.json_text(audit))
         for _ in range(RENDER_TURNS):
-            try:
-                rows = await resources.call(self._database, SEARCH, parameters)
-            except errors.QueryCanceled:
-                raise Unavailable("the search took too long; narrow it") from None
+            rows = await self._found(query, values, audit)
             if not any(row[0] == "stale" for row in rows):
-                break
+                return rows
             rendered = await asyncio.to_thread(
                 render_stale, self._database, tenant_id, request.types(), None, self._own_base
             )
             if not rendered:
-                break  # what cannot be rendered is shown as it last was, and logged
+                break
+        # What cannot be rendered is shown as it last was, and logged.
+        return await self._found(query, values, {**audit, "even_if_stale": True})
+
+    async def _found(
+        self, query: str, values: list[str], audit: dict[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        """Run the search once; audited unless its rows say that something is stale."""
+        parameters = (self._caller.tenant.id, query, values, resources.json_text(audit))
+        try:
+            rows = await resources.call(self._database, SEARCH, parameters)
+        except errors.QueryCanceled:
+            raise Unavailable("the search took too long; narrow it") from None
+        if "even_if_stale" in audit or not any(row[0] == "stale" for row in rows):
+            mark_audited()
         return rows
 
     def _query(
@@ -162,6 +180,10 @@ class Searcher:
             pairs.append((CURSOR, cursor.encode()))
         query = urlencode(pairs, safe=":|,/$")
         return f"{self._own_base}/{request.resource_type}" + (f"?{query}" if query else "")
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text[:LONGEST_QUERY].encode()).decode()
 
 
 def _sort_key(statement: SearchStatement, code: str, type_: str, descending: bool) -> SortKey:
