@@ -27,7 +27,7 @@ from storage.objects import ObjectStore, open_object_store
 from storage.postgres_binaries import PostgresBinaries, system_binaries
 from storage.tenancy import Tenant, TenantDirectory
 
-pytest_plugins = ["tests.seaweedfs"]
+pytest_plugins = ["tests.seaweedfs", "tests.kms"]
 
 TEMPLATE = "interop_template"
 CLUSTER = pytest.StashKey[EmbeddedPostgres]()

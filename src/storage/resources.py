@@ -3,20 +3,26 @@
 What a resource means is for `interop.fhir`; here it is a type, an id, bytes and search rows. Writes
 are blocking and belong to the caller's transaction; reads are asynchronous, one round trip each
 through a function of `migrations/read_model.sql` that binds the tenant and writes the audit row.
+
+A body that holds something especially sensitive is stored sealed as a whole, bound to its type, id
+and version. It is sealed and opened here; of others, only the first characters are looked at.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
 import orjson
 
-from storage.database import Connection, Database
+from storage.audit import mark_audited
+from storage.database import Connection, Database, vault_of
+from storage.encryption.columns import PREFIX, place
 
 Audit = Mapping[str, Any]
 
@@ -29,12 +35,16 @@ STORE: LiteralString = (
     " %(method)s, %(body)s, %(rows)s)"
 )
 READ: LiteralString = "SELECT * FROM fhir_read(%s, %s, %s, %s)"
+AUDIT_WRITE: LiteralString = "SELECT fhir_audit_write(%s, %s, %s, %s)"
 HISTORY: LiteralString = "SELECT * FROM fhir_read_history(%s, %s, %s, %s, %s, %s, %s)"
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The current version of a resource. Version 0 is the stub of a row never rendered."""
+    """The current version of a resource. Version 0 is the stub of a row never rendered.
+
+    The body is open, but for what `lock_stale` returns (see `opened`).
+    """
 
     row_id: UUID | None
     version: int
@@ -86,7 +96,25 @@ def current(
     row = connection.execute(
         CURRENT + " FOR UPDATE", {"tenant": tenant_id, "type": resource_type, "id": resource_id}
     ).fetchone()
-    return Stored(*row) if row else None
+    if row is None:
+        return None
+    return opened(connection, tenant_id, resource_type, resource_id, Stored(*row))
+
+
+def opened(
+    connection: Connection, tenant_id: UUID, resource_type: str, resource_id: str, stored: Stored
+) -> Stored:
+    """The same with its body open. Raises EncryptionError."""
+    if not stored.body.startswith(PREFIX):
+        return stored
+    where = body_place(resource_type, resource_id, stored.version)
+    body = vault_of(connection).open(tenant_id, where, stored.body, connection)
+    return replace(stored, body=body)
+
+
+def body_place(resource_type: str, resource_id: str, version: int) -> str:
+    """What a sealed body is bound to, in fhir_resources and in fhir_history alike."""
+    return place("fhir_resources", "body", f"{resource_type}/{resource_id}/{version}")
 
 
 def row_owner(
@@ -113,8 +141,16 @@ def store(
     method: str,
     body: bytes | None,
     search_rows: Mapping[str, Any],
+    is_sensitive: bool = False,
 ) -> None:
-    """Write a version: current bytes, history, search rows and the outbox. No body: deleted."""
+    """Write a version: current bytes, history, search rows and the outbox. No body: deleted.
+
+    Raises EncryptionError where the body `is_sensitive` and cannot be sealed.
+    """
+    text = None if body is None else body.decode()
+    if text is not None and is_sensitive:
+        where = body_place(resource_type, resource_id, version)
+        text = vault_of(connection).seal(tenant_id, where, text, connection)
     connection.execute(
         STORE,
         {
@@ -125,7 +161,7 @@ def store(
             "version": version,
             "last_updated": last_updated,
             "method": method,
-            "body": None if body is None else body.decode(),
+            "body": text,
             "rows": json.dumps(search_rows, allow_nan=False),
         },
     )
@@ -225,7 +261,10 @@ def lock_stale(
     after: str = "",
     resource_id: str | None = None,
 ) -> list[tuple[str, Stored]]:
-    """Stale resources of a type (or the one named), locked in the order that triggers lock them."""
+    """Stale resources of a type (or the one named), locked in the order that triggers lock them.
+
+    Their bodies are as they are stored: one that does not open must not hide the others.
+    """
     rows = connection.execute(
         "SELECT resource_id, row_id, version, last_updated, deleted, stale, body"
         " FROM fhir_resources WHERE tenant_id = %s AND resource_type = %s AND stale"
@@ -267,8 +306,14 @@ async def read(
     """The current version; audited unless it is stale, which the caller renders first."""
     rows = await call(database, READ, (tenant_id, resource_type, resource_id, json_text(audit)))
     if not rows:
+        mark_audited()
         return None
     version, last_updated, deleted, stale, body = rows[0]
+    if not stale:
+        mark_audited()
+    if body.startswith(PREFIX):
+        where = body_place(resource_type, resource_id, version)
+        body = await open_body(database, tenant_id, where, body)
     return Stored(None, version, last_updated, deleted, stale, body)
 
 
@@ -289,7 +334,41 @@ async def history(
         HISTORY,
         (tenant_id, resource_type, resource_id, version, before, limit, json_text(audit)),
     )
-    return [Version(*row) for row in rows]
+    mark_audited()
+    versions = [Version(*row) for row in rows]
+    for index, found in enumerate(versions):
+        if found.body is not None and found.body.startswith(PREFIX):
+            where = body_place(resource_type, resource_id, found.version)
+            body = await open_body(database, tenant_id, where, found.body)
+            versions[index] = replace(found, body=body)
+    return versions
+
+
+async def opened_rows(
+    database: Database, tenant_id: UUID, rows: list[tuple[Any, ...]]
+) -> list[tuple[Any, ...]]:
+    """The rows of a search with their bodies open."""
+    if not any(row[-1].startswith(PREFIX) for row in rows):
+        return rows
+    found: list[tuple[Any, ...]] = []
+    for row in rows:
+        body = row[-1]
+        if body.startswith(PREFIX):
+            where = body_place(row[2], row[3], row[4])
+            body = await open_body(database, tenant_id, where, body)
+        found.append((*row[:-1], body))
+    return found
+
+
+async def open_body(database: Database, tenant_id: UUID, where: str, body: str) -> str:
+    """Open a sealed body (`body_place`) without holding up the event loop. Raises EncryptionError.
+
+    The first of a tenant in some minutes waits for its key.
+    """
+    opened_now = database.vault.open_now(tenant_id, where, body)
+    if opened_now is not None:
+        return opened_now
+    return await asyncio.to_thread(database.vault.open, tenant_id, where, body)
 
 
 async def call(

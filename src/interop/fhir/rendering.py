@@ -17,10 +17,12 @@ from psycopg import errors
 from interop.fhir import json
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.row_writing import RowWriter, lenses, resolve_waiting
-from interop.fhir.search.extraction import extract
+from interop.fhir.search.extraction import SearchRows, extract
+from interop.fhir.sensitive import blinding
 from interop.fhir.versions import is_same_content, next_time, stamped
 from storage import resources
 from storage.database import Database
+from storage.encryption import KeysUnavailable
 from storage.resources import Stored
 
 logger = logging.getLogger(__name__)
@@ -104,6 +106,9 @@ class _Batch:
                 render_resource(connection, *self._key, stale_id, stored, self._own_base)
         except psycopg.OperationalError:  # deadlocks among them
             raise
+        except KeysUnavailable:
+            logger.warning("row_waits_for_keys", extra={"resource_type": self._key[1]})
+            return False
         except Exception:
             logger.exception(
                 "row_not_presentable",
@@ -127,7 +132,8 @@ def render_resource(
     if lens is None or stored.row_id is None:
         resources.mark_fresh(connection, tenant_id, *key)
         return
-    before = json.loads(stored.body.encode()) if stored.body else None
+    body = resources.opened(connection, tenant_id, *key, stored).body
+    before = json.loads(body.encode()) if body else None
     presented = lens.present(connection, tenant_id, stored.row_id, before)
     now = resources.begin_write(connection, ACTOR)
     if presented is None:
@@ -159,11 +165,11 @@ def _store(
 ) -> None:
     version = stored.version + 1
     moment = next_time(now, stored.last_updated if stored.version else None)
-    body, search_rows = None, {}
+    body, rows = None, SearchRows()
     if presented is not None:
         whole = stamped({**presented, "resourceType": key[0]}, key[1], version, moment)
         body = json.dumps(whole)
-        search_rows = extract(whole, own_base).as_json()
+        rows = extract(whole, own_base, blind=blinding(connection, tenant_id))
     resources.store(
         connection,
         tenant_id,
@@ -173,5 +179,6 @@ def _store(
         last_updated=moment,
         method="DELETE" if body is None else ("PUT" if stored.version else "POST"),
         body=body,
-        search_rows=search_rows,
+        search_rows=rows.as_json(),
+        is_sensitive=rows.is_sensitive,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from storage.encryption.columns import SEALED, open_row, place, seal_row
 from storage.encryption.errors import EncryptionError, KeyDestroyed, KeysUnavailable, SealBroken
 from storage.encryption.master_key import KEY_BYTES, MasterKey
+from storage.encryption.shredding import shred
 
 __all__ = [
     "KEY_BYTES",
@@ -17,4 +18,5 @@ __all__ = [
     "open_row",
     "place",
     "seal_row",
+    "shred",
 ]

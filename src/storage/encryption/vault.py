@@ -15,6 +15,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -41,6 +42,24 @@ BLIND = "blind:"
 _STRIPES = 32
 
 
+class Sealer:
+    """The values of one tenant, or of the platform (None): what a MasterKey does, by a Vault."""
+
+    def __init__(self, vault: Vault, tenant_id: UUID | None) -> None:
+        self._vault = vault
+        self._tenant_id = tenant_id
+
+    def seal(self, plain: str, place: str) -> str:
+        return self._vault.seal(self._tenant_id, place, plain)
+
+    def open(self, sealed: str, place: str) -> str:
+        return self._vault.open(self._tenant_id, place, sealed)
+
+
+# (domain, value) -> blind index
+BlindIndex = Callable[[str, str], str]
+
+
 class Vault:
     """Seals and opens the values of the tenants of one database."""
 
@@ -54,7 +73,7 @@ class Vault:
     ) -> None:
         self.providers = providers
         self._database = database
-        self._cache = cache or KeyCache()
+        self._cache = KeyCache() if cache is None else cache
         self._clock = clock
         self._newest: dict[UUID | None, tuple[float, int]] = {}
         self._locks = tuple(threading.Lock() for _ in range(_STRIPES))
@@ -103,10 +122,15 @@ class Vault:
             key = self._key(tenant_id, INDEX, 1, connection)
         return _blinded(key, domain, value)
 
-    def blind_index_if_any(self, tenant_id: UUID, domain: str, value: str) -> str | None:
-        """What to search for; None where this tenant has never indexed a value."""
+    def index_of(self, tenant_id: UUID) -> BlindIndex | None:
+        """Makes blind indexes to search for; None where this tenant has never indexed a value."""
         key = self._index_key(tenant_id, None)
-        return None if key is None else _blinded(key, domain, value)
+        return None if key is None else partial(_blinded, key)
+
+    def index_now(self, tenant_id: UUID) -> BlindIndex | None:
+        """The same for an event loop: None also where the key must be fetched first."""
+        key = self._cache.get((tenant_id, INDEX, 1))
+        return None if key is None else partial(_blinded, key)
 
     # -- keys -------------------------------------------------------------------------------------
 
@@ -118,6 +142,18 @@ class Vault:
         with self._connection(tenant_id, None) as connection:
             newest = data_keys.newest(connection, tenant_id, SEAL)
         return self._create(tenant_id, SEAL, newest)
+
+    def newest_version(self, tenant_id: UUID | None) -> int | None:
+        """The version that seals from now on in this process; None where nothing was ever sealed.
+
+        Raises KeyDestroyed.
+        """
+        self._newest.pop(tenant_id, None)
+        with self._connection(tenant_id, None) as connection:
+            newest = data_keys.newest(connection, tenant_id, SEAL)
+        if newest is not None and newest.wrapped is None:
+            raise KeyDestroyed
+        return newest.version if newest is not None else None
 
     def rewrap(self, tenant_id: UUID | None) -> int:
         """Wrap the data keys under the current master key or KMS key. Returns how many."""

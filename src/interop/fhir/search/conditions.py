@@ -14,7 +14,11 @@ from interop.errors import BadRequest
 from interop.fhir.definitions import SearchParameter
 from interop.fhir.references import parse_target
 from interop.fhir.search.converters import OF_TYPE
-from interop.fhir.search.extraction import component_name, component_tables
+from interop.fhir.search.extraction import (
+    component_name,
+    component_tables,
+    reads_identifiers,
+)
 from interop.fhir.search.request import Clause, split_values, unescape
 from interop.fhir.search.values import (
     INDEXED_CHARACTERS,
@@ -41,11 +45,20 @@ _KILOMETRES = {"km": 1.0, "m": 0.001, "[mi_us]": 1.609347, "[mi_i]": 1.609344, "
 
 
 class Conditions:
-    """Adds the conditions of clauses to a statement. `own_base` is this tenant's FHIR base URL."""
+    """Adds the conditions of clauses to a statement. `own_base` is this tenant's FHIR base URL.
 
-    def __init__(self, statement: SearchStatement, own_base: str) -> None:
+    `blind` makes of a number what stands for it where it is indexed blindly (see `sensitive`).
+    """
+
+    def __init__(
+        self,
+        statement: SearchStatement,
+        own_base: str,
+        blind: Callable[[str], str] | None = None,
+    ) -> None:
         self._statement = statement
         self._own_base = own_base
+        self._blind = blind
 
     def add(self, clause: Clause) -> None:
         """Require one clause. Raises BadRequest for a value that its type does not have."""
@@ -98,7 +111,9 @@ class Conditions:
         parts = [split_values(value, "|") for value in clause.values]
         if len(parts) < 2 or any(len(part) != 1 for part in parts):
             return []
-        return [exact_key(unescape(part[0])) for part in parts]
+        codes = [unescape(part[0]) for part in parts]
+        blind = [number for code in codes if (number := self._blinded(code, clause))]
+        return [exact_key(code) for code in codes] + blind
 
     def _row(self, type_: str, value: str, clause: Clause) -> RowCondition:
         readers: dict[str, Callable[[str, Clause], RowCondition]] = {
@@ -119,10 +134,31 @@ class Conditions:
         if clause.modifier == "of-type":
             if len(parts) != 3 or not all(parts[1:]):
                 raise BadRequest(f"{clause.name}: expected <type system>|<type code>|<value>")
-            typed = exact_key(f"{parts[1]}|{parts[2]}")
-            return self._statement.token(exact_key(parts[0]) or None, typed)
+            blind = self._blinded(parts[2], clause)
+            typed = [exact_key(f"{parts[1]}|{number}") for number in (parts[2], blind) if number]
+            return self._token_of(exact_key(parts[0]) or None, typed)
         system, code = _system_and_code(parts, clause)
-        return self._statement.token(system, code)
+        blind = self._blinded(parts[-1], clause)
+        return self._token_of(system, [item for item in (code, blind) if item is not None])
+
+    def _token_of(self, system: str | None, codes: list[str]) -> RowCondition:
+        """One of the codes; any where there are none."""
+        if len(codes) < 2:
+            return self._statement.token(system, codes[0] if codes else None)
+        of_codes = self._statement.codes(codes)
+        if system is None:
+            return of_codes
+        of_system = self._statement.token(system, None)
+        return lambda s: f"{of_codes(s)} AND {of_system(s)}"
+
+    def _blinded(self, number: str, clause: Clause) -> str | None:
+        """What a number is indexed as where it is sensitive; None: here no number is."""
+        if self._blind is None or not number:
+            return None
+        is_identifier = clause.modifier == "identifier" or reads_identifiers(
+            self._statement.resource_type, clause.parameter.code
+        )
+        return self._blind(number) if is_identifier else None
 
     def _string(self, value: str, clause: Clause) -> RowCondition:
         text = unescape(value)
@@ -147,7 +183,12 @@ class Conditions:
         text = unescape(value)
         if clause.modifier == "identifier":
             parts = [unescape(part) for part in split_values(value, "|")]
-            return self._statement.reference_identifier(*_system_and_code(parts, clause))
+            system, number = _system_and_code(parts, clause)
+            found = self._statement.reference_identifier(system, number)
+            blind = self._blinded(parts[-1], clause)
+            if blind is None:
+                return found
+            return _any([found, self._statement.reference_identifier(system, blind)])
         targets = clause.parameter.targets
         if clause.modifier:
             targets = (clause.modifier,)

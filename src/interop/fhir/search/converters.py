@@ -38,6 +38,16 @@ class Context:
 
     resource: JsonObject
     own_base: str | None
+    # The `id()` of Identifiers whose numbers must not stand in a search row, and what does instead.
+    sensitive: frozenset[int] = frozenset()
+    blind: Callable[[str], str] | None = None
+
+    def number(self, identifier: Any) -> str:
+        """The value of an Identifier, as it may be indexed; without `blind` some not at all."""
+        number: str = identifier.get("value", "")
+        if number and id(identifier) in self.sensitive:
+            return self.blind(number) if self.blind else ""
+        return number
 
 
 Converter = Callable[[Any, Context, Element | None], list[Row]]
@@ -56,13 +66,13 @@ def _concept(value: Any, _context: Context, _element: Element | None) -> list[Ro
     return [(exact_key(c.get("system", "")), exact_key(c.get("code", ""))) for c in codings]
 
 
-def _identifier(value: Any, _context: Context, _element: Element | None) -> list[Row]:
-    return [(exact_key(value.get("system", "")), exact_key(value.get("value", "")))]
+def _identifier(value: Any, context: Context, _element: Element | None) -> list[Row]:
+    return [(exact_key(value.get("system", "")), exact_key(context.number(value)))]
 
 
-def identifier_types(value: Any, _context: Context, _element: Element | None) -> list[Row]:
+def identifier_types(value: Any, context: Context, _element: Element | None) -> list[Row]:
     """The rows of `identifier:of-type`: the type's system, and its code with the value."""
-    number = value.get("value", "")
+    number = context.number(value)
     return [
         (exact_key(coding.get("system", "")), exact_key(f"{coding.get('code', '')}|{number}"))
         for coding in value.get("type", {}).get("coding", ())
@@ -122,7 +132,7 @@ def _reference(value: Any, context: Context, _element: Element | None) -> list[R
     identifier = value.get("identifier", {})
     by_identifier = (
         exact_key(identifier.get("system", "")),
-        exact_key(identifier.get("value", "")),
+        exact_key(context.number(identifier)),
     )
     url = value.get("reference", "")
     if not url or url.startswith("#"):

@@ -7,6 +7,7 @@ Extractors are compiled from the official expressions, one list for each resourc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -25,6 +26,7 @@ from interop.fhir.search.converters import (
     identifier_types,
 )
 from interop.fhir.search.values import EARLIEST, LATEST, fold, grams
+from interop.fhir.sensitive import sensitive
 
 # The parameters that fhir_resources answers from its own columns.
 COLUMN_PARAMETERS = ("_id", "_lastUpdated")
@@ -43,6 +45,8 @@ class SearchRows:
     tables: dict[str, list[list[Any]]] = field(default_factory=lambda: {t: [] for t in TABLES})
     grams: set[str] = field(default_factory=set)
     limit: int | None = None
+    # Whether the resource is one to be stored sealed.
+    is_sensitive: bool = False
     _seen: dict[tuple[str, str], set[Row]] = field(default_factory=dict)
     _size: int = 0
 
@@ -118,22 +122,28 @@ class Extractor:
 
 
 def extract(
-    resource: JsonObject, own_base: str | None = None, *, limit: int | None = None
+    resource: JsonObject,
+    own_base: str | None = None,
+    *,
+    limit: int | None = None,
+    blind: Callable[[str], str] | None = None,
 ) -> SearchRows:
     """All search rows of `resource`. `own_base` is the URL under which this server serves it.
 
-    With a `limit`, raises TooCostly where there are more.
+    With a `limit`, raises TooCostly where there are more. `blind` makes of an especially sensitive
+    number what it is found by; without it such a number is not indexed.
     """
-    rows = SearchRows(limit=limit)
-    context = Context(resource, own_base)
+    found = sensitive(resource)
+    rows = SearchRows(limit=limit, is_sensitive=found.found)
+    context = Context(resource, own_base, found.identifiers, blind)
     root = [resource]
     for extractor in extractors(str(resource["resourceType"])):
         for name, value in extractor.values:
-            found = value.rows(root, context)
+            made = value.rows(root, context)
             if extractor.parameter.type == "special":
-                _add_position(rows, name, found)
-            elif found:
-                rows.add(extractor.table, name, found)
+                _add_position(rows, name, made)
+            elif made:
+                rows.add(extractor.table, name, made)
         if extractor.composites:
             _add_composite(rows, extractor, context)
     for row in rows.tables["string"]:
@@ -162,6 +172,17 @@ def _add_composite(rows: SearchRows, extractor: Extractor, context: Context) -> 
                 name = component_name(extractor.parameter.code, index)
                 rows.add(component.table, name, found, cluster)
             cluster += 1
+
+
+@cache
+def reads_identifiers(resource_type: str, code: str) -> bool:
+    """Whether a parameter finds Identifiers, whose numbers may be indexed blindly."""
+    return any(
+        value.stream.type == "Identifier"
+        for extractor in extractors(resource_type)
+        if extractor.parameter.code == code
+        for _, value in extractor.values
+    )
 
 
 def component_name(code: str, index: int) -> str:

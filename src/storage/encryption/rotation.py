@@ -1,0 +1,150 @@
+"""Rotation of data keys while the server works.
+
+A new data key seals at once; what the old ones have sealed stays readable and is sealed anew in
+batches. There is nothing to resume from: what is done no longer matches, so a job that was cut off
+is simply run again. A row that somebody changes meanwhile is left to them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from storage import resources
+from storage.database import Connection, Database, vault_of
+from storage.encryption.columns import PREFIX, SEALED, place
+from storage.encryption.errors import SealBroken
+from storage.jobs import defer
+
+logger = logging.getLogger(__name__)
+
+BATCH = 100
+TASK = "reseal"
+QUEUE = "keys"
+ACTOR = "key-rotation"
+# Other processes seal with the old key for two seconds more; the job comes after them.
+DELAY_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A column that holds sealed values, and the key of its table besides the tenant."""
+
+    table: str
+    column: str
+    key: tuple[str, ...]
+
+    def place(self, values: tuple[Any, ...]) -> str:
+        if self.table.startswith("fhir_"):
+            return resources.body_place(*values)
+        return place(self.table, self.column, *values)
+
+
+_BODY = ("resource_type", "resource_id", "version")
+_BODIES = (
+    _Target("fhir_resources", "body", _BODY),
+    _Target("fhir_history", "body", _BODY),
+)
+
+
+def targets() -> tuple[_Target, ...]:
+    """Where sealed values of tenants lie."""
+    rows = (
+        _Target(table, column.name, ("id",))
+        for table, columns in SEALED.items()
+        for column in columns
+    )
+    return (*rows, *_BODIES)
+
+
+def rotate(database: Database, tenant_id: UUID) -> int:
+    """Make a new data key and queue the job that seals anew. Returns the key's version."""
+    version = database.vault.rotate(tenant_id)
+    with database.connection(tenant_id) as connection:
+        defer_resealing(connection, tenant_id)
+    return version
+
+
+def defer_resealing(connection: Connection, tenant_id: UUID) -> None:
+    """Queue the job, unless it waits already."""
+    now = connection.execute(
+        "SELECT now() + make_interval(secs => %s)", (DELAY_SECONDS,)
+    ).fetchone()
+    assert now is not None
+    defer(
+        connection,
+        TASK,
+        {"tenant_id": str(tenant_id)},
+        queue=QUEUE,
+        queueing_lock=f"{TASK}:{tenant_id}",
+        lock=f"{TASK}:{tenant_id}",
+        schedule_at=now[0],
+    )
+
+
+def reseal(database: Database, tenant_id: UUID, *, batch: int = BATCH) -> int:
+    """Seal under the newest data key what older ones have sealed. Returns how many values."""
+    version = database.vault.newest_version(tenant_id)
+    if version is None:
+        return 0
+    return sum(
+        changed
+        for target in targets()
+        for changed in _batches(database, tenant_id, target, version, batch)
+    )
+
+
+def _batches(
+    database: Database, tenant_id: UUID, target: _Target, version: int, batch: int
+) -> Iterator[int]:
+    after: tuple[Any, ...] | None = None
+    while True:
+        with database.connection(tenant_id) as connection:
+            # Quietly: a number that is sealed anew is the same number, and no new version.
+            resources.begin_write(connection, ACTOR)
+            rows = _older(connection, tenant_id, target, version, after, batch)
+            yield sum(_reseal_one(connection, tenant_id, target, row) for row in rows)
+        if len(rows) < batch:
+            return
+        after = rows[-1][:-1]
+
+
+def _older(
+    connection: Connection,
+    tenant_id: UUID,
+    target: _Target,
+    version: int,
+    after: tuple[Any, ...] | None,
+    batch: int,
+) -> list[tuple[Any, ...]]:
+    """The next values that are sealed under another version, along the primary key."""
+    keys = ", ".join(target.key)
+    beyond = f" AND ({keys}) > ({', '.join(['%s'] * len(target.key))})" if after else ""
+    current = f"{PREFIX}{version}:"
+    statement = (
+        f"SELECT {keys}, {target.column} FROM {target.table} WHERE tenant_id = %s{beyond}"
+        f" AND left({target.column}, {len(PREFIX)}) = '{PREFIX}'"
+        f" AND left({target.column}, {len(current)}) <> '{current}' ORDER BY {keys} LIMIT {batch}"
+    )
+    return connection.execute(statement.encode(), (tenant_id, *(after or ()))).fetchall()
+
+
+def _reseal_one(
+    connection: Connection, tenant_id: UUID, target: _Target, row: tuple[Any, ...]
+) -> int:
+    key, old = row[:-1], row[-1]
+    vault, where = vault_of(connection), target.place(key)
+    try:
+        plain = vault.open(tenant_id, where, old, connection)
+    except SealBroken:
+        # It was moved or changed by hand; readers are told, and the rest is still to be done.
+        logger.error("seal_broken", extra={"table": target.table, "column": target.column})
+        return 0
+    same = " AND ".join(f"{column} = %s" for column in (*target.key, target.column))
+    return connection.execute(
+        f"UPDATE {target.table} SET {target.column} = %s WHERE tenant_id = %s AND {same}".encode(),
+        (vault.seal(tenant_id, where, plain, connection), tenant_id, *key, old),
+    ).rowcount
