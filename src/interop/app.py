@@ -11,17 +11,21 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from interop.access.gate import Gate
+from interop.access.limits import RateLimiter
 from interop.dicomweb import router as dicomweb
 from interop.fhir import router as fhir
 from interop.identity import router as identity
 from interop.logs import configure_logging
 from interop.services import Services, open_services
 from interop.settings import Settings
-from interop.smart import oauth2
+from interop.smart import discovery, oauth2
+from storage.rate_limits import open_buckets
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +47,12 @@ def application(
         services = build(settings)
         await services.database.open_async()
         app.state.services = services
+        buckets = open_buckets(services.database, settings.redis_url)
+        app.state.limiter = RateLimiter(services.database, services.limits, buckets)
         try:
             yield
         finally:
+            await app.state.limiter.close()
             await services.database.close_async()
             services.close()
 
@@ -53,6 +60,8 @@ def application(
         routes=[
             # One pattern, and the shortest answers: before FHIR's many.
             *dicomweb.routes(),
+            # Its address would be read as one of a resource.
+            *discovery.fhir_routes(),
             *fhir.routes(),
             *oauth2.routes(),
             *identity.routes(),
@@ -61,6 +70,7 @@ def application(
             Route("/readyz", readyz),
             Route("/metrics", metrics),
         ],
+        middleware=[Middleware(Gate)],
         lifespan=lifespan,
     )
 

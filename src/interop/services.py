@@ -14,6 +14,7 @@ from interop.smart.tokens import TokenService
 from storage.database import Database
 from storage.encryption import MasterKey
 from storage.objects import ObjectStore, open_object_store
+from storage.quotas import TenantLimits
 from storage.tenancy import TenantDirectory
 
 
@@ -25,6 +26,7 @@ class Services:
     database: Database
     objects: ObjectStore
     tenants: TenantDirectory
+    limits: TenantLimits
     spool: Spool
     ingest: Ingest
     master_key: MasterKey
@@ -48,6 +50,7 @@ def open_services(settings: Settings) -> Services:
         database=database,
         objects=objects,
         tenants=TenantDirectory(database),
+        limits=TenantLimits(database),
         spool=spool,
         ingest=Ingest(database, objects, spool, Limits(object_bytes=settings.max_object_bytes)),
         master_key=open_master_key(settings),

@@ -119,6 +119,11 @@ class Settings(BaseSettings):
     max_fhir_bytes: int = Field(
         10 << 20, ge=1 << 10, description="Largest FHIR resource accepted, in bytes."
     )
+    redis_url: str | None = Field(
+        None,
+        description="Redis that shares rate limits between machines, redis://host:6379/0; needs "
+        "the extra dental-interop[redis]; default: PostgreSQL shares them.",
+    )
     token_seconds: int = Field(
         3600, ge=60, le=86400, description="Lifetime of an access token in seconds."
     )

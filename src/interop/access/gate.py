@@ -1,4 +1,4 @@
-"""What every authenticated request passes before its handler: suspension and rate limits.
+"""The rate limits, which every authenticated request passes before its handler.
 
 Pure ASGI, outermost but for the application's own error handling. A request without a valid token
 passes untouched: its handler refuses it, and it must not use up what a tenant may ask.
@@ -20,11 +20,10 @@ from interop.access.limits import (
     policy_field,
     too_many,
 )
-from interop.errors import Forbidden, ServerError, Unauthorized
+from interop.errors import TooManyRequests, Unauthorized
 
 if TYPE_CHECKING:
     from interop.services import Services
-    from interop.smart.tokens import Claims
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -48,27 +47,24 @@ class Gate:
             await self._app(scope, receive, send)
             return
         state = scope["app"].state
+        services: Services = state.services
+        limiter: RateLimiter = state.limiter
         try:
-            claims: Claims = await state.services.authenticator.claims(token)
+            claims = (await services.authenticator.standing(token)).claims
         except Unauthorized:
             await self._app(scope, receive, send)
             return
-        method, path = scope["method"], scope["path"]
-        try:
-            if not costs.is_safe(method, path):
-                await _require_active(state.services, claims, path)
-            limiter: RateLimiter = state.limiter
-            leases = await limiter.leases(claims.tenant_id, claims.client_id, claims.user_id)
-            if leases:
-                refusal = await limiter.charge(leases, costs.request_cost(method, path))
-                if refusal is not None:
-                    raise too_many(refusal, leases)
-                scope[LEASES] = leases
-                send = _with_fields(send, leases)
-        except ServerError as error:
-            await _answer(error, path, send)
+        leases = await limiter.leases(claims.tenant_id, claims.client_id, claims.user_id)
+        if not leases:
+            await self._app(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        path = scope["path"]
+        refusal = await limiter.charge(leases, costs.request_cost(scope["method"], path))
+        if refusal is not None:
+            await _answer(too_many(refusal, leases), path, send)
+            return
+        scope[LEASES] = leases
+        await self._app(scope, receive, _with_fields(send, leases))
 
 
 async def charge(scope: Scope, units: int) -> None:
@@ -96,15 +92,6 @@ def _token(scope: Scope) -> str | None:
     return None
 
 
-async def _require_active(services: Services, claims: Claims, path: str) -> None:
-    """Refuse a change in a suspended tenant, to those who may know of it."""
-    tenant = await services.tenants.aby_slug(path.split("/", 3)[2])
-    if tenant is None or tenant.id != claims.tenant_id:
-        return  # The handler answers as it does for a tenant that does not exist.
-    if tenant.status == "SUSPENDED":
-        raise Forbidden("the organization is suspended: its data can be read and not changed")
-
-
 def _with_fields(send: Send, leases: Leases) -> Send:
     async def send_with_fields(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -118,7 +105,7 @@ def _with_fields(send: Send, leases: Leases) -> Send:
     return send_with_fields
 
 
-async def _answer(error: ServerError, path: str, send: Send) -> None:
+async def _answer(error: TooManyRequests, path: str, send: Send) -> None:
     """An OperationOutcome where FHIR was asked for, else problem JSON (RFC 9457)."""
     if path.split("/", 4)[3:4] == ["fhir"]:
         kind = b"application/fhir+json"
@@ -130,8 +117,7 @@ async def _answer(error: ServerError, path: str, send: Send) -> None:
         body = orjson.dumps({"resourceType": "OperationOutcome", "issue": [issue]})
     else:
         kind = b"application/problem+json"
-        status = error.http_status
-        title = "Too Many Requests" if status == 429 else "Forbidden"
+        title, status = "Too Many Requests", error.http_status
         body = orjson.dumps({"title": title, "status": status, "detail": error.diagnostics})
     headers = [
         (b"content-type", kind),

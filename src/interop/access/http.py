@@ -14,9 +14,10 @@ from uuid import UUID, uuid4
 from anyio import to_thread
 from starlette.requests import Request
 
+from interop.access.costs import is_safe
 from interop.access.grants import Grants
 from interop.access.principals import PATIENT, Caller
-from interop.errors import NotFound, Unauthorized
+from interop.errors import Forbidden, NotFound, Unauthorized
 from interop.smart.token_state import ended
 from interop.smart.tokens import Claims, TokenService
 from storage.database import Database
@@ -90,7 +91,7 @@ async def caller_from(request: Request) -> Caller:
     """Authenticate a request to `/t/{tenant}/...`.
 
     Raises Unauthorized without a valid token, and NotFound when the token is of another tenant:
-    whether that tenant exists is not for this caller to learn.
+    whether that tenant exists is not for this caller to learn. A suspended tenant is only read.
     """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
@@ -107,8 +108,10 @@ async def caller_from(request: Request) -> Caller:
         raise
     claims = standing.claims
     tenant: Tenant | None = await services.tenants.aby_slug(request.path_params["tenant"])
-    if tenant is None or tenant.id != claims.tenant_id or not tenant.is_active:
+    if tenant is None or tenant.id != claims.tenant_id or not tenant.is_readable:
         raise NotFound()
+    if not tenant.is_active and not is_safe(request.method, request.url.path):
+        raise Forbidden("the organization is suspended: its data can be read and not changed")
     return Caller(
         tenant=tenant,
         actor_type="USER" if claims.user_id else "API_CLIENT" if claims.client_id else "SYSTEM",

@@ -33,6 +33,7 @@ from interop.smart.tokens import TokenService
 from storage.database import Database
 from storage.encryption import MasterKey
 from storage.objects import open_object_store
+from storage.quotas import TenantLimits
 from storage.tenancy import Tenant, TenantDirectory
 
 DICOM = "application/dicom"
@@ -91,6 +92,7 @@ def build_services(settings: Settings) -> Services:
         database=database,
         objects=objects,
         tenants=TenantDirectory(database),
+        limits=TenantLimits(database),
         spool=spool,
         ingest=Ingest(database, objects, spool, Limits(object_bytes=settings.max_object_bytes)),
         master_key=key,

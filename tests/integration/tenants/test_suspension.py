@@ -1,0 +1,191 @@
+"""What a suspended and a closed tenant answer, at each door, within a minute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from pydicom.uid import generate_uid
+
+from interop.dicom.ingest import Source
+from interop.dimse.policy import AssociationLimits, AssociationPolicy, Rejected
+from storage import tenancy
+from storage.database import Database
+from storage.tenancy import Tenant, TenantDirectory
+from storage.tenants import lifecycle
+from tests.unit.interop.dicom.factories import instance, spooled
+
+from .conftest import FHIR_JSON, Live
+
+MakeTenant = Callable[..., Tenant]
+PATIENT = {"resourceType": "Patient", "id": "p", "name": [{"family": "Ko"}]}
+
+
+@pytest.fixture
+def forget(live: Live, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Lets the time pass for which a process remembers a tenant."""
+
+    def later() -> None:
+        assert tenancy.CACHE_SECONDS < 60
+        live.services.tenants.forget()
+
+    return later
+
+
+@pytest.fixture
+def tenant_with_patient(
+    live: Live, make_tenant: MakeTenant
+) -> Iterator[tuple[Tenant, httpx.Client]]:
+    tenant = make_tenant()
+    with live.client(tenant) as client:
+        made = client.put("/fhir/R4/Patient/p", json=PATIENT, headers=FHIR_JSON)
+        assert made.status_code == 201, made.text
+        yield tenant, client
+
+
+def test_a_suspended_tenant_is_read_and_not_changed(
+    database: Database,
+    tenant_with_patient: tuple[Tenant, httpx.Client],
+    forget: Callable[[], None],
+) -> None:
+    tenant, client = tenant_with_patient
+    lifecycle.suspend(database, tenant.id, "unpaid")
+    forget()
+
+    assert client.get("/fhir/R4/Patient/p").status_code == 200
+    assert client.get("/fhir/R4/Patient?name=ko").json()["total"] == 1
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    posted = client.post("/fhir/R4/Patient/_search", content="name=ko", headers=form)
+    assert posted.status_code == 200
+    for method, path in (
+        ("PUT", "/fhir/R4/Patient/p"),
+        ("POST", "/fhir/R4/Patient"),
+        ("DELETE", "/fhir/R4/Patient/p"),
+    ):
+        refused = client.request(method, path, json=PATIENT, headers=FHIR_JSON)
+        assert refused.status_code == 403, (method, refused.text)
+        assert refused.json()["issue"][0]["code"] == "forbidden"
+        assert "suspended" in refused.json()["issue"][0]["diagnostics"]
+    stow = client.post("/dicom-web/studies", content=b"", headers={"Content-Type": "x/y"})
+    assert stow.status_code == 403
+
+    lifecycle.resume(database, tenant.id, "paid")
+    forget()
+    assert client.put("/fhir/R4/Patient/p", json=PATIENT, headers=FHIR_JSON).status_code == 200
+
+
+def test_a_closed_tenant_answers_like_one_that_never_was(
+    live: Live,
+    database: Database,
+    tenant_with_patient: tuple[Tenant, httpx.Client],
+    forget: Callable[[], None],
+) -> None:
+    tenant, client = tenant_with_patient
+    lifecycle.close(database, tenant.id, "left")
+    forget()
+
+    def shown(response: httpx.Response, slug: str) -> tuple[int, str, dict[str, str]]:
+        headers = {k: v for k, v in response.headers.items() if k not in ("date", "x-request-id")}
+        return response.status_code, response.text.replace(slug, "SLUG"), headers
+
+    token = client.headers["authorization"]
+    never = f"n{tenant.slug[1:]}"
+    for path in (
+        "/fhir/R4/Patient/p",
+        "/fhir/R4/Patient",
+        "/dicom-web/studies",
+        "/fhir/R4/metadata",
+        "/oauth2/token",
+        "/sign-in",
+    ):
+        for headers in ({"Authorization": token}, {}):
+            theirs = httpx.get(f"{live.url}/t/{tenant.slug}{path}", headers=headers)
+            nobodys = httpx.get(f"{live.url}/t/{never}{path}", headers=headers)
+            assert shown(theirs, tenant.slug) == shown(nobodys, never), (path, headers)
+            assert PATIENT["name"][0]["family"] not in theirs.text  # type: ignore[index]
+
+
+@pytest.mark.parametrize("step", [lifecycle.suspend, lifecycle.close])
+def test_no_association_and_no_object_is_accepted(
+    live: Live,
+    database: Database,
+    make_tenant: MakeTenant,
+    step: Callable[..., None],
+) -> None:
+    tenant = make_tenant()
+    with database.connection(tenant.id) as connection:
+        connection.execute(
+            "UPDATE tenant_settings SET allow_any_calling_ae = true WHERE tenant_id = %s",
+            (tenant.id,),
+        )
+    assert tenant.ae_title is not None
+    step(database, tenant.id, "a reason")
+
+    policy = AssociationPolicy(database, TenantDirectory(database), AssociationLimits())
+    with pytest.raises(Rejected):
+        policy.admit(tenant.ae_title, "MODALITY", "127.0.0.1")
+    # An association that was open before still has the tenant as it was.
+    source = Source("C-STORE", "MODALITY", calling_ae_title="MODALITY")
+    outcome = live.services.ingest.store(tenant, spooled(live.services.spool, instance()), source)
+
+    assert outcome.kind == "failed"
+    assert outcome.failure is not None and outcome.failure.dicom_status == 0x0124
+    assert list(live.services.objects.list(f"{tenant.id}/")) == []
+
+
+def test_d17_uploads_racing_the_storage_limit_stop_within_one_object(
+    live: Live, database: Database, make_tenant: MakeTenant, tmp_path: Path
+) -> None:
+    """Many senders at once, through the real ingest of one process and of another."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from interop.dicom.ingest import Ingest
+    from storage.quotas import storage_bytes
+
+    tenant = make_tenant()
+    services = live.services
+    source = Source("C-STORE", "MODALITY", calling_ae_title="MODALITY")
+    study = generate_uid()
+    size = spooled(services.spool, instance(StudyInstanceUID=study)).byte_size
+    limit = 12 * size + size // 2
+    with database.connection(tenant.id) as connection:
+        connection.execute(
+            "UPDATE tenant_quotas SET max_storage_bytes = %s WHERE tenant_id = %s",
+            (limit, tenant.id),
+        )
+        connection.execute(
+            "INSERT INTO tenant_quotas (tenant_id, max_storage_bytes) VALUES (%s, %s)"
+            " ON CONFLICT DO NOTHING",
+            (tenant.id, limit),
+        )
+    other = Ingest(services.database, services.objects, services.spool)
+
+    def send(number: int) -> int | None:
+        dataset = instance(
+            StudyInstanceUID=study if number % 2 else generate_uid(),
+            SOPInstanceUID=generate_uid(),
+            SeriesInstanceUID=generate_uid(),
+        )
+        ingest = services.ingest if number % 3 else other
+        outcome = ingest.store(tenant, spooled(services.spool, dataset), source)
+        return outcome.failure.dicom_status if outcome.failure else None
+
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            statuses = list(pool.map(send, range(36)))
+    finally:
+        other.close()
+
+    with database.connection(tenant.id) as connection:
+        used = storage_bytes(connection, tenant.id)
+        row = connection.execute(
+            "SELECT count(*), sum(byte_size)::bigint FROM imaging_objects WHERE tenant_id = %s",
+            (tenant.id,),
+        ).fetchone()
+    stored = statuses.count(None)
+    assert row == (stored, used)
+    assert used <= limit < used + 2 * size
+    assert set(statuses) == {None, 0xA700}
+    assert len(list(services.objects.list(f"{tenant.id}/"))) == stored
