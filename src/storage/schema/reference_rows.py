@@ -24,6 +24,7 @@ PERMISSIONS = {
     "view_audit_log": "Read the audit log",
     "export_data": "Export data of many patients",
     "use_research_data": "Read de-identified data sets",
+    "break_glass": "Open a patient's record in an emergency",
 }
 
 ROLES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -37,10 +38,13 @@ ROLES: dict[str, tuple[str, tuple[str, ...]]] = {
             "upload_imaging",
             "run_ai_analysis",
             "review_ai_findings",
+            "break_glass",
         ),
     ),
     "READ_ONLY_AUDITOR": ("Auditor", ("view_patient", "view_imaging", "view_audit_log")),
     "DATA_SCIENTIST": ("Data scientist", ("use_research_data",)),
+    # Given with the resource scope SELF: the own record.
+    "PATIENT": ("Patient", ("view_patient", "view_imaging")),
 }
 
 USAGE_METERS = {
