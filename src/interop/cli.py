@@ -26,22 +26,21 @@ from interop.command_line import (
     require,
     show,
 )
+from interop.dimse.commands import ae_app, echo, send, tls_app
 from interop.errors import ServerError
 from interop.identity.commands import provider_app, user_app
 from interop.logs import configure_logging
-from storage.database import Database
-from storage.tenancy import Tenant
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 tenant_app = typer.Typer(no_args_is_help=True, help="Tenants: organizations kept apart.")
 client_app = typer.Typer(no_args_is_help=True, help="API clients: service accounts of a tenant.")
-ae_app = typer.Typer(no_args_is_help=True, help="Application entities: DICOM peers of a tenant.")
 bundle_app = typer.Typer(no_args_is_help=True, help="AI models.")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(user_app, name="user")
 app.add_typer(provider_app, name="provider")
 app.add_typer(client_app, name="client")
 app.add_typer(ae_app, name="ae")
+app.add_typer(tls_app, name="tls")
 app.add_typer(bundle_app, name="bundle")
 
 
@@ -195,33 +194,6 @@ def parse_scopes(text: str) -> Scopes:
         raise CommandFailed(str(error)) from error
 
 
-@ae_app.command("create")
-def ae_create(
-    tenant: TenantOption,
-    ae_title: Annotated[str, typer.Option(help="AE title of the peer.")],
-    host: Annotated[str | None, typer.Option(help="Where it listens, to be sent to.")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535)] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Register a remote AE that may send, query, and be sent to."""
-    from storage.tenancy import AE_TITLE
-
-    if not AE_TITLE.fullmatch(ae_title):
-        raise CommandFailed(f"--ae-title {ae_title!r}: 1 to 16 printable characters, no backslash")
-    with opened() as interop:
-        owner = require(interop.tenants, tenant)
-        with interop.database.connection(owner.id) as connection:
-            connection.execute(
-                "INSERT INTO dicom_application_entities"
-                " (tenant_id, ae_title, host, port, may_send, may_query, may_be_sent_to, active)"
-                " VALUES (%s, %s, %s, %s, true, true, %s, true)"
-                " ON CONFLICT (tenant_id, ae_title) DO UPDATE SET host = excluded.host,"
-                " port = excluded.port, may_be_sent_to = excluded.may_be_sent_to, active = true",
-                (owner.id, ae_title, host, port, host is not None and port is not None),
-            )
-    show({"tenant": owner.slug, "ae_title": ae_title, "host": host, "port": port}, as_json)
-
-
 # -- objects ----------------------------------------------------------------------------------
 
 
@@ -272,64 +244,8 @@ def export(
     show(asdict(report), as_json)
 
 
-@app.command()
-def send(
-    tenant: TenantOption,
-    ae_title: Annotated[str, typer.Option(help="Registered AE to send to.")],
-    paths: Annotated[list[Path], typer.Argument(help="DICOM files.")],
-) -> None:
-    """Send files to a registered AE by C-STORE."""
-    from interop.dimse import scu
-    from interop.progress import progress_bar
-
-    with opened() as interop:
-        owner = require(interop.tenants, tenant)
-        host, port = _peer(interop.database, owner, ae_title)
-    files = [p for path in paths for p in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    files = [path for path in files if path.is_file()]
-    with progress_bar("sending", total=len(files)) as advance:
-        report = scu.send(files, host, port, ae_title, owner.ae_title or "INTEROP", advance)
-    out.print(f"{len(report.sent) - len(report.failed)} of {len(report.sent)} stored by {ae_title}")
-    for entry in report.failed[:20]:
-        err.print(f"{entry.path}: {_status(entry.status)} {entry.message}", soft_wrap=True)
-    if report.failed:
-        raise typer.Exit(1)
-
-
-@app.command()
-def echo(
-    tenant: TenantOption,
-    ae_title: Annotated[str, typer.Option(help="Registered AE to verify.")],
-) -> None:
-    """Verify the connection to a registered AE by C-ECHO."""
-    from interop.dimse import scu
-
-    with opened() as interop:
-        owner = require(interop.tenants, tenant)
-        host, port = _peer(interop.database, owner, ae_title)
-    status = scu.echo(host, port, ae_title, owner.ae_title or "INTEROP")
-    if status != 0:
-        raise CommandFailed(f"{ae_title} at {host}:{port} answers with status {_status(status)}")
-    out.print(f"{ae_title} at {host}:{port} answers")
-
-
-def _status(status: int | None) -> str:
-    return "not sent" if status is None else f"0x{status:04X}"
-
-
-def _peer(database: Database, tenant: Tenant, ae_title: str) -> tuple[str, int]:
-    with database.connection(tenant.id) as connection:
-        row = connection.execute(
-            "SELECT host, port FROM dicom_application_entities"
-            " WHERE tenant_id = %s AND ae_title = %s AND active",
-            (tenant.id, ae_title),
-        ).fetchone()
-    if row is None or row[0] is None or row[1] is None:
-        raise CommandFailed(
-            f"{ae_title!r} is not registered with an address; register it: interop ae create "
-            f"--tenant {tenant.slug} --ae-title {ae_title} --host HOST --port PORT"
-        )
-    return row[0], row[1]
+app.command()(send)
+app.command()(echo)
 
 
 # -- operation --------------------------------------------------------------------------------

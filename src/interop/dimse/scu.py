@@ -6,6 +6,7 @@ file's own.
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -72,13 +73,35 @@ Progress = Callable[[int], object]
 _Note = Callable[[Sent], None]
 
 
-def echo(host: str, port: int, called_ae_title: str, calling_ae_title: str) -> int:
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """The peer that is called, by plain DICOM where there is no TLS context."""
+
+    host: str
+    port: int
+    called_ae_title: str
+    calling_ae_title: str
+    tls_context: ssl.SSLContext | None
+
+    def __str__(self) -> str:
+        return f"{self.called_ae_title} at {self.host}:{self.port}"
+
+
+def echo(
+    host: str,
+    port: int,
+    called_ae_title: str,
+    calling_ae_title: str,
+    *,
+    tls_context: ssl.SSLContext | None = None,
+) -> int:
     """Send C-ECHO; return its status. Raises SendFailed."""
     contexts = [build_context(VERIFICATION_SOP_CLASS)]
-    with _association(host, port, called_ae_title, calling_ae_title, contexts) as association:
+    called = _Called(host, port, called_ae_title, calling_ae_title, tls_context)
+    with _association(called, contexts) as association:
         response = association.send_c_echo()
         if "Status" not in response:
-            raise SendFailed(f"{called_ae_title} at {host}:{port} did not answer the C-ECHO")
+            raise SendFailed(f"{called} did not answer the C-ECHO")
         return int(response.Status)
 
 
@@ -89,6 +112,8 @@ def send(
     called_ae_title: str,
     calling_ae_title: str,
     progress: Progress | None = None,
+    *,
+    tls_context: ssl.SSLContext | None = None,
 ) -> SendReport:
     """Send files by C-STORE; folders are walked. Raises SendFailed when there is no association.
 
@@ -101,9 +126,9 @@ def send(
         if progress is not None:
             progress(1)
 
-    peer = (host, port, called_ae_title, calling_ae_title)
+    called = _Called(host, port, called_ae_title, calling_ae_title, tls_context)
     for group in _grouped(_files(paths), note):
-        _send_group(group, peer, note)
+        _send_group(group, called, note)
     return report
 
 
@@ -137,13 +162,13 @@ def _grouped(paths: Iterable[Path], note: _Note) -> Iterator[list[_Candidate]]:
         yield group
 
 
-def _send_group(group: list[_Candidate], peer: tuple[str, int, str, str], note: _Note) -> None:
+def _send_group(group: list[_Candidate], called: _Called, note: _Note) -> None:
     wanted = sorted({(c.sop_class_uid, c.transfer_syntax_uid) for c in group})
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
-    with _association(*peer, contexts) as association:
+    with _association(called, contexts) as association:
         for number, candidate in enumerate(group):
             if not association.is_established:
-                raise SendFailed(f"{peer[2]} at {peer[0]}:{peer[1]} ended the association")
+                raise SendFailed(f"{called} ended the association")
             note(_send_one(association, candidate, number % 0xFFFF + 1))
 
 
@@ -158,10 +183,8 @@ def _send_one(association: Any, candidate: _Candidate, message_id: int) -> Sent:
 
 
 @contextmanager
-def _association(
-    host: str, port: int, called_ae_title: str, calling_ae_title: str, contexts: list[Any]
-) -> Iterator[Any]:
-    entity = GuardedApplicationEntity(calling_ae_title)
+def _association(called: _Called, contexts: list[Any]) -> Iterator[Any]:
+    entity = GuardedApplicationEntity(called.calling_ae_title)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = CONNECT_SECONDS
@@ -169,17 +192,17 @@ def _association(
     entity.network_timeout = RESPONSE_SECONDS
     connected = threading.Event()
     association = entity.associate(
-        host,
-        port,
+        called.host,
+        called.port,
         contexts=contexts,
-        ae_title=called_ae_title,
+        ae_title=called.called_ae_title,
         max_pdu=_PDU_BYTES,
         evt_handlers=[(evt.EVT_CONN_OPEN, lambda _: connected.set())],
+        tls_args=(called.tls_context, called.host) if called.tls_context else None,
     )
     if not association.is_established:
-        where = f"{called_ae_title} at {host}:{port}"
         raise SendFailed(
-            _why(association, where) if connected.is_set() else f"no connection to {where}"
+            _why(association, called) if connected.is_set() else _why_not_connected(called)
         )
     try:
         yield association
@@ -188,11 +211,18 @@ def _association(
             association.release()
 
 
-def _why(association: Any, where: str) -> str:
+def _why_not_connected(called: _Called) -> str:
+    failure = getattr(called.tls_context, "failure", None)
+    return f"no TLS with {called}: {failure}" if failure else f"no connection to {called}"
+
+
+def _why(association: Any, called: _Called) -> str:
     if association.is_rejected:
         answer = association.acceptor.primitive
         return (
-            f"{where} rejected the association: {answer.result_str}, {answer.reason_str}; "
+            f"{called} rejected the association: {answer.result_str}, {answer.reason_str}; "
             "check both AE titles"
         )
-    return f"{where} aborted the association"
+    # In TLS 1.3 a peer hears of our certificate after we have taken the connection as made.
+    hint = "; it may not accept our certificate" if called.tls_context else ""
+    return f"{called} aborted the association{hint}"

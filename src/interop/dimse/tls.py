@@ -13,10 +13,12 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from interop.dimse.certificates import fingerprint
 from interop.settings import Settings
+
+_Context = TypeVar("_Context", bound=ssl.SSLContext)
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class TlsFiles:
 
     def server_context(self) -> ssl.SSLContext:
         """A context for peers that call. Raises TlsConfigurationError."""
-        context = _profile(ssl.PROTOCOL_TLS_SERVER)
+        context = _profile(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         if self.certificate is None:
             raise TlsConfigurationError("INTEROP_DICOM_TLS_CERTIFICATE is not set")
         self._load_pair(context)
@@ -69,21 +71,20 @@ class TlsFiles:
         context.num_tickets = 0
         return context
 
-    def client_context(self, pinned: frozenset[str] = frozenset()) -> ssl.SSLContext:
+    def client_context(self, pinned: frozenset[str] = frozenset()) -> CallingContext:
         """A context for calling a peer, which shows a certificate of `pinned` if that is not empty.
 
         Without pins the certificate must be for the host's name. Raises TlsConfigurationError.
         """
-        context = _profile(ssl.PROTOCOL_TLS_CLIENT)
+        context = _profile(CallingContext(ssl.PROTOCOL_TLS_CLIENT))
         if self.certificate is not None:
             self._load_pair(context)
         if self.ca is not None:
             self._load_ca(context)
         else:
             context.load_default_certs()
-        if pinned:
-            context.check_hostname = False
-            context.sslsocket_class = _pinned_socket(pinned)
+        context.pinned = pinned
+        context.check_hostname = not pinned
         return context
 
     def _load_pair(self, context: ssl.SSLContext) -> None:
@@ -122,8 +123,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _profile(protocol: int) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
+def _profile(context: _Context) -> _Context:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -135,19 +135,30 @@ def _no_password() -> str:
     raise ValueError("the private key is encrypted")
 
 
-def _pinned_socket(pinned: frozenset[str]) -> type[ssl.SSLSocket]:
-    class PinnedSocket(ssl.SSLSocket):
-        """Refuses a peer whose certificate is not one of the registered ones."""
+class _CallingSocket(ssl.SSLSocket):
+    """Refuses a peer whose certificate is not one of the registered ones."""
 
-        def do_handshake(self, block: bool = False) -> None:
+    def do_handshake(self, block: bool = False) -> None:
+        context = self.context
+        assert isinstance(context, CallingContext)
+        try:
             super().do_handshake(block)
-            shown = self.getpeercert(binary_form=True)
-            if shown is None or fingerprint(shown) not in pinned:
+            shown = fingerprint(self.getpeercert(binary_form=True) or b"")
+            if context.pinned and shown not in context.pinned:
                 raise ssl.SSLCertVerificationError(
-                    f"the peer's certificate sha256:{fingerprint(shown or b'')} is not registered"
+                    f"the certificate sha256:{shown} is not registered for the peer"
                 )
+        except OSError as error:
+            context.failure = str(error)
+            raise
 
-    return PinnedSocket
+
+class CallingContext(ssl.SSLContext):
+    """The context of one call; `failure` is why its handshake failed, for those who report it."""
+
+    sslsocket_class = _CallingSocket
+    pinned: frozenset[str] = frozenset()
+    failure: str | None = None
 
 
 class ReloadingContext:
