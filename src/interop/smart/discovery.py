@@ -134,9 +134,13 @@ async def jwks(request: Request) -> Response:
     return JSONResponse(keys, headers=PUBLIC, media_type="application/jwk-set+json")
 
 
+def fhir_routes() -> list[Route]:
+    """What lies under the FHIR base, and so must be asked before FHIR is."""
+    return [Route("/t/{tenant}/fhir/R4/.well-known/smart-configuration", smart)]
+
+
 def routes() -> list[Route]:
     return [
-        Route("/t/{tenant}/fhir/R4/.well-known/smart-configuration", smart),
         Route("/t/{tenant}/.well-known/openid-configuration", openid),
         Route("/t/{tenant}/oauth2/jwks", jwks),
     ]
