@@ -146,7 +146,8 @@ class _CallingSocket(ssl.SSLSocket):
             shown = fingerprint(self.getpeercert(binary_form=True) or b"")
             if context.pinned and shown not in context.pinned:
                 raise ssl.SSLCertVerificationError(
-                    f"the certificate sha256:{shown} is not registered for the peer"
+                    ssl.SSL_ERROR_SSL,
+                    f"the certificate sha256:{shown} is not registered for the peer",
                 )
         except OSError as error:
             context.failure = str(error)
