@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import os
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class MasterKey:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a master key has {KEY_BYTES} bytes, this one {len(key)}")
         self._aead = AESGCM(key)
+        self._derivation = hmac.digest(b"interop derivation", bytes(key), "sha256")
         # Names the key without telling anything of it: which of two keys has wrapped this?
         self.fingerprint = hashlib.sha256(b"interop master key\0" + bytes(key)).hexdigest()[:16]
 
@@ -51,6 +53,10 @@ class MasterKey:
             file.flush()
             os.fsync(file.fileno())
         return cls.from_base64(path.read_text(encoding="ascii").strip())
+
+    def derived(self, purpose: str) -> bytes:
+        """A key for one purpose, which tells nothing of this one (as RFC 5869 derives)."""
+        return hmac.digest(self._derivation, purpose.encode(), "sha256")
 
     def seal(self, plain: str, place: str) -> str:
         return base64.b64encode(self.seal_bytes(plain.encode(), place)).decode()

@@ -46,9 +46,9 @@ class AuditEvent(Base):
     """One interaction of one door; append-only, the application role cannot change a row.
 
     No foreign keys: the log outlives what it speaks of, and an insert on the read path takes no
-    lock on a shared row. `patient_id` is there where the interaction was about one patient. Rows are
-    found by time through their transaction: seals know the times of transactions, and an index on
-    both would cost each read twice.
+    lock on a shared row. `patient_id` is there where the interaction was about one patient. Rows
+    are found by time through their transaction: seals know the times of transactions, and an index
+    on both would cost each read twice.
     """
 
     __tablename__ = "audit_events"
@@ -111,7 +111,7 @@ class AuditSeal(TenantTable, Base):
     48 bytes a row (its id, SHA-256 of its columns), so that a row that is changed or gone can be
     named; `rows_digest` is SHA-256 over them. PRUNED says that the rows of the seals first_sequence
     to last_sequence were deleted after their time. `seal_digest` covers the seal and the digest of
-    the one before it, `signature` is its HMAC under the installation's key.
+    the one before it, `signature` is its HMAC under the installation's key, `signed_by` which key.
     """
 
     __tablename__ = "audit_seals"
@@ -135,5 +135,6 @@ class AuditSeal(TenantTable, Base):
     previous_digest: Mapped[bytes]
     seal_digest: Mapped[bytes]
     signature: Mapped[bytes]
+    signed_by: Mapped[str]
     sealed_at: Mapped[datetime]
     entries: Mapped[bytes | None]
