@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from interop.access import emergency
 from interop.access.gate import Gate
 from interop.access.limits import RateLimiter
 from interop.dicomweb import router as dicomweb
@@ -64,6 +65,7 @@ def application(
             *discovery.fhir_routes(),
             *fhir.routes(),
             *oauth2.routes(),
+            *emergency.routes(),
             *identity.routes(),
             Route("/", index),
             Route("/livez", livez),

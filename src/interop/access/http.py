@@ -8,7 +8,7 @@ busy one is not looked up on every request.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
 from anyio import to_thread
@@ -16,11 +16,13 @@ from starlette.requests import Request
 
 from interop.access.costs import is_safe
 from interop.access.grants import Grants
+from interop.access.permissions import BREAK_GLASS
 from interop.access.principals import PATIENT, Caller
 from interop.errors import Forbidden, NotFound, Unauthorized
 from interop.smart.token_state import ended
 from interop.smart.tokens import Claims, TokenService
 from storage.database import Database
+from storage.emergency import find_access
 from storage.memberships import client_purpose, membership
 from storage.tenancy import Tenant
 
@@ -28,6 +30,9 @@ REMEMBER_SECONDS = 45.0
 REMEMBER_TOKENS = 10_000
 # api_clients.purpose: whoever works for others sees only whom has consented to that.
 CARE, DATA_SHARING = "CARE", "DATA_SHARING"
+# The header that names an access opened in an emergency, and an id that none has.
+EMERGENCY_ACCESS = "Emergency-Access"
+NO_ACCESS = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ async def caller_from(request: Request) -> Caller:
         raise NotFound()
     if not tenant.is_active and not is_safe(request.method, request.url.path):
         raise Forbidden("the organization is suspended: its data can be read and not changed")
-    return Caller(
+    caller = Caller(
         tenant=tenant,
         actor_type="USER" if claims.user_id else "API_CLIENT" if claims.client_id else "SYSTEM",
         actor_id=claims.user_id or claims.client_id,
@@ -128,6 +133,23 @@ async def caller_from(request: Request) -> Caller:
         patient_id=standing.patient_id,
         required_consent=standing.required_consent,
     )
+    named = request.headers.get(EMERGENCY_ACCESS)
+    return caller if named is None else await _in_emergency(services.database, caller, named)
+
+
+async def _in_emergency(database: Database, caller: Caller, named: str) -> Caller:
+    """The caller with the record open that breaking the glass has opened. Raises Forbidden."""
+    access = None
+    if caller.user_id is not None and caller.grants and caller.grants.holds(BREAK_GLASS):
+        try:
+            access_id = UUID(named)
+        except ValueError:
+            access_id = NO_ACCESS
+        async with database.async_connection(caller.tenant.id) as connection:
+            access = await find_access(connection, caller.tenant.id, access_id, caller.user_id)
+    if access is None:
+        raise Forbidden(f"{EMERGENCY_ACCESS}: there is no such access, or its time is over")
+    return replace(caller, emergency=access.id, emergency_patient_id=access.patient_id)
 
 
 def request_id(request: Request) -> str:

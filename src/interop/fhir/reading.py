@@ -140,7 +140,7 @@ class Reader:
     async def _audit(
         self, key: tuple[UUID, str, str], audit: resources.Audit, *, is_found: bool
     ) -> None:
-        outcome = audit if is_found else {**audit, "outcome": "FAILURE"}
+        outcome = audit if is_found else {**audit, "outcome": "FAILURE", "phi_action": None}
         await write_audit(self._database, *key, outcome)
 
     async def _judged(

@@ -10,9 +10,10 @@ CREATE OR REPLACE FUNCTION write_audit_event(p_tenant uuid, p_audit jsonb,
 DECLARE
     event uuid := gen_random_uuid();
 BEGIN
-    IF p_patient IS NULL AND p_audit ->> 'phi_action' IS NOT NULL THEN
+    IF p_patient IS NULL THEN
         p_patient := p_audit ->> 'patient_id';
-        IF p_patient IS NULL AND p_audit ->> 'resource_type' = 'ImagingStudy'
+        IF p_patient IS NULL AND p_audit ->> 'phi_action' IS NOT NULL
+                AND p_audit ->> 'resource_type' = 'ImagingStudy'
                 AND p_audit ->> 'resource_id' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
             SELECT s.patient_id INTO p_patient FROM imaging_studies AS s
                 WHERE s.tenant_id = p_tenant AND s.id = (p_audit ->> 'resource_id')::uuid;

@@ -32,9 +32,11 @@ BEGIN
             EXECUTE 'SELECT EXISTS (' || source || ' AND ' || p_but_for_consent || ')'
                 INTO lacks_consent USING p_tenant, p_values, p_type, p_id;
         END IF;
-        p_audit := p_audit || '{"outcome": "FAILURE"}' || jsonb_build_object('metadata',
-            coalesce(p_audit -> 'metadata', '{}') || jsonb_build_object('refused',
-                CASE WHEN lacks_consent THEN 'consent' ELSE 'not found among what may be seen' END));
+        -- Nothing of the patient was shown.
+        p_audit := (p_audit - 'phi_action') || '{"outcome": "FAILURE"}'
+            || jsonb_build_object('metadata', coalesce(p_audit -> 'metadata', '{}')
+                || jsonb_build_object('refused', CASE WHEN lacks_consent THEN 'consent'
+                    ELSE 'not found among what may be seen' END));
     END IF;
     PERFORM fhir_audit_write(p_tenant, p_type, p_id, p_audit);
     IF is_visible THEN

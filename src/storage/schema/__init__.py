@@ -24,6 +24,7 @@ MODULES = (
     "knowledge",
     "governance",
     "research",
+    "emergency",
     "encryption",
     "read_model",
 )

@@ -1,4 +1,4 @@
-"""Clients that work for others see only the records of patients who have consented (issue 3, part 4).
+"""Clients that work for others see only the records of patients who have consented (part 4).
 
 A refusal is explained in the audit row, never to the caller; a revocation holds with the next read.
 """
@@ -134,9 +134,7 @@ def test_a_revocation_holds_with_the_next_read(
     mine = "WHERE tenant_id = %s AND subject_id = %s"
     assert outside.get("/Patient/agreed").status_code == 200
 
-    door.execute(
-        f"UPDATE consents SET revoked_at = now() {mine}", tenant.id, rows["agreed"]
-    )
+    door.execute(f"UPDATE consents SET revoked_at = now() {mine}", tenant.id, rows["agreed"])
     try:
         assert outside.get("/Patient/agreed").status_code == 404
         assert found(outside.get("/Observation")) == set()
@@ -178,9 +176,7 @@ def test_patients_need_no_consent_to_their_own_record(
 ) -> None:
     """The app of another organization, in the patient's own hands."""
     client = door.api_client(tenant, "DATA_SHARING")
-    user = door.user(
-        tenant, ("PATIENT", "SELF", None), user_type="PATIENT", patient=said["silent"]
-    )
+    user = door.user(tenant, ("PATIENT", "SELF", None), user_type="PATIENT", patient=said["silent"])
     clinician = door.user(tenant, ("CLINICIAN", "ALL_LOCATIONS", None))
 
     own = door.caller(tenant, "patient/*.rs", client=client, user=user)
