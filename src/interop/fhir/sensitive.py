@@ -73,7 +73,7 @@ def _is_number(node: JsonObject) -> bool:
     if not isinstance(node.get("value"), str):
         return False
     system = node.get("system")
-    if isinstance(system, str) and (system in SEALED_SYSTEMS or system.startswith(_PASSPORT)):
+    if isinstance(system, str) and is_sensitive_system(system):
         return True
     type_ = node.get("type")
     codings = type_.get("coding") if isinstance(type_, dict) else None
@@ -81,6 +81,11 @@ def _is_number(node: JsonObject) -> bool:
         item.get("system") == IDENTIFIER_TYPE and is_sensitive_type(item.get("code", ""))
         for item in codings or ()
     )
+
+
+def is_sensitive_system(system: str) -> bool:
+    """Whether all numbers of an identifier system are national or insurance numbers."""
+    return system in SEALED_SYSTEMS or system.startswith(_PASSPORT)
 
 
 def is_sensitive_type(code: str) -> bool:

@@ -1,16 +1,18 @@
-"""Blind indexes for a search: what a sensitive number would be indexed as in this tenant."""
+"""Sensitive numbers in a search: what they are indexed as, and what the audit may keep of them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from uuid import UUID
 
 from interop.fhir.search.extraction import reads_identifiers
-from interop.fhir.search.request import Clause
-from interop.fhir.sensitive import DOMAIN, Blind
+from interop.fhir.search.request import Clause, split_values, unescape
+from interop.fhir.sensitive import DOMAIN, Blind, is_sensitive_system, is_sensitive_type
 from storage.database import Database
+
+LEFT_OUT = "***"
 
 
 async def search_blinding(
@@ -26,6 +28,34 @@ async def search_blinding(
     if index is None:
         index = await asyncio.to_thread(database.vault.index_of, tenant_id)
     return partial(index, DOMAIN) if index is not None else None
+
+
+def without_numbers(resource_type: str, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The parameters of a search with the numbers left out that are, or may be, sensitive ones.
+
+    The audit keeps queries for years, in clear. A number stays where its system says that it is
+    neither of a state nor of an insurer.
+    """
+    return [(name, _without(resource_type, name, value)) for name, value in pairs]
+
+
+def _without(resource_type: str, name: str, value: str) -> str:
+    code, _, modifier = name.partition(":")
+    is_of_identifiers = modifier == "identifier" or reads_identifiers(resource_type, code)
+    if modifier == "missing" or not is_of_identifiers:
+        return value
+    alternatives = (split_values(alternative, "|") for alternative in split_values(value, ","))
+    return ",".join(
+        "|".join(parts if _is_clear(parts) else [*parts[:-1], LEFT_OUT]) for parts in alternatives
+    )
+
+
+def _is_clear(parts: Sequence[str]) -> bool:
+    """Whether system|number, or type system|type|number, is of a kind that is not sensitive."""
+    known = [unescape(part) for part in parts[:-1]]
+    if len(known) == 2:
+        return not is_sensitive_type(known[1])
+    return bool(known) and bool(known[0]) and not is_sensitive_system(known[0])
 
 
 def _asks_for_identifier(clause: Clause, resource_type: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,7 +16,7 @@ from interop.errors import BadRequest, TooCostly, Unavailable
 from interop.fhir import bundles
 from interop.fhir.definitions import definitions
 from interop.fhir.rendering import render_stale
-from interop.fhir.search.blinding import search_blinding
+from interop.fhir.search.blinding import search_blinding, without_numbers
 from interop.fhir.search.conditions import Conditions
 from interop.fhir.search.request import (
     CURSOR,
@@ -64,7 +65,7 @@ class Searcher:
             metadata={
                 "parameters": sorted({name for name, _ in request.applied}),
                 # IHE BALP: the query as it was asked, in base64.
-                "query": _base64(self._url(request, request.cursor)),
+                "query": _base64(self._url(_kept(request), request.cursor)),
             },
         )
         # Of the matches the last may only say that there is a next page: nobody is shown it.
@@ -180,6 +181,11 @@ class Searcher:
             pairs.append((CURSOR, cursor.encode()))
         query = urlencode(pairs, safe=":|,/$")
         return f"{self._own_base}/{request.resource_type}" + (f"?{query}" if query else "")
+
+
+def _kept(request: SearchRequest) -> SearchRequest:
+    """What the audit keeps of a request."""
+    return replace(request, applied=without_numbers(request.resource_type, request.applied))
 
 
 def _base64(text: str) -> str:
