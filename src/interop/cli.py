@@ -14,7 +14,6 @@ from typing import Annotated
 
 import typer
 
-from interop.access.scopes import InvalidScope, Scopes
 from interop.command_line import (
     CommandFailed,
     JsonOption,
@@ -30,15 +29,16 @@ from interop.dimse.commands import ae_app, echo, send, tls_app
 from interop.errors import ServerError
 from interop.identity.commands import provider_app, user_app
 from interop.logs import configure_logging
+from interop.smart.commands import client_app, keys_app, parse_scopes
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 tenant_app = typer.Typer(no_args_is_help=True, help="Tenants: organizations kept apart.")
-client_app = typer.Typer(no_args_is_help=True, help="API clients: service accounts of a tenant.")
 bundle_app = typer.Typer(no_args_is_help=True, help="AI models.")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(user_app, name="user")
 app.add_typer(provider_app, name="provider")
 app.add_typer(client_app, name="client")
+app.add_typer(keys_app, name="keys")
 app.add_typer(ae_app, name="ae")
 app.add_typer(tls_app, name="tls")
 app.add_typer(bundle_app, name="bundle")
@@ -156,23 +156,6 @@ def tenant_enable(
     out.print(f"{feature} is {'off' if off else 'on'} for {slug}")
 
 
-@client_app.command("create")
-def client_create(
-    tenant: TenantOption,
-    name: Annotated[str, typer.Option(help="What the client is for.")],
-    scope: Annotated[str, typer.Option(help="SMART scopes, e.g. 'system/*.cruds'.")],
-) -> None:
-    """Register a client and print its id and secret as JSON; the secret is shown only here."""
-    from interop.smart.clients import create_client
-
-    scopes = parse_scopes(scope)
-    with opened() as interop:
-        client, secret = create_client(
-            interop.database, require(interop.tenants, tenant), name, scopes
-        )
-    print(json.dumps({"client_id": client.client_id, "client_secret": secret}))
-
-
 @app.command()
 def token(
     tenant: TenantOption,
@@ -185,13 +168,6 @@ def token(
     with opened() as interop:
         issuer = open_tokens(interop.settings, interop.database)
         print(issuer.issue(require(interop.tenants, tenant), None, "operator", scopes))
-
-
-def parse_scopes(text: str) -> Scopes:
-    try:
-        return Scopes.parse(text)
-    except InvalidScope as error:
-        raise CommandFailed(str(error)) from error
 
 
 # -- objects ----------------------------------------------------------------------------------

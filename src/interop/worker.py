@@ -22,6 +22,7 @@ from ai.completeness import reschedule_forgotten
 from interop.fhir.rendering import render_stale
 from interop.services import Services, open_services
 from interop.settings import Settings
+from interop.smart.pruning import prune
 from storage.jobs import JobRunner
 from storage.sweep import sweep
 
@@ -172,3 +173,5 @@ def _sweep_hourly(services: Services, stop: threading.Event) -> None:
     while not stop.wait(SWEEP_SECONDS):
         report = sweep(services.database, services.objects, within=SWEEP_WITHIN)
         logger.info("swept", extra={"report": str(report)})
+        for tenant in services.tenants.all_active():
+            prune(services.database, tenant.id)

@@ -25,6 +25,15 @@ INTERACTIONS = (
 )  # fmt: skip
 COMMON_PARAMETERS = ("_id", "_lastUpdated", "_profile", "_security", "_source", "_tag")
 OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+# Extension of the statement -> path below /oauth2/ (SMART App Launch, oauth-uris).
+OAUTH2_PATHS = {
+    "authorize": "authorize",
+    "token": "token",
+    "register": "register",
+    "manage": "apps",
+    "introspect": "introspect",
+    "revoke": "revoke",
+}
 FHIR_PATH = "/fhir/R4"
 # Stands for the address of a tenant until it is known, and for nothing else.
 ANY_ROOT = "https://any-root.invalid/t/any"
@@ -99,13 +108,12 @@ def _security(own_base: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "cors": False,
         "service": [{"coding": [{"system": RESTFUL_SECURITY, "code": "SMART-on-FHIR"}]}],
-        "description": "OAuth 2.0 client credentials with SMART App Launch 2 system scopes",
+        "description": "SMART App Launch 2.2; see .well-known/smart-configuration",
     }
     if own_base:
-        token = own_base.removesuffix(FHIR_PATH) + "/oauth2/token"
-        found["extension"] = [
-            {"url": OAUTH_URIS, "extension": [{"url": "token", "valueUri": token}]}
-        ]
+        oauth2 = own_base.removesuffix(FHIR_PATH) + "/oauth2/"
+        uris = [{"url": name, "valueUri": oauth2 + path} for name, path in OAUTH2_PATHS.items()]
+        found["extension"] = [{"url": OAUTH_URIS, "extension": uris}]
     return found
 
 

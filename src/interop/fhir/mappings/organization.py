@@ -27,6 +27,11 @@ WADO_RS: Final = Coding(
     "DICOM WADO-RS",
 )
 
+# SMART Imaging Access: the token that read this Endpoint is to be sent to its address.
+TOKEN_IS_SENT: Final = (
+    "http://fhir.org/argonaut/smart-imaging/StructureDefinition/requires-access-token"
+)
+
 
 def _organization_template(row: Row) -> dict[str, Any]:
     return {"type": [PROVIDER.concept()]}
@@ -60,6 +65,7 @@ def organization(public_url: str | None) -> ViewLens:
 
 def _endpoint_template(row: Row) -> dict[str, Any]:
     return {
+        "extension": [{"url": TOKEN_IS_SENT, "valueBoolean": True}],
         "connectionType": WADO_RS.json(),
         "payloadType": [{"text": "DICOM WADO-RS"}],
         "payloadMimeType": ["application/dicom"],

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from interop.access import Scopes
 from interop.access.http import Authenticator, caller_from
 from interop.errors import ServerError
+from interop.settings import Settings
 from interop.smart import oauth2
 from interop.smart.clients import create_client
 from interop.smart.tokens import TokenService
@@ -42,6 +43,7 @@ def client(database: Database) -> Iterator[TestClient]:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await database.open_async()
         app.state.services = SimpleNamespace(
+            settings=Settings(http_port=8080),
             database=database,
             tokens=tokens,
             tenants=TenantDirectory(database),
@@ -116,13 +118,21 @@ def test_unknown_client_wrong_secret_and_unknown_tenant_answer_alike(
     assert len({a.content for a in answers}) == 1
 
 
-@pytest.mark.parametrize("grant", ["password", "authorization_code", ""])
+@pytest.mark.parametrize(
+    ("grant", "error"),
+    [
+        ("password", "unsupported_grant_type"),
+        ("", "unsupported_grant_type"),
+        ("authorization_code", "unauthorized_client"),
+        ("refresh_token", "unauthorized_client"),
+    ],
+)
 def test_other_grants_are_refused(
-    client: TestClient, credentials: tuple[str, str], grant: str
+    client: TestClient, credentials: tuple[str, str], grant: str, error: str
 ) -> None:
     answer = client.post("/t/demo/oauth2/token", data={"grant_type": grant}, auth=credentials)
 
-    assert answer.json()["error"] == "unsupported_grant_type"
+    assert answer.json()["error"] == error
 
 
 def test_a_missing_or_foreign_token_is_401_and_another_tenants_is_404(
@@ -153,8 +163,8 @@ def test_success_and_failure_leave_one_audit_row_each(
         assert row is not None
         return int(row[0])
 
-    before = count("LOGIN_SUCCESS"), count("LOGIN_FAILED")
+    before = count("TOKEN_ISSUED"), count("TOKEN_REFUSED")
     ask(client, auth=credentials)
     ask(client, auth=(credentials[0], "wrong"))
 
-    assert (count("LOGIN_SUCCESS"), count("LOGIN_FAILED")) == (before[0] + 1, before[1] + 1)
+    assert (count("TOKEN_ISSUED"), count("TOKEN_REFUSED")) == (before[0] + 1, before[1] + 1)
