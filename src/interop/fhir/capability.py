@@ -7,6 +7,7 @@ parameters are those of the definitions, interactions those of the router.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from interop.fhir import audit_log
 from interop.fhir.definitions import FHIR_VERSION, SearchParameter, definitions
 from interop.fhir.negotiation import MEDIA_TYPE
 
@@ -119,6 +121,8 @@ def _security(own_base: str | None) -> dict[str, Any]:
 
 def _resource(type_: str) -> dict[str, Any]:
     parameters = definitions().search_parameters[type_]
+    if type_ == audit_log.RESOURCE_TYPE:
+        return _audit_event(parameters)
     found: dict[str, Any] = {
         "type": type_,
         "interaction": [{"code": code} for code in INTERACTIONS],
@@ -144,6 +148,19 @@ def _resource(type_: str) -> dict[str, Any]:
     }
     # json.html: an array is never empty.
     return {key: value for key, value in found.items() if value != []}
+
+
+def _audit_event(parameters: Mapping[str, SearchParameter]) -> dict[str, Any]:
+    """What is read from the log and never written (docs/audit.md)."""
+    codes = [code for code in audit_log.PARAMETERS if code not in COMMON_PARAMETERS]
+    return {
+        "type": audit_log.RESOURCE_TYPE,
+        "interaction": [{"code": code} for code in audit_log.INTERACTIONS],
+        "versioning": "no-version",
+        "readHistory": False,
+        "updateCreate": False,
+        "searchParam": [_parameter(code, parameters[code]) for code in codes],
+    }
 
 
 @cache

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from interop.access import Filter
+from interop.access import Filter, Letter
 from interop.errors import (
     BadRequest,
     MethodNotAllowed,
@@ -23,6 +23,8 @@ from interop.errors import (
     UnsupportedParameter,
 )
 from interop.fhir import gate, json
+from interop.fhir.audit_log import RESOURCE_TYPE as AUDIT_EVENT
+from interop.fhir.audit_log import AuditLog
 from interop.fhir.capability import instance_statement
 from interop.fhir.exchange import Endpoint, Exchange, endpoint, own_base, public_endpoint
 from interop.fhir.lens import JsonObject
@@ -77,12 +79,15 @@ async def metadata(request: Request) -> Response:
 
 @endpoint
 async def read(exchange: Exchange) -> Response:
+    if exchange.resource_type == AUDIT_EVENT:
+        return _found(exchange, await _audit_log(exchange, "r").read(exchange.resource_id))
     version = await _reader(exchange).read(exchange.resource_type, exchange.resource_id)
     return _found(exchange, version)
 
 
 @endpoint
 async def vread(exchange: Exchange) -> Response:
+    _refuse_audit_event(exchange)
     version_id = exchange.request.path_params["version_id"]
     version = await _reader(exchange).vread(
         exchange.resource_type, exchange.resource_id, version_id
@@ -92,6 +97,7 @@ async def vread(exchange: Exchange) -> Response:
 
 @endpoint
 async def history(exchange: Exchange) -> Response:
+    _refuse_audit_event(exchange)
     parameters = exchange.request.query_params.multi_items()
     body = await _reader(exchange).history(exchange.resource_type, exchange.resource_id, parameters)
     return exchange.respond(200, body)
@@ -116,6 +122,7 @@ async def search_by_post(exchange: Exchange) -> Response:
 
 @endpoint
 async def create(exchange: Exchange) -> Response:
+    _refuse_audit_event(exchange)
     filter_ = exchange.require("c")
     exchange.refuse_parameters()
     if "if-none-exist" in exchange.request.headers:
@@ -129,6 +136,7 @@ async def create(exchange: Exchange) -> Response:
 
 @endpoint
 async def update(exchange: Exchange) -> Response:
+    _refuse_audit_event(exchange)
     filter_ = exchange.require("u")
     exchange.refuse_parameters()
     exchange.require_valid_id()
@@ -149,6 +157,7 @@ async def update(exchange: Exchange) -> Response:
 
 @endpoint
 async def delete(exchange: Exchange) -> Response:
+    _refuse_audit_event(exchange)
     filter_ = exchange.require("d")
     exchange.refuse_parameters()
     version = await asyncio.to_thread(
@@ -229,7 +238,23 @@ def _accepted(body: bytes, resource_type: str) -> JsonObject:
     return resource
 
 
+def _audit_log(exchange: Exchange, letter: Letter) -> AuditLog:
+    filter_ = exchange.require(letter)
+    return AuditLog(exchange.database, exchange.caller, exchange.own_base, filter_)
+
+
+def _refuse_audit_event(exchange: Exchange) -> None:
+    """The server alone makes audit events, and none is ever changed (docs/audit.md)."""
+    if exchange.resource_type == AUDIT_EVENT:
+        raise MethodNotAllowed(
+            "AuditEvent is made by the server and never changed; supported: read, search",
+            headers={"Allow": "GET"},
+        )
+
+
 async def _search(exchange: Exchange, filter_: Filter, pairs: list[tuple[str, str]]) -> Response:
+    if exchange.resource_type == AUDIT_EVENT:
+        return exchange.respond(200, await _audit_log(exchange, "s").search(pairs))
     is_lenient = preference(exchange.request, "handling") == "lenient"
     request = parse(exchange.resource_type, pairs, lenient=is_lenient)
     searcher = Searcher(exchange.database, exchange.caller, exchange.own_base, filter_)
