@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -34,12 +34,14 @@ from ai.writers.segmentation import segmentation
 from ai.writers.structured_report import structured_report
 from storage.database import Connection, Database
 from storage.jobs import defer
+from storage.tenants.lifecycle import is_active
 
 logger = logging.getLogger(__name__)
 
 RUN_TASK = "run_inference"
 # The queue's own limit must be higher, so that the job's row always learns of the end.
 MAX_ATTEMPTS = 3
+SUSPENDED_WAIT = timedelta(minutes=5)
 MAX_IMAGES = 8  # of one study; more is a sender's mistake, not a panoramic study
 
 
@@ -125,7 +127,7 @@ class Pipeline:
                 tenant_id,
                 study.patient_id,
             )
-            reasons = refusals(connection, tenant_id, study.patient_id)
+            reasons = refusals(connection, tenant_id, study.patient_id, len(matching))
             if study.is_disputed:
                 # Findings in the wrong person's chart would be worse than none.
                 reasons.append("the images' demographics disagree with the patient's record")
@@ -213,8 +215,11 @@ class Pipeline:
             logger.error("ai_job_failed", extra={"job_id": str(job_id)}, exc_info=error)
 
     def _begin(self, tenant_id: UUID, job_id: UUID) -> Job | None:
-        """Count the attempt; None when the job has ended already."""
+        """Count the attempt; None when the job has ended already, or must wait."""
         with self._database.connection(tenant_id) as connection:
+            if not is_active(connection, tenant_id):
+                _look_again_later(connection, tenant_id, job_id)
+                return None
             row = connection.execute(
                 "UPDATE ai_inference_jobs j SET status = 'RUNNING', attempts = j.attempts + 1,"
                 " started_at = coalesce(j.started_at, now())"
@@ -322,6 +327,18 @@ class Pipeline:
                     job.id,
                 ),
             )
+
+
+def _look_again_later(connection: Connection, tenant_id: UUID, job_id: UUID) -> None:
+    """Keep the job of a suspended tenant; it runs when the tenant is active again."""
+    defer(
+        connection,
+        RUN_TASK,
+        {"tenant_id": str(tenant_id), "job_id": str(job_id)},
+        queue=completeness.QUEUE,
+        queueing_lock=f"{RUN_TASK}:{job_id}",
+        schedule_at=datetime.now(UTC) + SUSPENDED_WAIT,
+    )
 
 
 def _record_decision(
