@@ -28,7 +28,7 @@ WADO_RS: Final = Coding(
 )
 
 # SMART Imaging Access: the token that read this Endpoint is to be sent to its address.
-TOKEN_IS_SENT: Final = (
+SMART_IMAGING: Final = (
     "http://fhir.org/argonaut/smart-imaging/StructureDefinition/requires-access-token"
 )
 
@@ -65,7 +65,7 @@ def organization(public_url: str | None) -> ViewLens:
 
 def _endpoint_template(row: Row) -> dict[str, Any]:
     return {
-        "extension": [{"url": TOKEN_IS_SENT, "valueBoolean": True}],
+        "extension": [{"url": SMART_IMAGING, "valueBoolean": True}],
         "connectionType": WADO_RS.json(),
         "payloadType": [{"text": "DICOM WADO-RS"}],
         "payloadMimeType": ["application/dicom"],
