@@ -23,6 +23,7 @@ from interop.fhir.rendering import render_stale
 from interop.services import Services, open_services
 from interop.settings import Settings
 from interop.smart.pruning import prune
+from storage.encryption import rotation
 from storage.jobs import JobRunner
 from storage.sweep import sweep
 
@@ -46,6 +47,7 @@ def run(settings: Settings) -> None:
     services.spool.clean()
     stop = threading.Event()
     runner = JobRunner(services.database)
+    _register_keys(runner, services)
     if ai_is_installed():
         from interop.ai_ports import open_pipeline
 
@@ -76,6 +78,14 @@ def _register(runner: JobRunner, pipeline: Pipeline) -> None:
     @runner.task(RUN_TASK, queue=QUEUE, attempts=MAX_ATTEMPTS + 2)
     def run_inference(tenant_id: str, job_id: str) -> None:
         pipeline.run_inference(UUID(tenant_id), UUID(job_id))
+
+
+def _register_keys(runner: JobRunner, services: Services) -> None:
+    # Long and rare: what is interrupted goes on where it was, so it may be tried often.
+    @runner.task(rotation.TASK, queue=rotation.QUEUE, attempts=rotation.ATTEMPTS)
+    def reseal(tenant_id: str) -> None:
+        changed = rotation.reseal(services.database, UUID(tenant_id))
+        logger.info("resealed", extra={"tenant_id": tenant_id, "values": changed})
 
 
 def _work(services: Services, runner: JobRunner, stop: threading.Event) -> None:

@@ -23,7 +23,9 @@ from interop.smart.clients import (
 )
 
 client_app = typer.Typer(no_args_is_help=True, help="API clients: apps and services of a tenant.")
-keys_app = typer.Typer(no_args_is_help=True, help="Keys that sign access tokens and id_tokens.")
+keys_app = typer.Typer(
+    no_args_is_help=True, help="Keys: those that sign tokens, those that seal sensitive values."
+)
 
 
 @client_app.command("create")

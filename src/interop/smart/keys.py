@@ -142,7 +142,7 @@ class SigningKeys:
         }
 
     def _opened(self, kid: str, algorithm: str, sealed: str) -> Key:
-        jwk = json.loads(self._master_key.open(sealed, _place(kid)))
+        jwk = json.loads(self._master_key.open(sealed, place_of(kid)))
         kind = ECKey if algorithm == ACCESS_TOKEN_ALGORITHM else RSAKey
         key: Key = kind.import_key(jwk)
         return key
@@ -169,7 +169,7 @@ class SigningKeys:
             (
                 kid,
                 algorithm,
-                self._master_key.seal(json.dumps(key.as_dict(private=True)), _place(kid)),
+                self._master_key.seal(json.dumps(key.as_dict(private=True)), place_of(kid)),
                 json.dumps(key.as_dict(private=False)),
             ),
         )
@@ -183,5 +183,6 @@ class SigningKeys:
             yield connection
 
 
-def _place(kid: str) -> str:
+def place_of(kid: str) -> str:
+    """What the seal of a private key is bound to."""
     return f"signing_keys.private_jwk:{kid}"

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 BATCH = 100
 TASK = "reseal"
 QUEUE = "keys"
+ATTEMPTS = 12
 ACTOR = "key-rotation"
 # Other processes seal with the old key for two seconds more; the job comes after them.
 DELAY_SECONDS = 5

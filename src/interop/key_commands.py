@@ -1,0 +1,103 @@
+"""`interop keys`: the keys that seal what is especially sensitive, beside those that sign."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import psycopg
+import typer
+
+from interop.command_line import CommandFailed, JsonOption, Opened, TenantOption, opened, require
+from interop.command_line import show as show_row
+from interop.smart.commands import keys_app
+from storage.encryption import EncryptionError, MasterKey, SealBroken
+
+__all__ = ["keys_app"]
+
+
+@keys_app.command("rotate-data")
+def keys_rotate_data(
+    tenant: TenantOption,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Seal anew here and now, not by a worker.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a new data key of a tenant; a worker seals anew what older keys have sealed."""
+    from storage.encryption.rotation import reseal, rotate
+
+    with opened() as interop:
+        owner = require(interop.tenants, tenant)
+        try:
+            version = rotate(interop.database, owner.id)
+            resealed = reseal(interop.database, owner.id) if wait else None
+        except EncryptionError as error:
+            raise CommandFailed(str(error)) from error
+    shown = {"tenant": owner.slug, "version": version}
+    show_row(shown if resealed is None else {**shown, "resealed": resealed}, as_json)
+
+
+@keys_app.command("reseal")
+def keys_reseal(tenant: TenantOption, as_json: JsonOption = False) -> None:
+    """Seal under the newest data key what older ones have sealed; repeating continues."""
+    from storage.encryption.rotation import reseal
+
+    with opened() as interop:
+        owner = require(interop.tenants, tenant)
+        try:
+            resealed = reseal(interop.database, owner.id)
+        except EncryptionError as error:
+            raise CommandFailed(str(error)) from error
+    show_row({"tenant": owner.slug, "resealed": resealed}, as_json)
+
+
+@keys_app.command("rewrap")
+def keys_rewrap(as_json: JsonOption = False) -> None:
+    """Wrap all data keys under the present master key or KMS key, and the signing keys' seal.
+
+    Before it, set INTEROP_KMS_KEY_ID, or the new INTEROP_MASTER_KEY with the old one as
+    INTEROP_FORMER_MASTER_KEY; after it, the former is not needed any more.
+    """
+    with opened() as interop:
+        vault = interop.database.vault
+        with interop.database.platform_connection() as connection:
+            rows = connection.execute("SELECT id FROM tenants ORDER BY id").fetchall()
+        try:
+            wrapped = sum(vault.rewrap(tenant_id) for tenant_id in (None, *(r[0] for r in rows)))
+        except EncryptionError as error:
+            raise CommandFailed(
+                f"{error}; what was wrapped until here stays so, run the command again"
+            ) from error
+        signing = _reseal_signing_keys(interop)
+    show_row({"data_keys": wrapped, "signing_keys": signing}, as_json)
+
+
+def _reseal_signing_keys(interop: Opened) -> int:
+    """Seal the private signing keys under the new master key. Returns how many were under the old.
+
+    As the owner of the database: the application may not change a signing key.
+    """
+    from interop.connections import open_master_key
+    from interop.smart.keys import place_of
+
+    if interop.settings.former_master_key is None:
+        return 0
+    former = MasterKey.from_base64(interop.settings.former_master_key.get_secret_value())
+    present = open_master_key(interop.settings)
+    changed = 0
+    with psycopg.connect(interop.owner_url) as connection:
+        keys = connection.execute(
+            "SELECT kid, private_jwk FROM signing_keys ORDER BY kid FOR UPDATE"
+        ).fetchall()
+        for kid, sealed in keys:
+            try:
+                plain = former.open(sealed, place_of(kid))
+            except SealBroken:
+                present.open(sealed, place_of(kid))
+                continue
+            connection.execute(
+                "UPDATE signing_keys SET private_jwk = %s WHERE kid = %s",
+                (present.seal(plain, place_of(kid)), kid),
+            )
+            changed += 1
+    return changed
