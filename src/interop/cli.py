@@ -28,11 +28,12 @@ from interop.command_line import (
 from interop.dimse.commands import ae_app, echo, send, tls_app
 from interop.errors import ServerError
 from interop.identity.commands import provider_app, user_app
+from interop.key_commands import keys_app
 from interop.logs import configure_logging
-from interop.smart.commands import client_app, keys_app, parse_scopes
+from interop.smart.commands import client_app, parse_scopes
+from interop.tenant_commands import tenant_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-tenant_app = typer.Typer(no_args_is_help=True, help="Tenants: organizations kept apart.")
 bundle_app = typer.Typer(no_args_is_help=True, help="AI models.")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(user_app, name="user")
@@ -99,61 +100,6 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 # -- tenants, clients, peers ------------------------------------------------------------------
-
-
-@tenant_app.command("create")
-def tenant_create(
-    slug: str,
-    name: Annotated[str | None, typer.Option(help="Name of the organization.")] = None,
-    ae_title: Annotated[str | None, typer.Option(help="Called AE title of its DICOM door.")] = None,
-    partition_strategy: Annotated[
-        str, typer.Option(help="ROW_LEVEL (SCHEMA and DATABASE come with a later release).")
-    ] = "ROW_LEVEL",
-    as_json: JsonOption = False,
-) -> None:
-    """Create a tenant."""
-    if partition_strategy != "ROW_LEVEL":
-        raise CommandFailed(
-            f"--partition-strategy {partition_strategy}: this release serves ROW_LEVEL only"
-        )
-    with opened() as interop:
-        tenant = interop.tenants.create(
-            slug, name=name, ae_title=ae_title, partition_strategy=partition_strategy
-        )
-    show({"id": tenant.id, "slug": tenant.slug, "ae_title": tenant.ae_title}, as_json)
-
-
-@tenant_app.command("list")
-def tenant_list(as_json: JsonOption = False) -> None:
-    """List the active tenants."""
-    with opened() as interop:
-        rows = [
-            {"id": str(t.id), "slug": t.slug, "name": t.name, "ae_title": t.ae_title}
-            for t in interop.tenants.all_active()
-        ]
-    if as_json:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        out.print(f"{row['slug']}  {row['ae_title'] or '-'}  {row['name']}")
-
-
-@tenant_app.command("enable")
-def tenant_enable(
-    slug: str,
-    feature: Annotated[str, typer.Argument(help="Feature flag, e.g. AI_DIAGNOSTICS.")],
-    off: Annotated[bool, typer.Option("--off", help="Switch it off instead.")] = False,
-) -> None:
-    """Switch a feature of a tenant on or off."""
-    with opened() as interop:
-        owner = require(interop.tenants, slug)
-        with interop.database.connection(owner.id) as connection:
-            connection.execute(
-                "INSERT INTO tenant_features (tenant_id, feature, is_enabled) VALUES (%s, %s, %s)"
-                " ON CONFLICT (tenant_id, feature) DO UPDATE SET is_enabled = excluded.is_enabled",
-                (owner.id, feature, not off),
-            )
-    out.print(f"{feature} is {'off' if off else 'on'} for {slug}")
 
 
 @app.command()
