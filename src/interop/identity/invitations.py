@@ -126,7 +126,11 @@ def find_by_email(connection: Connection, tenant_id: UUID, email: str) -> Invita
 
 def accept(connection: Connection, tenant_id: UUID, invitation: Invitation, user_id: UUID) -> None:
     """Make `user_id` the member that was invited, once. Raises Conflict for a second time."""
-    users.insert_member(connection, tenant_id, user_id, invitation.user_type)
+    if users.insert_member(connection, tenant_id, user_id, invitation.user_type):
+        # Who was disabled comes back with what the invitation gives, not with what they had.
+        connection.execute(
+            "DELETE FROM user_roles WHERE tenant_id = %s AND user_id = %s", (tenant_id, user_id)
+        )
     used = connection.execute(
         "UPDATE invitations SET accepted_at = now(), accepted_user_id = %s"
         f" WHERE tenant_id = %s AND id = %s AND {_OPEN}",

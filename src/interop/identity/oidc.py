@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import httpx
 from anyio import to_thread
 from authlib.common.errors import AuthlibBaseError
-from authlib.integrations.httpx_client import AsyncOAuth2Client
+from authlib.oauth2.auth import ClientAuth
+from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from authlib.oidc.core import CodeIDToken
 from joserfc import jwt
 from joserfc.errors import JoseError
@@ -80,7 +81,7 @@ async def begin(
 
     Raises NotFound for a provider that the tenant does not offer, Unavailable when it is silent.
     """
-    provider, secret = await to_thread.run_sync(_provider, services, tenant, name)
+    provider, _ = await to_thread.run_sync(_provider, services, tenant, name)
     try:
         metadata = await _metadata(services, provider)
     except (egress.EgressRefused, egress.EgressFailed, ValueError, KeyError) as error:
@@ -91,13 +92,17 @@ async def begin(
         "nonce": secrets.token_urlsafe(32),
         "verifier": secrets.token_urlsafe(48),
     }
-    async with _client(services, tenant, provider, secret) as client:
-        url, _ = client.create_authorization_url(
-            metadata["authorization_endpoint"],
-            state=held["state"],
-            code_verifier=held["verifier"],
-            nonce=held["nonce"],
-        )
+    url = prepare_grant_uri(
+        metadata["authorization_endpoint"],
+        provider.client_id,
+        "code",
+        redirect_uri(services, tenant, provider),
+        " ".join(provider.scopes),
+        held["state"],
+        nonce=held["nonce"],
+        code_challenge=create_s256_code_challenge(held["verifier"]),
+        code_challenge_method="S256",
+    )
 
     def remember() -> str:
         with services.database.connection(tenant.id) as connection:
@@ -172,18 +177,13 @@ async def _person(
     """Exchange the code and check the id_token. Raises Refusal."""
     try:
         metadata = await _metadata(services, provider)
-        async with _client(services, tenant, provider, secret) as client:
-            token = await client.fetch_token(
-                metadata["token_endpoint"],
-                code=answer["code"],
-                code_verifier=challenge.secrets["verifier"],
-            )
+        token = await _exchanged(services, tenant, provider, secret, metadata, challenge, answer)
         published: Any = await _json(services, metadata["jwks_uri"])
         keys = KeySet.import_key_set(published)
         claims = _claims(provider, challenge.secrets["nonce"], keys, token)
     except (
-        egress.EgressRefused, egress.EgressFailed, httpx.HTTPError, AuthlibBaseError, JoseError,
-        ValueError, KeyError, TypeError,
+        egress.EgressRefused, egress.EgressFailed, AuthlibBaseError, JoseError, ValueError,
+        KeyError, TypeError,
     ) as error:  # fmt: skip
         logger.warning(
             "oidc_not_confirmed",
@@ -195,6 +195,40 @@ async def _person(
     if provider.allowed_email_domains and domain not in provider.allowed_email_domains:
         raise Refusal("WRONG_DOMAIN", NOT_INVITED)
     return person
+
+
+async def _exchanged(
+    services: Services,
+    tenant: Tenant,
+    provider: providers.Provider,
+    secret: str | None,
+    metadata: dict[str, Any],
+    challenge: challenges.Challenge,
+    answer: dict[str, str],
+) -> dict[str, Any]:
+    """What the token endpoint gives for the code (RFC 6749 4.1.3, RFC 7636 4.5)."""
+    body = prepare_token_request(
+        "authorization_code",
+        redirect_uri=redirect_uri(services, tenant, provider),
+        code=answer["code"],
+        code_verifier=challenge.secrets["verifier"],
+    )
+    # OpenID Connect Discovery 3: without a list, client_secret_basic is what there is.
+    offered = metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+    with_secret = (
+        "client_secret_basic" if "client_secret_basic" in offered else "client_secret_post"
+    )
+    method = with_secret if secret else "none"
+    url, headers, content = ClientAuth(provider.client_id, secret, method).prepare(
+        "POST",
+        metadata["token_endpoint"],
+        {**_ACCEPT, "Content-Type": "application/x-www-form-urlencoded"},
+        body,
+    )
+    given = await egress.request(
+        "POST", url, _policy(services), headers=headers, content=content.encode()
+    )
+    return _object(given)
 
 
 def _claims(
@@ -307,7 +341,7 @@ def _provider(
     return provider, secret
 
 
-async def _metadata(services: Services, provider: providers.Provider) -> dict[str, str]:
+async def _metadata(services: Services, provider: providers.Provider) -> dict[str, Any]:
     """The provider's configuration (OpenID Connect Discovery 1.0, 4.3: issuer must be equal)."""
     url = provider.issuer.rstrip("/") + "/.well-known/openid-configuration"
     metadata = await _json(services, url)
@@ -317,7 +351,10 @@ async def _metadata(services: Services, provider: providers.Provider) -> dict[st
 
 
 async def _json(services: Services, url: str) -> dict[str, Any]:
-    answer = await egress.request("GET", url, _policy(services), headers=_ACCEPT)
+    return _object(await egress.request("GET", url, _policy(services), headers=_ACCEPT))
+
+
+def _object(answer: egress.Answer) -> dict[str, Any]:
     if answer.status != 200:
         raise egress.EgressFailed(f"status {answer.status}")
     found = json.loads(answer.body)
@@ -329,34 +366,3 @@ async def _json(services: Services, url: str) -> dict[str, Any]:
 def _policy(services: Services) -> egress.EgressPolicy:
     settings = services.settings
     return egress.EgressPolicy.parse(settings.egress_private_networks, settings.egress_ca_file)
-
-
-def _client(
-    services: Services, tenant: Tenant, provider: providers.Provider, secret: str | None
-) -> Any:
-    return AsyncOAuth2Client(
-        provider.client_id,
-        secret,
-        token_endpoint_auth_method="client_secret_basic" if secret else "none",
-        scope=" ".join(provider.scopes),
-        redirect_uri=redirect_uri(services, tenant, provider),
-        code_challenge_method="S256",
-        transport=_CheckedTransport(_policy(services)),
-    )
-
-
-class _CheckedTransport(httpx.AsyncBaseTransport):
-    """Carries Authlib's requests out through the one door."""
-
-    def __init__(self, policy: egress.EgressPolicy) -> None:
-        self._policy = policy
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        answer = await egress.request(
-            request.method,
-            str(request.url),
-            self._policy,
-            headers=dict(request.headers),
-            content=await request.aread(),
-        )
-        return httpx.Response(answer.status, headers=answer.headers, content=answer.body)

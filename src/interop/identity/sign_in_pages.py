@@ -7,6 +7,7 @@ from urllib.parse import quote, urlencode
 from anyio import to_thread
 from starlette.responses import RedirectResponse, Response
 
+from interop.errors import BadRequest
 from interop.identity import challenges, invitations, pages, providers, sessions, sign_in
 from interop.identity.pages import Field
 from interop.identity.passwords import MIN_LENGTH
@@ -111,7 +112,7 @@ async def post_invitation(visit: Visit) -> Response:
     """POST /t/{tenant}/sign-in/invitation"""
     password = visit.value("password")
     if password != visit.value("repeated"):
-        return await show_invitation(visit, "The two passwords are not the same.")
+        raise BadRequest("the two passwords are not the same")
     await to_thread.run_sync(
         sign_in.accept_invitation, visit.services, visit.tenant, visit.browser,
         visit.value("token"), password,

@@ -140,7 +140,7 @@ def matching_step(secret: str, code: str, now: float) -> int | None:
     codes = pyotp.HOTP(secret)
     current = int(now) // STEP_SECONDS
     found = None
-    for step in range(current - WINDOW_STEPS, current + WINDOW_STEPS + 1):
+    for step in range(max(0, current - WINDOW_STEPS), current + WINDOW_STEPS + 1):
         if hmac.compare_digest(codes.at(step), digits):
             found = step
     return found

@@ -216,4 +216,3 @@ def audited(database: Database, tenant: Tenant) -> Callable[[], list[tuple[Any, 
 
     before = len(rows())
     return lambda: rows()[before:]
-

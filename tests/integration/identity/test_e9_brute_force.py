@@ -92,7 +92,7 @@ def test_e9_a_refusal_takes_as_long_whoever_it_is(
 
     fastest = [min(times) for times in seconds.values()]
     # Each computes one hash of 64 MiB; leaving it out would be thirty times faster.
-    assert min(fastest) > 0.5 * max(fastest), fastest
+    assert min(fastest) > 0.3 * max(fastest), fastest
 
 
 def guess(origin: str, email: str, number: int) -> httpx.Response:
@@ -128,7 +128,7 @@ def test_e9_a_thousand_guesses_become_a_handful(
             "SELECT failures FROM sign_in_throttles WHERE key_hash = %s",
             (throttle.hash_key("ACCOUNT", email),),
         ).fetchone()
-    assert row == (len(judged) + 0,)
+    assert row == (len(judged),)
 
 
 def test_e9_the_delay_grows_and_its_page_is_one_for_all(
