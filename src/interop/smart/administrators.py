@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from interop.access.http import caller_from
 from interop.access.principals import Caller
-from interop.errors import Forbidden, NotFound, Unauthorized
+from interop.errors import BadRequest, Forbidden, Unauthorized
 from interop.fhir import json
 from interop.identity.sessions import current_session
 from interop.smart.errors import OAuthError
@@ -54,9 +54,9 @@ async def json_body(request: Request) -> dict[str, Any]:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise OAuthError("invalid_request", "the body must be application/json", 415)
+    body = await read_body(request)
     try:
-        return json.loads(await read_body(request))
-    except NotFound:
-        raise
-    except Exception as error:
-        raise OAuthError("invalid_request", "the body must be a JSON object") from error
+        return json.loads(body)
+    except BadRequest as error:
+        text = f"the body must be a JSON object: {error.diagnostics}"
+        raise OAuthError("invalid_request", text) from error

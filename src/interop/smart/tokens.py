@@ -51,6 +51,8 @@ class Claims:
     fhir_user: str | None = None  # relative reference: Practitioner/{id} or Patient/{id}
     issued_at: float = 0.0
     token_id: str = ""
+    # The tenant whose member acts here by a grant on its subtree (interop.access.acting).
+    via_tenant_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Subject:
     session_id: UUID | None = None
     grant_id: UUID | None = None
     fhir_user: str | None = None
+    via_tenant_id: UUID | None = None
 
 
 NOBODY = Subject()
@@ -96,6 +99,7 @@ class TokenService:
             "fhirUser": subject.fhir_user,
             "sid": _text(subject.session_id),
             "grant": _text(subject.grant_id),
+            "via": _text(subject.via_tenant_id),
             "iat": now,
             "exp": now + self.lifetime_seconds,
             "jti": str(uuid4()),
@@ -174,6 +178,7 @@ def _claims(claims: dict[str, Any]) -> Claims:
         fhir_user=claims.get("fhirUser"),
         issued_at=float(claims["iat"]),
         token_id=str(claims["jti"]),
+        via_tenant_id=_id(claims, "via"),
     )
 
 

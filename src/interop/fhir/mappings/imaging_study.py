@@ -228,6 +228,8 @@ def load(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | None:
         return None
     row = found[0]
     row["modalities_in_study"] = tuple(sorted(set(row["modalities_in_study"])))
+    # Empty where the device sent none: an Identifier without a value is no accession number.
+    row["accession_number"] = row["accession_number"] or None
     row["status"] = "AVAILABLE" if row["number_of_instances"] else "EMPTY"
     row["patient_id"] = references.literal(connection, tenant_id, "Patient", row["patient_id"])
     row["endpoint"] = _endpoint(connection, tenant_id)
