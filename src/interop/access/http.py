@@ -25,6 +25,7 @@ from storage.database import Database
 from storage.emergency import find_access
 from storage.memberships import client_purpose, membership
 from storage.tenancy import Tenant
+from storage.tenant_tree import GRANT_LEVELS, aaccess_level
 
 REMEMBER_SECONDS = 45.0
 REMEMBER_TOKENS = 10_000
@@ -70,6 +71,8 @@ class Authenticator:
     async def _looked_up(self, claims: Claims) -> Standing:
         if claims.client_id is None and claims.user_id is None:
             return Standing(claims, patient_id=claims.patient_id)  # the operator of this machine
+        if claims.via_tenant_id is not None:
+            return await self._delegated(claims, claims.via_tenant_id)
         async with self._database.async_connection(claims.tenant_id) as connection:
             if why := await ended(connection, claims):
                 raise Unauthorized(why)
@@ -90,6 +93,24 @@ class Authenticator:
             claims.patient_id or own,
             Grants.of(claims.user_id, own, member.held),
         )
+
+    async def _delegated(self, claims: Claims, home_id: UUID) -> Standing:
+        """What a member of a parent tenant may do here: no more than at home, and than granted."""
+        assert claims.user_id is not None  # only members act in another tenant
+        async with self._database.async_connection(home_id) as connection:
+            if why := await ended(connection, replace(claims, tenant_id=home_id)):
+                raise Unauthorized(why)
+            level = await aaccess_level(connection, claims.user_id, home_id, claims.tenant_id)
+            member = await membership(connection, home_id, claims.user_id)
+        if level not in GRANT_LEVELS or member is None or member.user_type == PATIENT:
+            raise Unauthorized("the grant by which this token acts here has ended")
+        held = {
+            one.permission
+            for one in member.held
+            if one.resource_scope == "ALL_LOCATIONS"
+            and (level == "MANAGE" or one.permission.startswith("view_"))
+        }
+        return Standing(claims, None, member.user_type, None, Grants(frozenset(held)))
 
 
 async def caller_from(request: Request) -> Caller:
@@ -133,6 +154,8 @@ async def caller_from(request: Request) -> Caller:
         patient_id=standing.patient_id,
         required_consent=standing.required_consent,
     )
+    # For the audit row, should the request be refused later.
+    request.state.caller = caller
     named = request.headers.get(EMERGENCY_ACCESS)
     return caller if named is None else await _in_emergency(services.database, caller, named)
 

@@ -1,4 +1,7 @@
-"""The audit row of a request that nobody stands behind: no token, a wrong one, another tenant's."""
+"""The audit row of a request that was refused before it could write its own.
+
+Whoever stands behind it, or nobody does: no token, a wrong one, another tenant's.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ import psycopg
 from psycopg_pool import PoolTimeout
 from starlette.requests import Request
 
-from interop.access.audit import INSERT_AUDIT, system_audit
+from interop.access.audit import INSERT_AUDIT, audit_parameters, system_audit
 from interop.access.http import request_id
+from interop.access.principals import Caller
 from interop.errors import ServerError
 
 if TYPE_CHECKING:
@@ -46,3 +50,47 @@ async def audit_stranger(request: Request, error: ServerError) -> None:
             await connection.execute(INSERT_AUDIT, parameters)
     except (psycopg.Error, PoolTimeout):
         logger.exception("refusal_not_audited")
+
+
+async def audit_refused_imaging(request: Request, error: ServerError) -> None:
+    """The same for DICOMweb: in the caller's name where `caller_from` found one."""
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if caller is None:
+        await audit_stranger(request, error)
+        return
+    services: Services = request.app.state.services
+    parameters = audit_parameters(
+        caller,
+        _imaging_event(request),
+        "ImagingStudy",
+        outcome="FAILURE",
+        metadata={"status": error.http_status, "method": request.method},
+    )
+    try:
+        async with services.database.async_connection(caller.tenant.id) as connection:
+            await connection.execute(INSERT_AUDIT, parameters)
+    except (psycopg.Error, PoolTimeout):
+        logger.exception("refusal_not_audited")
+
+
+_BY_WORD = {
+    "studies": "IMAGING_SEARCHED",
+    "series": "IMAGING_SEARCHED",
+    "instances": "IMAGING_SEARCHED",
+    "metadata": "IMAGING_METADATA_VIEWED",
+    "rendered": "IMAGING_RENDERED",
+    "thumbnail": "IMAGING_RENDERED",
+}
+
+
+def _imaging_event(request: Request) -> str:
+    """What the URL asks for, by its words (PS3.18 Table 10.1-1)."""
+    if request.method == "POST":
+        return "IMAGING_STORE_REFUSED"
+    path: str = request.scope["path"]
+    if "/bulkdata/" in path:
+        return "IMAGING_BULK_DATA_RETRIEVED"
+    word = path.rstrip("/").rpartition("/")[2]
+    if word not in _BY_WORD and "/frames/" in path:
+        return "IMAGING_FRAMES_RETRIEVED"
+    return _BY_WORD.get(word, "IMAGING_RETRIEVED")

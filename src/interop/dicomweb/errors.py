@@ -14,9 +14,12 @@ from uuid import uuid4
 import orjson
 import psycopg
 from psycopg_pool import PoolTimeout
+from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from interop.access.audit import begin_interaction, is_audit_failure
+from interop.access.refusals import audit_refused_imaging
 from interop.dicom.failures import Failure
 from interop.errors import NotFound, ServerError, Unavailable, Unprocessable
 from storage.objects import ObjectNotFound, ObjectStoreUnavailable
@@ -37,12 +40,17 @@ def translated(handler: Handler) -> Handler:
     """Wrap a handler so that whatever it raises becomes a response."""
 
     async def answer(request: Request) -> Response:
+        interaction = begin_interaction()
         try:
             return await handler(request)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:
-            return error_response(error)
+            response = error_response(error)
+            if not interaction.is_audited:
+                known = as_server_error(error) or ServerError()
+                response.background = BackgroundTask(audit_refused_imaging, request, known)
+            return response
 
     return answer
 
@@ -81,6 +89,10 @@ def as_server_error(error: Exception) -> ServerError | None:
     if isinstance(error, psycopg.errors.QueryCanceled):
         return Unavailable("the query took too long; narrow it, for instance by StudyDate")
     if isinstance(error, psycopg.OperationalError):
+        return Unavailable()
+    if isinstance(error, psycopg.Error) and is_audit_failure(error):
+        # Nothing may be shown that is not written down (security.md G4).
+        logger.error("audit_unavailable", exc_info=error)
         return Unavailable()
     return None
 

@@ -132,6 +132,7 @@ def endpoint(handler: Handler) -> Endpoint:
             error, response = _refused(request, raised)
         if interaction.is_audited:
             return response
+        caller = caller or getattr(request.state, "caller", None)
         if caller is None:
             # After the answer, so that the time it takes does not tell whether the tenant exists.
             response.background = BackgroundTask(audit_stranger, request, error)

@@ -236,13 +236,7 @@ BEGIN
             called_ae_title text, remote_address text, sop_class_uid text, sop_instance_uid text,
             study_instance_uid text, transfer_syntax_uid text, status_code int, status text,
             message text, byte_size bigint, started_at timestamptz);
-    INSERT INTO audit_events (tenant_id, user_id, api_client_id, actor_type, event_type,
-        resource_type, resource_id, outcome, request_id, ip_address, user_agent, metadata)
-        SELECT p_tenant, r.user_id, r.api_client_id, r.actor_type, r.event_type, r.resource_type,
-            r.resource_id, r.outcome, r.request_id, r.ip_address, r.user_agent, r.metadata::jsonb
-        FROM json_to_recordset(p_audits) AS r(user_id uuid, api_client_id uuid, actor_type text,
-            event_type text, resource_type text, resource_id text, outcome text, request_id text,
-            ip_address text, user_agent text, metadata text);
+    PERFORM write_audit_events(p_tenant, p_audits);
     INSERT INTO outbox (tenant_id, topic, payload)
         SELECT p_tenant, r.topic, r.payload
         FROM json_to_recordset(p_outbox) AS r(topic text, payload jsonb);
