@@ -60,6 +60,8 @@ INITIAL_SETTINGS: Mapping[str, str] = {
     # Committers wait for companions only when several are under way: one flush serves them all.
     "commit_delay": "100",
     "commit_siblings": "8",
+    # Plans made before the first statistics scan a whole tenant; they are made anew after ANALYZE.
+    "autovacuum_naptime": "15s",
     "random_page_cost": "1.1",
     "jit": "off",
     "timezone": "UTC",
