@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from interop.audit.commands import audit_app, record
 from interop.command_line import (
     CommandFailed,
     JsonOption,
@@ -43,6 +44,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(ae_app, name="ae")
 app.add_typer(tls_app, name="tls")
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(audit_app, name="audit")
 
 
 def main() -> None:
@@ -202,6 +204,7 @@ def jobs(tenant: TenantOption, as_json: JsonOption = False) -> None:
                 " FROM ai_inference_jobs WHERE tenant_id = %s ORDER BY created_at DESC LIMIT 50",
                 (owner.id,),
             ).fetchall()
+        record(interop, owner, "JOBS_LISTED", rows=len(rows))
     names = ("id", "status", "attempts", "reason", "error", "created_at", "completed_at")
     found = [dict(zip(names, row, strict=True)) for row in rows]
     if as_json:
@@ -229,6 +232,7 @@ def quarantine(tenant: TenantOption, as_json: JsonOption = False) -> None:
                 " ORDER BY last_received_at DESC LIMIT 200",
                 (owner.id,),
             ).fetchall()
+        record(interop, owner, "QUARANTINE_LISTED", rows=len(objects) + len(studies))
     kept = ("received_at", "sop_instance_uid", "study_instance_uid", "reason", "source", "state")
     report = {
         "objects": [dict(zip(kept, row, strict=True)) for row in objects],
@@ -291,6 +295,9 @@ def bundle_deploy(
                 deploy(connection, name, version, tenant_id)
             except UnknownModelVersion as error:
                 raise CommandFailed(str(error)) from error
+        if tenant:
+            owner = require(interop.tenants, tenant)
+            record(interop, owner, "AI_MODEL_DEPLOYED", model=name, version=version)
     out.print(f"{name} {version} is rolled out to {tenant or 'every tenant'}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from interop.settings import Settings
 from interop.smart.tokens import TokenService
+from storage.audit_chain import AuditKey
 from storage.database import APP_ROLE, Database
 from storage.encryption import MasterKey
 from storage.encryption.aws_kms import AwsKeyProvider
@@ -42,6 +43,13 @@ def open_key_providers(settings: Settings) -> KeyProviders:
     if settings.kms_key_id is not None:
         return KeyProviders(kms, local)
     return KeyProviders(local[0], [*local[1:], kms])
+
+
+def open_audit_key(settings: Settings) -> AuditKey:
+    """What signs the seals of the audit log."""
+    former = settings.former_master_key
+    known = [MasterKey.from_base64(former.get_secret_value())] if former is not None else []
+    return AuditKey(open_master_key(settings), known)
 
 
 def open_tokens(settings: Settings, database: Database) -> TokenService:

@@ -115,7 +115,7 @@ def serve(settings: Settings, roles: tuple[str, ...], announce: Callable[[str], 
         register_platform_bundles(running.owner_url)
         open_object_store(settings.effective_objects_url)  # refuses a bad URL before any client
         children = [
-            Child(role, running.settings.environment())
+            Child(role, _environment(running, role))
             for role in roles
             for _ in range(settings.dicom_workers if role == "dicom" else 1)
         ]
@@ -129,6 +129,12 @@ def serve(settings: Settings, roles: tuple[str, ...], announce: Callable[[str], 
                     child.revive()
         finally:
             _stop(children)
+
+
+def _environment(running: RunningDatabase, role: str) -> dict[str, str]:
+    """What a child is told: the owner's login only where rows of the log may go (the worker)."""
+    owner_url = running.owner_url if role == "worker" else None
+    return running.settings.model_copy(update={"database_owner_url": owner_url}).environment()
 
 
 def _ready_line(settings: Settings, roles: tuple[str, ...]) -> str:

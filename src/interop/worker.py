@@ -19,6 +19,7 @@ from uuid import UUID
 import psycopg
 
 from ai.completeness import reschedule_forgotten
+from interop.audit.duty import keep_sealed
 from interop.fhir.rendering import render_stale
 from interop.services import Services, open_services
 from interop.settings import Settings
@@ -95,6 +96,7 @@ def _work(services: Services, runner: JobRunner, stop: threading.Event) -> None:
             ("render", lambda: _render_when_told(services, stop)),
             ("sweep", lambda: _sweep_hourly(services, stop)),
             ("forgotten", lambda: _reschedule_forgotten(services, stop)),
+            ("audit", lambda: keep_sealed(services, stop)),
         )
     ]
     for thread in background:
