@@ -21,6 +21,7 @@ from interop.dicomweb.query import AnyOf, Condition, Query, parse_query
 from interop.dicomweb.reading import Row, admitted, search, services_of
 from interop.dicomweb.responses import json_response, warning_headers
 from interop.dicomweb.results import INSTANCE_JSON, INSTANCE_TAGS, Shape, result, results
+from interop.dicomweb.visibility import condition, permitted
 
 EVENT = "IMAGING_SEARCHED"
 MORE_WARNING = "There are additional results that can be requested with offset={next}"
@@ -83,11 +84,12 @@ async def _search(request: Request, level: Level) -> Response:
     shape = Shape(top, level)
     parameters = Parameters()
     asked = replace(query, conditions=(*scope, *query.conditions))
-    sql = statement(shape, asked, parameters)
+    visible = condition(permitted(caller, "s"), parameters)
+    sql = statement(shape, asked, parameters, visible)
     # Which keys were asked, never their values: those are names and birth dates.
     details = {
         "level": level.resource,
-        "keys": [condition.attribute.keyword for condition in query.conditions],
+        "keys": [asked_for.attribute.keyword for asked_for in query.conditions],
     }
     rows = await search(
         services_of(request),
@@ -96,7 +98,7 @@ async def _search(request: Request, level: Level) -> Response:
         details,
         sql,
         parameters.values,
-        keeps_plan=has_one_plan(asked),
+        keeps_plan=visible is None and has_one_plan(asked),
     )
     warnings = list(query.warnings)
     page = first_page(rows, shape, query)
@@ -149,9 +151,16 @@ def has_one_plan(query: Query) -> bool:
     )
 
 
-def statement(shape: Shape, query: Query, parameters: Parameters) -> str:
-    """The SELECT of a search; reads one row more than the page holds."""
+def statement(
+    shape: Shape, query: Query, parameters: Parameters, visible: str | None = None
+) -> str:
+    """The SELECT of a search; reads one row more than the page holds.
+
+    Only studies that meet the condition `visible` are looked at, before the page is cut.
+    """
     tests = ["s.tenant_id = %(tenant_id)s", *predicates(query.conditions, parameters)]
+    if visible is not None:
+        tests.append(visible)
     # A number of ours in the text: the plan depends on it.
     paging = f"LIMIT {query.limit + 1}"
     if query.offset:

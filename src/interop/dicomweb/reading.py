@@ -19,10 +19,14 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from starlette.requests import Request
 
-from interop.access import Caller, Letter, authorize
-from interop.access.audit import INSERT_AUDIT, audit_parameters
+from interop.access import Caller, Filter, Letter
+from interop.access.audit import INSERT_AUDIT, audit_parameters, mark_audited
 from interop.access.http import caller_from
-from interop.errors import ServerError
+from interop.dicomweb import visibility
+from interop.dicomweb.matching import Parameters
+from interop.dicomweb.paths import is_uid
+from interop.dicomweb.visibility import RESOURCE_TYPE
+from interop.errors import NotFound, ServerError
 from interop.services import Services
 from storage.database import AsyncConnection, require_tenant
 from storage.statements import Statement
@@ -31,7 +35,10 @@ _SETTINGS = (
     "SELECT set_config('app.tenant', %s, true), set_config('synchronous_commit', 'off', true)"
 )
 _BEGIN_SEARCH = "SELECT dicomweb_begin_search(%(tenant_id)s, %(audit)s)"
-RESOURCE_TYPE = "ImagingStudy"
+_VISIBLE = (
+    "SELECT FROM imaging_studies AS s WHERE s.tenant_id = %(tenant_id)s"
+    " AND s.study_uid = %(study)s AND {condition}"
+)
 
 Row = tuple[Any, ...]
 
@@ -45,17 +52,44 @@ def services_of(request: Request) -> Services:
 async def admitted(request: Request, letter: Letter) -> Caller:
     """The caller, permitted to do `letter` on imaging. Raises Unauthorized, Forbidden, NotFound.
 
-    A refusal of a known caller is audited as well.
+    A study in the path that the caller may not see is not there, and one that is not there neither:
+    callers of less than the whole tenant learn that before anything else is looked at. A refusal of
+    a known caller is audited as well.
     """
     caller = await caller_from(request)
     try:
-        authorize(caller, RESOURCE_TYPE, letter)
+        filter_ = visibility.permitted(caller, letter)
     except ServerError:
         async with reading(services_of(request), caller, "ACCESS_DENIED") as read:
             read.details["letter"] = letter
             read.outcome = "FAILURE"
         raise
+    if letter == "r" and not filter_.is_whole_tenant:
+        await _require_visible(request, caller, filter_)
     return caller
+
+
+async def _require_visible(request: Request, caller: Caller, filter_: Filter) -> None:
+    """Raise NotFound unless the caller may see the study in the path; audited then."""
+    services = services_of(request)
+    study: str = request.path_params["study"]
+    # What is no UID can be the UID of nothing.
+    parameters = Parameters(study=study if is_uid(study) else "", tenant_id=caller.tenant.id)
+    condition = visibility.condition(filter_, parameters)
+    seen = _VISIBLE.format(condition=condition)
+    async with services.database.async_connection(caller.tenant.id) as connection:
+        cursor = await connection.execute(seen.encode(), parameters.values)
+        is_visible = await cursor.fetchone() is not None
+    if is_visible:
+        return
+    lacks_consent = False
+    async with reading(services, caller, "IMAGING_RETRIEVED") as read:
+        if filter_.asks_consent:
+            consented = visibility.condition(filter_.without_consent(), parameters) or "true"
+            row = await read.row(_VISIBLE.format(condition=consented), parameters.values)
+            lacks_consent = row is not None
+        read.details["refused"] = "consent" if lacks_consent else "not found among what may be seen"
+        raise NotFound
 
 
 class Read:
@@ -105,6 +139,7 @@ async def search(
             read.details.update(details)
             read.outcome = "FAILURE"
         raise
+    mark_audited()
     return found
 
 
@@ -129,7 +164,10 @@ async def served(
         keeps_plan=True,
     )
     (rows,) = await services.database.statements.run(call)
-    return rows[0] if rows else None
+    if not rows:
+        return None
+    mark_audited()
+    return rows[0]
 
 
 @lru_cache
@@ -179,6 +217,7 @@ async def reading(
                 metadata=read.details,
             ),
         )
+    mark_audited()
     if refused is not None:
         raise refused
 
