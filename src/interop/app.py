@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from interop.access import emergency
+from interop.access import acting, emergency
 from interop.access.gate import Gate
 from interop.access.limits import RateLimiter
 from interop.dicomweb import router as dicomweb
@@ -67,6 +67,7 @@ def application(
             *oauth2.routes(),
             *emergency.routes(),
             *identity.routes(),
+            *acting.routes(),
             Route("/", index),
             Route("/livez", livez),
             Route("/readyz", readyz),

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import psycopg
 
-from storage.database import Connection, Database
+from storage.database import AsyncConnection, Connection, Database
 from storage.tenants.changes import OPERATOR, Actor, record_change
 
 Level = Literal["MEMBER", "READ", "MANAGE"]
@@ -142,6 +142,15 @@ def access_level(
     """
     readable = readable_tenants(connection, user_id, home_id, now)
     return next((one.level for one in readable if one.id == target_id), None)
+
+
+async def aaccess_level(
+    connection: AsyncConnection, user_id: UUID, home_id: UUID, target_id: UUID
+) -> Level | None:
+    """The async twin of `access_level`, for this moment."""
+    values = {"tenant_id": home_id, "user_id": user_id, "now": datetime.now(UTC)}
+    rows = await (await connection.execute(READABLE, values)).fetchall()
+    return next((row[3] for row in rows if row[0] == target_id), None)
 
 
 def place_below(

@@ -21,7 +21,7 @@ from interop.access.principals import PATIENT, Caller
 from interop.errors import Forbidden, NotFound, Unauthorized
 from interop.smart.token_state import ended
 from interop.smart.tokens import Claims, TokenService
-from storage.database import Database
+from storage.database import AsyncConnection, Database
 from storage.emergency import find_access
 from storage.memberships import client_purpose, membership
 from storage.tenancy import Tenant
@@ -76,10 +76,7 @@ class Authenticator:
         async with self._database.async_connection(claims.tenant_id) as connection:
             if why := await ended(connection, claims):
                 raise Unauthorized(why)
-            purpose = None
-            if claims.client_id is not None:
-                purpose = await client_purpose(connection, claims.tenant_id, claims.client_id)
-            required = None if purpose == CARE else (purpose or DATA_SHARING)
+            required = await _required_consent(connection, claims.tenant_id, claims.client_id)
             if claims.user_id is None:
                 return Standing(claims, required, patient_id=claims.patient_id)
             member = await membership(connection, claims.tenant_id, claims.user_id)
@@ -100,6 +97,7 @@ class Authenticator:
         async with self._database.async_connection(home_id) as connection:
             if why := await ended(connection, replace(claims, tenant_id=home_id)):
                 raise Unauthorized(why)
+            required = await _required_consent(connection, home_id, claims.client_id)
             level = await aaccess_level(connection, claims.user_id, home_id, claims.tenant_id)
             member = await membership(connection, home_id, claims.user_id)
         if level not in GRANT_LEVELS or member is None or member.user_type == PATIENT:
@@ -110,7 +108,18 @@ class Authenticator:
             if one.resource_scope == "ALL_LOCATIONS"
             and (level == "MANAGE" or one.permission.startswith("view_"))
         }
-        return Standing(claims, None, member.user_type, None, Grants(frozenset(held)))
+        consent = required if claims.client_id is not None else None
+        return Standing(claims, consent, member.user_type, None, Grants(frozenset(held)))
+
+
+async def _required_consent(
+    connection: AsyncConnection, tenant_id: UUID, client_id: UUID | None
+) -> str | None:
+    """What patients must have consented to for a client, which says for whom it works."""
+    purpose = None
+    if client_id is not None:
+        purpose = await client_purpose(connection, tenant_id, client_id)
+    return None if purpose == CARE else (purpose or DATA_SHARING)
 
 
 async def caller_from(request: Request) -> Caller:
