@@ -32,6 +32,7 @@ from ai.runtime.bundle import Bundle
 from ai.writers.report import ReportContext
 from ai.writers.segmentation import segmentation
 from ai.writers.structured_report import structured_report
+from storage.audit import INSERT_AUDIT, system_audit
 from storage.database import Connection, Database
 from storage.jobs import defer
 from storage.tenants.lifecycle import is_active
@@ -287,7 +288,9 @@ class Pipeline:
         context, sr_uid, seg_uid = self._write_objects(tenant_id, job, image)
         with self._database.connection(tenant_id) as connection:
             results.write_rows(connection, tenant_id, job.patient_id, context, image)
-            results.finish_job(connection, tenant_id, job.id, sr_uid, seg_uid, len(image.findings))
+            results.finish_job(
+                connection, tenant_id, job.id, sr_uid, seg_uid, len(image.findings), job.patient_id
+            )
 
     def _write_objects(
         self, tenant_id: UUID, job: Job, image: ImageResult
@@ -313,6 +316,18 @@ class Pipeline:
     def _fail(self, tenant_id: UUID, job: Job, error: Exception, again: bool) -> None:
         reason = error.reason if isinstance(error, InferenceFailed) else type(error).__name__
         with self._database.connection(tenant_id) as connection:
+            if not again:
+                connection.execute(
+                    INSERT_AUDIT,
+                    system_audit(
+                        tenant_id,
+                        "IMAGE_ANALYSIS_FAILED",
+                        "AI_INFERENCE_JOB",
+                        str(job.id),
+                        outcome="FAILURE",
+                        metadata={"attempts": job.attempts},
+                    ),
+                )
             connection.execute(
                 "UPDATE ai_inference_jobs SET status = %s, state_reason = %s, error_details = %s,"
                 " completed_at = CASE WHEN %s THEN completed_at"

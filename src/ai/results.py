@@ -160,6 +160,7 @@ def finish_job(
     sr_uid: str | None,
     seg_uid: str | None,
     finding_count: int,
+    patient_id: UUID | None = None,
 ) -> None:
     """Mark the job as succeeded and record it; the last statements of its one transaction."""
     connection.execute(
@@ -182,5 +183,6 @@ def finish_job(
             "AI_INFERENCE_JOB",
             str(job_id),
             metadata={"findings": finding_count, "scheme": PRIVATE_SCHEME},
+            patient_id=patient_id,
         ),
     )
