@@ -117,7 +117,7 @@ def configure(live: SimpleNamespace, issuer: SimpleNamespace) -> Callable[..., U
         }
         with live.services.database.connection(tenant.id) as connection:
             return providers.save(
-                connection, live.services.master_key, tenant.id, Actor.operator(), name=name,
+                connection, tenant.id, Actor.operator(), name=name,
                 **given,
             )  # fmt: skip
 
