@@ -237,9 +237,14 @@ def _show(tenant: Tenant, entity: ApplicationEntity, as_json: bool) -> None:
     from interop.dimse.registry import described
 
     values = {"tenant": tenant.slug, **described(entity)}
-    if not as_json:
-        values = {name: value for name, value in values.items() if value not in (None, [])}
-    show(values, as_json)
+    if as_json:
+        show(values, as_json)
+        return
+    for name, value in values.items():
+        text = ", ".join(value) if isinstance(value, list) else value
+        if text not in (None, ""):
+            # Not in a table: a fingerprint that is cut short can be compared with nothing.
+            out.print(f"{name}: {text}", markup=False, soft_wrap=True)
 
 
 # -- calling a peer -----------------------------------------------------------------------------

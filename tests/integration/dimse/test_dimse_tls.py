@@ -21,6 +21,12 @@ from interop.dimse.tls import ReloadingContext, TlsFiles
 from interop.dimse.transport_guard import TransportLimits
 from tests.dicom_pki import Authority, Pair
 
+OPENSSL = shutil.which("openssl")
+needs_dcmtk = pytest.mark.skipif(
+    not all(shutil.which(tool) for tool in ("storescu", "echoscu", "storescp")),
+    reason="DCMTK's tools are not installed",
+)
+
 CALLING_UNKNOWN = b"\3\0\0\0\0\4\0\1\1\3"
 CALLED_UNKNOWN = b"\3\0\0\0\0\4\0\1\1\7"
 RELEASE_RP = b"\6\0\0\0\0\4\0\0\0\0"
@@ -91,6 +97,9 @@ class Talk:
 
 @pytest.fixture
 def s_client(port: int, pki: Pki, wire: Any) -> Callable[..., Talk]:
+    if OPENSSL is None:
+        pytest.skip("openssl is not installed")
+
     def run(*options: str, pair: Pair | None = pki.pano, **titles: str) -> Talk:
         titles = {"calling": "PANO", **titles}
         identity = ["-cert", str(pair.certificate), "-key", str(pair.key)] if pair else []
@@ -430,6 +439,7 @@ def dcmtk(
     )  # fmt: skip
 
 
+@needs_dcmtk
 def test_echoscu_and_storescu_of_dcmtk_over_tls(
     port: int, pki: Pki, make_ct: Any, services: Any, tenant: Any
 ) -> None:
@@ -448,6 +458,7 @@ def test_echoscu_and_storescu_of_dcmtk_over_tls(
     assert row == (5,)
 
 
+@needs_dcmtk
 @pytest.mark.parametrize("who", ["cbct", "foreign", "forged", "expired"])
 def test_a10_storescu_of_dcmtk_with_another_certificate_is_refused(
     port: int, pki: Pki, make_ct: Any, who: str
@@ -460,6 +471,8 @@ def test_a10_storescu_of_dcmtk_with_another_certificate_is_refused(
 @pytest.fixture
 def storescp(pki: Pki, tmp_path: Path) -> Iterator[tuple[int, Path]]:
     """DCMTK's storage SCP with TLS, which requires a certificate."""
+    if shutil.which("storescp") is None:
+        pytest.skip("DCMTK's storescp is not installed")
     received = tmp_path / "received"
     received.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as probe:
