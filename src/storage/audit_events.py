@@ -107,6 +107,7 @@ EVENT_TYPES: dict[str, EventType] = _listed(
     # Who comes in
     EventType("LOGIN_SUCCESS", "E", "110114"),
     EventType("LOGIN_FAILED", "E", "110114"),
+    EventType("LOGIN_CHALLENGED", "E", "110114"),
     EventType("LOGOUT", "E", "110114"),
     EventType("TOKEN_ISSUED", "E", "110114"),
     EventType("TOKEN_REFUSED", "E", "110114"),
