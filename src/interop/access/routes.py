@@ -21,7 +21,8 @@ Guard = Literal["TOKEN", "CLIENT", "SESSION", "PUBLIC"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a route asks of who calls. `letter` is the scope letter that TOKEN routes need.
+    """What a route asks of who calls. `letter` is the scope letter that TOKEN routes need, or
+    `user` where they need one.
 
     Where `letter` is empty nothing is there to be permitted: the method or the URL is refused.
     """
@@ -65,6 +66,8 @@ ROUTES: dict[tuple[str, str], Rule] = {
     ("*", f"{DICOMWEB}/{{rest:dicomweb_path}}"): Rule("TOKEN", "rs"),
     # Breaking the glass.
     ("POST", "/t/{tenant}/emergency-access"): Rule("TOKEN", "r"),
+    # A member of a parent organization asks for a token of one below.
+    ("POST", "/t/{tenant}/act-in/{target}"): Rule("TOKEN", "user"),
     # The authorization server.
     ("POST", "/t/{tenant}/oauth2/token"): _CLIENT,
     ("POST", "/t/{tenant}/oauth2/introspect"): _CLIENT,
