@@ -205,8 +205,17 @@ def _leave(database: Database, tenant: Tenant, user_id: UUID) -> None:
         )
 
 
+def _forbid(database: Database, tenant: Tenant, user_id: UUID) -> None:
+    """Only the row changes; no session is revoked with it."""
+    with database.connection(tenant.id) as connection:
+        connection.execute(
+            "UPDATE user_tenants SET may_sign_in = false WHERE tenant_id = %s AND user_id = %s",
+            (tenant.id, user_id),
+        )
+
+
 @pytest.mark.parametrize(
-    "change", [_assign, _revoke, _retype, _disable, _disable_everywhere, _leave]
+    "change", [_assign, _revoke, _retype, _disable, _disable_everywhere, _leave, _forbid]
 )
 def test_e8_a_change_of_what_a_user_may_ends_their_sessions_at_once(
     browser: Browser,
