@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
+from interop.access.audit import INSERT_AUDIT, audit_parameters
 from interop.access.http import caller_from
 from interop.access.principals import Caller
-from interop.errors import BadRequest, Forbidden, Unauthorized
+from interop.errors import BadRequest, Forbidden, ServerError, Unauthorized
 from interop.fhir import json
 from interop.identity.sessions import current_session
 from interop.smart.errors import OAuthError
@@ -47,6 +50,20 @@ def require_manager(caller: Caller) -> None:
         raise Forbidden("this is for an administrator, signed in or by the operator's token")
     if not caller.grants.holds_everywhere("manage_settings"):
         raise Forbidden("the permission manage_settings for the whole organization is needed")
+
+
+@asynccontextmanager
+async def audited(request: Request, caller: Caller, event_type: str) -> AsyncIterator[None]:
+    """Leave the one audit row of what is refused inside; what succeeds writes its own."""
+    try:
+        yield
+    except (OAuthError, ServerError, ValueError) as refusal:
+        metadata = {"error": getattr(refusal, "error", type(refusal).__name__)}
+        values = audit_parameters(caller, event_type, outcome="FAILURE", metadata=metadata)
+        services: Services = request.app.state.services
+        async with services.database.async_connection(caller.tenant.id) as connection:
+            await connection.execute(INSERT_AUDIT, values)
+        raise
 
 
 async def json_body(request: Request) -> dict[str, Any]:

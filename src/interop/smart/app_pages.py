@@ -81,7 +81,7 @@ async def _caller(request: Request) -> Caller | Response:
     """The person who is signed in, or where to sign in."""
     services: Services = request.app.state.services
     tenant = await services.tenants.aby_slug(request.path_params["tenant"])
-    if tenant is None or not tenant.is_active:
+    if tenant is None or not tenant.is_readable:
         return pages.problem(TITLE, "There is no such organization here.", 404)
     session = await current_session(services, tenant, request)
     if session is None:

@@ -16,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from interop.access.audit import INSERT_AUDIT, audit_parameters
+from interop.access.principals import Caller
 from interop.errors import ServerError
 from interop.identity.sessions import COOKIE, current_session, sign_in_url
 from interop.smart import authorization_request, pages
@@ -72,7 +74,7 @@ async def _answer(request: Request, form: dict[str, str]) -> Response:
     services: Services = request.app.state.services
     try:
         tenant = await services.tenants.aby_slug(request.path_params["tenant"])
-        if tenant is None or not tenant.is_active:
+        if tenant is None or not tenant.is_readable:
             raise RefusedHere("there is no such organization here")
         given = parameters_of(request.url.query)
         client_id = given.get("client_id", "")
@@ -106,12 +108,24 @@ async def _turn(
         # RFC 9700 4.11.2: nobody is redirected anywhere by us who has not been recognised.
         back = f"/t/{tenant.slug}/oauth2/authorize?{request.url.query}"
         return _redirect(sign_in_url(tenant, back))
-    base = f"{issuer(services, tenant)}/fhir/R4"
-    asked = authorization_request.read(to, given, base)
     caller = await caller_of_session(services, tenant, session, request)
-    launching = Launching(services, tenant, request, session, caller, to, asked, form)
-    found = await launching.next()
+    try:
+        asked = authorization_request.read(to, given, f"{issuer(services, tenant)}/fhir/R4")
+        launching = Launching(services, tenant, request, session, caller, to, asked, form)
+        found = await launching.next()
+    except RefusedToApp as refusal:
+        await _audit_refusal(services, caller, to, refusal)
+        raise
     return found if isinstance(found, Response) else _redirect(found)
+
+
+async def _audit_refusal(
+    services: Services, caller: Caller, to: Addressee, refusal: RefusedToApp
+) -> None:
+    metadata = {"error": refusal.error}
+    values = audit_parameters(caller, "APP_AUTHORIZED", outcome="FAILURE", metadata=metadata)
+    async with services.database.async_connection(caller.tenant.id) as connection:
+        await connection.execute(INSERT_AUDIT, {**values, "api_client_id": to.client.id})
 
 
 def _redirect(url: str) -> Response:

@@ -38,7 +38,7 @@ async def authenticate(
     if "client_assertion" in form or "client_assertion_type" in form:
         return await _by_assertion(services, tenant, request, form)
     client_id, secret = _credentials(request, form)
-    if tenant is None or not tenant.is_active:
+    if tenant is None or not tenant.is_readable:
         raise client_refused("no such tenant")
     client = await to_thread.run_sync(look_up, services.database, tenant, client_id)
     if client is None:
@@ -60,7 +60,7 @@ async def _by_assertion(
             raise AssertionRefused(f"client_assertion_type is not {assertions.TYPE}")
         if "client_secret" in form or "authorization" in request.headers:
             raise AssertionRefused("two ways of authentication in one request (RFC 6749 2.3)")
-        if tenant is None or not tenant.is_active:
+        if tenant is None or not tenant.is_readable:
             raise AssertionRefused("no such tenant")
         assertion = assertions.read(form.get("client_assertion", ""))
         if form.get("client_id", assertion.client_id) != assertion.client_id:

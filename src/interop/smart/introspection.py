@@ -36,10 +36,8 @@ INACTIVE: dict[str, Any] = {"active": False}
 @translated
 async def introspect(request: Request) -> Response:
     """POST /t/{tenant}/oauth2/introspect"""
-    services, tenant, client, form = await _asked(request)
-    if client.is_public:
-        # RFC 7662 2.1: without it, anybody could try tokens here.
-        raise client_refused("a public client at the introspection endpoint")
+    # RFC 7662 2.1: without authentication, anybody could try tokens here.
+    services, tenant, client, form = await _asked(request, is_public_refused=True)
     claims = await _active(services, tenant, form["token"])
     body = INACTIVE
     if claims is not None:
@@ -86,11 +84,22 @@ async def revoke(request: Request) -> Response:
     return Response(status_code=200, headers=NO_STORE)
 
 
-async def _asked(request: Request) -> tuple[Services, Tenant, ApiClient, dict[str, str]]:
+async def _asked(
+    request: Request, *, is_public_refused: bool = False
+) -> tuple[Services, Tenant, ApiClient, dict[str, str]]:
     services: Services = request.app.state.services
     form = await read_form(request)
     tenant = await services.tenants.aby_slug(request.path_params["tenant"])
-    client = await authenticate(services, tenant, request, form)
+    try:
+        client = await authenticate(services, tenant, request, form)
+        if is_public_refused and client.is_public:
+            raise client_refused("a public client")
+    except OAuthError as refusal:
+        if tenant is not None:
+            values = _audit(request, tenant, None, "TOKEN_REFUSED", refusal.reason or refusal.error)
+            async with services.database.async_connection(tenant.id) as connection:
+                await connection.execute(INSERT_AUDIT, values)
+        raise
     assert tenant is not None  # authenticate refused it otherwise
     if "token" not in form:
         raise OAuthError("invalid_request", "token is missing")
@@ -160,12 +169,20 @@ def _refresh_token(
     }
 
 
-def _audit(request: Request, tenant: Tenant, client: ApiClient, event_type: str) -> dict[str, Any]:
+def _audit(
+    request: Request,
+    tenant: Tenant,
+    client: ApiClient | None,
+    event_type: str,
+    refused: str | None = None,
+) -> dict[str, Any]:
     return system_audit(
         tenant.id,
         event_type,
+        outcome="FAILURE" if refused else "SUCCESS",
+        metadata={"reason": refused} if refused else None,
         actor_type="API_CLIENT",
-        api_client_id=client.id,
+        api_client_id=client.id if client else None,
         request_id=request_id(request),
         ip_address=request.client.host if request.client else None,
         user_agent=request.headers.get("user-agent"),

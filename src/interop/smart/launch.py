@@ -21,7 +21,7 @@ from interop.access.principals import Caller
 from interop.errors import ServerError
 from interop.fhir.reading import Reader
 from interop.smart import launch_contexts
-from interop.smart.administrators import bearer_or_session, json_body
+from interop.smart.administrators import audited, bearer_or_session, json_body
 from interop.smart.clients import ApiClient, find
 from interop.smart.errors import NO_STORE, OAuthError, translated
 from interop.smart.fhir_user import row_of
@@ -72,9 +72,10 @@ async def launch(request: Request) -> Response:
     """POST /t/{tenant}/oauth2/launch"""
     services: Services = request.app.state.services
     caller = await bearer_or_session(request)
-    wanted = Wanted.read(await json_body(request))
-    await _require_visible(services, caller, wanted)
-    body = await to_thread.run_sync(_create, services, caller, wanted)
+    async with audited(request, caller, "LAUNCH_CREATED"):
+        wanted = Wanted.read(await json_body(request))
+        await _require_visible(services, caller, wanted)
+        body = await to_thread.run_sync(_create, services, caller, wanted)
     return JSONResponse(body, 201, NO_STORE)
 
 

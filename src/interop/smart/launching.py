@@ -50,7 +50,6 @@ class Launching:
         """The next page, or where to redirect. Raises RefusedToApp."""
         self._check_prompt()
         if self.form.get("decision") == "deny":
-            await self._audit_refusal()
             raise RefusedToApp("access_denied", "the user did not agree")
         context = await to_thread.run_sync(self._context) if self.asked.launch else None
         patient = await self._patient(context)
@@ -177,7 +176,7 @@ class Launching:
                     connection, self.tenant, self.session.user_id, self.asked.client, scopes
                 )
             grant_id, code = authorizations.approve(connection, self.tenant, approval)
-            connection.execute(INSERT_AUDIT, self._audit("APP_AUTHORIZED", grant_id))
+            connection.execute(INSERT_AUDIT, self._audit(grant_id))
         return self.to.answer(code=code)
 
     def _lifetime(self, scopes: Scopes) -> float:
@@ -187,16 +186,9 @@ class Launching:
             return max(1.0, (self.session.expires_at - datetime.now(UTC)).total_seconds())
         return CODE_SECONDS + self.services.tokens.lifetime_seconds + LEEWAY_SECONDS
 
-    async def _audit_refusal(self) -> None:
-        values = self._audit("APP_AUTHORIZED", None, outcome="FAILURE")
-        async with self.services.database.async_connection(self.tenant.id) as connection:
-            await connection.execute(INSERT_AUDIT, values)
-
-    def _audit(
-        self, event: str, grant_id: UUID | None, outcome: str = "SUCCESS"
-    ) -> dict[str, object]:
-        metadata = {"grant_id": str(grant_id)} if grant_id else {}
-        values = audit_parameters(self.caller, event, outcome=outcome, metadata=metadata)
+    def _audit(self, grant_id: UUID) -> dict[str, object]:
+        metadata = {"grant_id": str(grant_id)}
+        values = audit_parameters(self.caller, "APP_AUTHORIZED", metadata=metadata)
         return {**values, "api_client_id": self.asked.client.id}
 
     # -- pages ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from interop.access.audit import audit_parameters
 from interop.access.principals import Caller
 from interop.access.scopes import InvalidScope, Scopes
-from interop.smart.administrators import bearer_or_session, json_body, require_manager
+from interop.smart.administrators import audited, bearer_or_session, json_body, require_manager
 from interop.smart.clients import (
     AUTHORIZATION_CODE,
     CLIENT_SECRET,
@@ -44,11 +44,12 @@ async def register(request: Request) -> Response:
     """POST /t/{tenant}/oauth2/register"""
     services: Services = request.app.state.services
     caller = await bearer_or_session(request)
-    require_manager(caller)
-    metadata = await json_body(request)
     try:
-        registration = read(metadata)
-        body = await to_thread.run_sync(_register, services, caller, registration, metadata)
+        async with audited(request, caller, "CLIENT_CREATED"):
+            require_manager(caller)
+            metadata = await json_body(request)
+            registration = read(metadata)
+            body = await to_thread.run_sync(_register, services, caller, registration, metadata)
     except InvalidRegistration as error:
         raise OAuthError(error.error, str(error)) from error
     return JSONResponse(body, 201, NO_STORE)

@@ -307,3 +307,24 @@ def test_a_body_that_is_no_json_object_is_refused(smart: SmartServer) -> None:
         answer = smart.http.post(url, content=body, headers=headers)
         assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
     assert smart.http.post(url, content=b"x" * 70_000, headers=headers).status_code == 413
+
+
+def test_each_refusal_leaves_one_audit_row(smart: SmartServer, dentist: Person) -> None:
+    def rows() -> int:
+        count = "SELECT count(*) FROM audit_events WHERE tenant_id = %s"
+        return int(smart.execute(count, smart.tenant.id)[0][0])
+
+    app = smart.register()
+    _, challenge = pkce()
+    asked = smart.ask(app, challenge, aud="https://other.example.org")
+    for refuse in (
+        lambda: register(smart, smart.cookie(dentist)),
+        lambda: register(smart, smart.operator(), scope="bogus"),
+        lambda: start(smart, smart.operator(), patient=7),
+        lambda: smart.visit(dentist, asked),
+        lambda: smart.http.post(f"{smart.base}/oauth2/introspect", data={"token": "x"}),
+        lambda: smart.http.post(f"{smart.base}/oauth2/revoke", data={"token": "x"}),
+    ):
+        before = rows()
+        refuse()
+        assert rows() == before + 1

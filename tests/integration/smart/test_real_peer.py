@@ -184,6 +184,27 @@ def test_an_ehr_launch_in_a_browser(
     assert client.patient_id == chosen
 
 
+def test_a_remembered_app_opens_straight_after_sign_in(
+    smart: SmartServer, browser: Browser, web_server: WebApp, email: str
+) -> None:
+    """Browsers hold a form's policy against where its answer redirects, the whole chain along."""
+    chosen, _ = smart.patient("Remembered")
+    app = smart.register(redirect_uris=(web_server.callback,))
+    for is_known in (False, True):
+        launch = start(smart, smart.operator(), patient=chosen).json()["launch"]
+        client = client_of(smart, app, launch_token=launch)
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(client.authorize_url)
+        sign_in(page, email)
+        if not is_known:
+            page.get_by_role("button", name="Allow").click()
+        page.wait_for_url(f"{web_server.callback}?*", timeout=8000)
+        client.handle_callback(web_server.returned())
+        assert client.patient_id == chosen
+        context.close()
+
+
 def test_saying_no_in_a_browser_reaches_the_app(
     smart: SmartServer, page: Page, web_server: WebApp, email: str
 ) -> None:
