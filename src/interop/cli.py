@@ -115,7 +115,9 @@ def token(
     scopes = parse_scopes(scope)
     with opened() as interop:
         issuer = open_tokens(interop.settings, interop.database)
-        print(issuer.issue(require(interop.tenants, tenant), None, "operator", scopes))
+        owner = require(interop.tenants, tenant)
+        record(interop, owner, "TOKEN_ISSUED", scope=str(scopes))
+        print(issuer.issue(owner, None, "operator", scopes))
 
 
 # -- objects ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from interop.access.scopes import InvalidScope, Scopes
+from interop.audit.commands import record
 from interop.command_line import CommandFailed, JsonOption, TenantOption, opened, out, require, show
 from interop.smart.clients import (
     AUTHORIZATION_CODE,
@@ -75,6 +76,7 @@ def client_create(
             client, secret = register(interop.database, owner, registration)
         except InvalidRegistration as error:
             raise CommandFailed(str(error)) from error
+        record(interop, owner, "CLIENT_CREATED", client=str(client.id))
     answer = {"client_id": client.client_id}
     if secret is not None:
         answer["client_secret"] = secret
