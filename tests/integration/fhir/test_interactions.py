@@ -309,7 +309,7 @@ def test_every_interaction_leaves_one_audit_row(
     ]
     assert sorted(others) == [
         ("one-miss", "FHIR_READ", "FAILURE"),
-        ("one-refusal", "FHIR_GET", "FAILURE"),
+        ("one-refusal", "FHIR_SEARCH", "FAILURE"),
         ("one-search", "FHIR_SEARCH", "SUCCESS"),
     ]
 
