@@ -61,8 +61,9 @@ class Usage:
 def check_users(connection: Connection, tenant_id: UUID, adding: int = 1) -> None:
     """Raise QuotaExceeded when `adding` more members would be too many.
 
-    Call it in the transaction that adds them, before it does: those who add members of the same
-    tenant wait for each other, so the limit is exact. Patients are not counted.
+    Call it in the transaction that adds them, before it does, or after with `adding=0`: those who
+    add members of the same tenant wait for each other, so the limit is exact. Who counts can sign
+    in and is no patient; practitioners who are only known from a feed have no e-mail address.
     """
     limit = _limit(connection, tenant_id, "max_users")
     if limit is None:
@@ -172,8 +173,9 @@ def _limit(connection: Connection, tenant_id: UUID, column: LiteralString) -> in
 
 def _users(connection: Connection, tenant_id: UUID) -> int:
     row = connection.execute(
-        "SELECT count(*) FROM user_tenants"
-        " WHERE tenant_id = %s AND status = 'ACTIVE' AND user_type <> 'PATIENT'",
+        "SELECT count(*) FROM user_tenants m JOIN users u ON u.id = m.user_id"
+        " WHERE m.tenant_id = %s AND m.status = 'ACTIVE' AND m.may_sign_in"
+        " AND m.user_type <> 'PATIENT' AND u.email IS NOT NULL",
         (tenant_id,),
     ).fetchone()
     assert row is not None

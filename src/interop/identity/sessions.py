@@ -102,7 +102,7 @@ async def current_session(
 ) -> UserSession | None:
     """The live session of the request's cookie in `tenant`, else None."""
     token = request.cookies.get(COOKIE)
-    if not token or not tenant.is_active:
+    if not token or not tenant.is_readable:
         return None
     values = {
         "tenant": tenant.id,

@@ -12,11 +12,13 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, LiteralString
 from uuid import UUID
 
 from interop.errors import BadRequest, Conflict, Forbidden, NotFound
 from interop.identity import passwords, roles, sessions
 from interop.identity.actors import Actor, audit
+from storage import quotas
 from storage.database import Connection
 
 USER_TYPES = (
@@ -75,26 +77,51 @@ def require_name(text: str) -> str:
     return name
 
 
-def list_members(connection: Connection, tenant_id: UUID) -> list[Member]:
-    """Everybody who is or was a member and can sign in, by name."""
+_MEMBERS: LiteralString = (
+    "SELECT u.id, u.email, u.full_name, m.user_type,"
+    " CASE WHEN u.status = 'DISABLED' THEN 'DISABLED'"
+    "  WHEN m.status = 'ACTIVE' AND m.may_sign_in THEN 'ACTIVE' ELSE 'INACTIVE' END,"
+    " ARRAY(SELECT DISTINCT r.code FROM user_roles AS ur JOIN roles AS r ON r.id = ur.role_id"
+    "  WHERE ur.tenant_id = m.tenant_id AND ur.user_id = u.id ORDER BY r.code),"
+    " EXISTS (SELECT FROM user_auth_identities AS i"
+    "  WHERE i.user_id = u.id AND i.mfa_enabled_at IS NOT NULL),"
+    " (SELECT max(s.last_activity_at) FROM sessions AS s"
+    "  WHERE s.tenant_id = m.tenant_id AND s.user_id = u.id)"
+    " FROM user_tenants AS m JOIN users AS u ON u.id = m.user_id"
+    " WHERE m.tenant_id = %(tenant)s AND u.email IS NOT NULL"
+)
+
+
+def list_members(
+    connection: Connection,
+    tenant_id: UUID,
+    *,
+    after: tuple[str, UUID] | None = None,
+    limit: int | None = None,
+) -> list[Member]:
+    """Everybody who is or was a member and can sign in, by name; from (name, id) on if wanted."""
+    name, user_id = after or (None, None)
     rows = connection.execute(
-        "SELECT u.id, u.email, u.full_name, m.user_type,"
-        " CASE WHEN u.status = 'DISABLED' THEN 'DISABLED'"
-        "  WHEN m.status = 'ACTIVE' AND m.may_sign_in THEN 'ACTIVE' ELSE 'INACTIVE' END,"
-        " ARRAY(SELECT DISTINCT r.code FROM user_roles AS ur JOIN roles AS r ON r.id = ur.role_id"
-        "  WHERE ur.tenant_id = m.tenant_id AND ur.user_id = u.id ORDER BY r.code),"
-        " EXISTS (SELECT FROM user_auth_identities AS i"
-        "  WHERE i.user_id = u.id AND i.mfa_enabled_at IS NOT NULL),"
-        " (SELECT max(s.last_activity_at) FROM sessions AS s"
-        "  WHERE s.tenant_id = m.tenant_id AND s.user_id = u.id)"
-        " FROM user_tenants AS m JOIN users AS u ON u.id = m.user_id"
-        " WHERE m.tenant_id = %s AND u.email IS NOT NULL ORDER BY u.full_name, u.id",
-        (tenant_id,),
+        _MEMBERS + " AND (%(name)s::text IS NULL OR (u.full_name, u.id) > (%(name)s, %(user)s))"
+        " ORDER BY u.full_name, u.id LIMIT %(limit)s",
+        {"tenant": tenant_id, "name": name, "user": user_id, "limit": limit},
     ).fetchall()
-    return [
-        Member(user_id, email, name, kind, status, tuple(held), has_factor, last_activity)
-        for user_id, email, name, kind, status, held, has_factor, last_activity in rows
-    ]
+    return [_member(row) for row in rows]
+
+
+def get_member(connection: Connection, tenant_id: UUID, user_id: UUID) -> Member:
+    """One of them. Raises NotFound."""
+    row = connection.execute(
+        _MEMBERS + " AND u.id = %(user)s", {"tenant": tenant_id, "user": user_id}
+    ).fetchone()
+    if row is None:
+        raise NotFound()
+    return _member(row)
+
+
+def _member(row: tuple[Any, ...]) -> Member:
+    user_id, email, name, kind, status, held, has_factor, last_activity = row
+    return Member(user_id, email, name, kind, status, tuple(held), has_factor, last_activity)
 
 
 def find_member(connection: Connection, tenant_id: UUID, email: str) -> UUID:
@@ -277,7 +304,17 @@ def insert_member(connection: Connection, tenant_id: UUID, user_id: UUID, user_t
         " WHERE NOT (m.may_sign_in AND m.status = 'ACTIVE') RETURNING user_id",
         (tenant_id, user_id, require_user_type(user_type)),
     ).fetchone()
+    if row is not None:
+        _require_seat(connection, tenant_id)
     return row is not None
+
+
+def _require_seat(connection: Connection, tenant_id: UUID) -> None:
+    """Refuse the member just added when the organization's quota has no room (security.md D17)."""
+    try:
+        quotas.check_users(connection, tenant_id, adding=0)
+    except quotas.QuotaExceeded as error:
+        raise Conflict(f"the organization may have {error.limit} users, and has them") from error
 
 
 def _require_member(connection: Connection, tenant_id: UUID, user_id: UUID) -> None:
@@ -294,6 +331,8 @@ def _allow(connection: Connection, tenant_id: UUID, user_id: UUID, allowed: bool
         " WHERE tenant_id = %s AND user_id = %s",
         (allowed, "ACTIVE" if allowed else "INACTIVE", tenant_id, user_id),
     )
+    if allowed:
+        _require_seat(connection, tenant_id)
 
 
 def _set_status(connection: Connection, actor: Actor, user_id: UUID, status: str) -> None:

@@ -126,7 +126,7 @@ def continue_path(tenant: Tenant, text: str | None) -> str:
 async def _visit(request: Request) -> Visit:
     services: Services = request.app.state.services
     tenant = await services.tenants.aby_slug(request.path_params["tenant"])
-    if tenant is None or not tenant.is_active:
+    if tenant is None or not tenant.is_readable:
         raise NotFound()
     session = await sessions.current_session(services, tenant, request)
     actor = Actor.of_request(request, services.settings, session.user_id if session else None)

@@ -2,7 +2,7 @@
 
     ACTIVE     everything works
     SUSPENDED  reading only: nothing is changed or stored, no AI runs, no association is accepted;
-               sessions go on, and administrators may still sign in, to take the data out
+               whoever may sign in still may, because patients are treated and data is taken out
     CLOSED     answers like a tenant that never was, at every door; the data is still there
 
 Images never reach the tables of a tenant that is not active (migrations/tenants.sql); all else

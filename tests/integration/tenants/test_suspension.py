@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 from pydicom.uid import generate_uid
 
-from interop.dicom.ingest import Source
+from ai.pipeline import Pipeline
+from ai.routing import refusals
+from interop.access import Scopes
+from interop.dicom.ingest import Ingest, Source
 from interop.dimse.policy import Rejected
 from interop.dimse.registry import Peer
 from interop.dimse.scp import open_context
+from interop.errors import Conflict
+from interop.identity import users
+from interop.identity.actors import Actor
+from interop.smart.clients import create_client
 from storage import tenancy
 from storage.database import Database
+from storage.quotas import storage_bytes
 from storage.tenancy import Tenant
 from storage.tenants import lifecycle
 from tests.unit.interop.dicom.factories import instance, spooled
@@ -155,11 +164,6 @@ def test_d17_uploads_racing_the_storage_limit_stop_within_one_object(
     live: Live, database: Database, make_tenant: MakeTenant, tmp_path: Path
 ) -> None:
     """Many senders at once, through the real ingest of one process and of another."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from interop.dicom.ingest import Ingest
-    from storage.quotas import storage_bytes
-
     tenant = make_tenant()
     services = live.services
     source = Source("C-STORE", "MODALITY", calling_ae_title="MODALITY")
@@ -205,3 +209,88 @@ def test_d17_uploads_racing_the_storage_limit_stop_within_one_object(
     assert used <= limit < used + 2 * size
     assert set(statuses) == {None, 0xA700}
     assert len(list(services.objects.list(f"{tenant.id}/"))) == stored
+
+
+def test_a_suspended_tenants_clients_still_get_tokens_to_read_with(
+    live: Live, database: Database, make_tenant: MakeTenant, forget: Callable[[], None]
+) -> None:
+    tenant = make_tenant()
+    client, secret = create_client(database, tenant, "reader", Scopes.parse("system/*.rs"))
+    lifecycle.suspend(database, tenant.id, "unpaid")
+    forget()
+
+    answer = httpx.post(
+        f"{live.url}/t/{tenant.slug}/oauth2/token",
+        data={"grant_type": "client_credentials"},
+        auth=(client.client_id, secret),
+    )
+    signing_in = httpx.get(f"{live.url}/t/{tenant.slug}/sign-in")
+
+    assert answer.status_code == 200, answer.text
+    assert signing_in.status_code == 200
+
+
+def test_a_suspended_tenants_analyses_wait_and_new_ones_are_refused(
+    database: Database, make_tenant: MakeTenant
+) -> None:
+    tenant = make_tenant()
+    with database.connection(tenant.id) as connection:
+        version = connection.execute(
+            "WITH m AS (INSERT INTO ai_models (name, domain) VALUES (%s, 'CARIES') RETURNING id)"
+            " INSERT INTO ai_model_versions (model_id, version_tag, artifact_uri)"
+            " SELECT id, '1', 'x' FROM m RETURNING id",
+            (tenant.slug,),
+        ).fetchone()
+        assert version is not None
+        job = connection.execute(
+            "INSERT INTO ai_inference_jobs (tenant_id, model_version_id, idempotency_key)"
+            " VALUES (%s, %s, 'k') RETURNING id",
+            (tenant.id, version[0]),
+        ).fetchone()
+        assert job is not None
+    lifecycle.suspend(database, tenant.id, "unpaid")
+
+    # Nothing of the ports is touched: a suspended tenant's images are not even read.
+    Pipeline(database, None, None).run_inference(tenant.id, job[0])  # type: ignore[arg-type]
+
+    with database.connection(tenant.id) as connection:
+        state = connection.execute(
+            "SELECT status, attempts FROM ai_inference_jobs WHERE tenant_id = %s", (tenant.id,)
+        ).fetchone()
+        waiting = connection.execute(
+            "SELECT count(*) FROM procrastinate_jobs WHERE args ->> 'job_id' = %s"
+            " AND status = 'todo' AND scheduled_at > now()",
+            (str(job[0]),),
+        ).fetchone()
+        why = refusals(connection, tenant.id, job[0])
+    assert state == ("QUEUED", 0)
+    assert waiting == (1,)
+    assert "the tenant is suspended or closed" in why
+
+
+def test_d17_users_are_refused_beyond_the_quota_at_the_door_that_adds_them(
+    database: Database, make_tenant: MakeTenant
+) -> None:
+    tenant = make_tenant(max_users=2)
+
+    def add(number: int) -> int:
+        address = f"{tenant.slug}-{number}@x.example"
+        try:
+            with database.connection(tenant.id) as connection:
+                users.create_user(
+                    connection,
+                    tenant.id,
+                    Actor.operator(),
+                    email=address,
+                    full_name="A",
+                    user_type="DENTIST",
+                    password_hash=None,
+                )
+        except Conflict:
+            return 409
+        return 201
+
+    with ThreadPoolExecutor(6) as pool:
+        codes = sorted(pool.map(add, range(6)))
+
+    assert codes == [201, 201, 409, 409, 409, 409]

@@ -34,7 +34,10 @@ def make_member(database: Database) -> Callable[..., UUID]:
 
 
 def add_member(connection: Connection, tenant_id: UUID, user_type: str = "ADMIN") -> UUID:
-    row = connection.execute("INSERT INTO users (full_name) VALUES ('A') RETURNING id").fetchone()
+    row = connection.execute(
+        "INSERT INTO users (full_name, email) VALUES ('A', gen_random_uuid() || '@x.example')"
+        " RETURNING id"
+    ).fetchone()
     assert row is not None
     connection.execute(
         "INSERT INTO user_tenants (tenant_id, user_id, user_type) VALUES (%s, %s, %s)",
