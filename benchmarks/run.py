@@ -30,6 +30,7 @@ SECTIONS = (
     ("C-STORE of CBCT slices", "store", "--rounds 2 --slices 200", "--rounds 1 --slices 100"),
     ("DICOMweb", "web", "--rounds 2 --seconds 1.5", "--rounds 1 --quick"),
     ("FHIR", "fhir", "--seconds 4 --patients 250", "--seconds 2 --patients 100"),
+    ("Access", "access", "--calls 2000", "--calls 500"),
     ("Memory", "memory", "--megabytes 1024", "--megabytes 200"),
     ("Image to report", "ai_latency", "--runs 8", "--runs 3"),
 )

@@ -59,7 +59,7 @@ class Filter:
 
     @property
     def is_whole_tenant(self) -> bool:
-        return any(way.is_whole_tenant for way in self.ways)
+        return any(way is _WHOLE or way.is_whole_tenant for way in self.ways)
 
     @property
     def asks_consent(self) -> bool:
@@ -91,12 +91,20 @@ class Decision:
         return self.filter
 
 
+_EVERYTHING = Decision(Filter((_WHOLE,)))
+
+
 def decide(caller: Caller, letter: Letter, resource_type: str) -> Decision:
     """May `caller` do `letter` (cruds) to resources of a type, and to which."""
     group = group_of(resource_type)
     if group is None:
         return Decision(Filter(), f"{resource_type[:64]!r} is no resource type of FHIR R4")
     scopes = caller.scopes.permitting(resource_type, letter)
+    if caller.user_id is None and caller.required_consent is None:
+        # The way of nearly every request of a system, said without making one.
+        for scope in scopes:
+            if scope.level == "system" and not scope.constraints:
+                return _EVERYTHING
     if not scopes:
         level = "user" if caller.user_id else "system"
         return Decision(
