@@ -27,6 +27,10 @@ from storage.resource_visibility import Candidate
 from storage.resources import Version
 
 NOTHING = "false"
+ReadConditions = tuple[tuple[str, str | None], list[str]]
+# Text and values follow from the filter alone, and the next request mostly brings the same one.
+REMEMBERED_READS = 4096
+_READS: dict[tuple[str, Filter], ReadConditions] = {}
 
 
 class Visibility:
@@ -63,10 +67,20 @@ class Visibility:
                 found[type_] = condition
         return found
 
-    def of_read(
-        self, resource_type: str, filter_: Filter
-    ) -> tuple[tuple[str, str | None], list[str]]:
+    def of_read(self, resource_type: str, filter_: Filter) -> ReadConditions:
         """The condition of a read, what holds where only a consent is missing, and the values."""
+        if any(way.constraints for way in filter_.ways):
+            # A search value may mean another moment each time it is read (ap).
+            return self._of_read(resource_type, filter_)
+        key = (resource_type, filter_)
+        known = _READS.get(key)
+        if known is None:
+            if len(_READS) >= REMEMBERED_READS:
+                _READS.clear()
+            known = _READS[key] = self._of_read(resource_type, filter_)
+        return known
+
+    def _of_read(self, resource_type: str, filter_: Filter) -> ReadConditions:
         statement = SearchStatement(resource_type)
         condition = self.condition(statement, filter_) or "true"
         but_for_consent = None
