@@ -3,52 +3,69 @@
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import UUID
 
 import psycopg
 import typer
 
-from interop.command_line import CommandFailed, JsonOption, Opened, TenantOption, opened, require
+from interop.command_line import CommandFailed, JsonOption, Opened, opened, require
 from interop.command_line import show as show_row
 from interop.smart.commands import keys_app
 from storage.encryption import EncryptionError, MasterKey, SealBroken
+from storage.encryption.providers import PLATFORM
 
 __all__ = ["keys_app"]
+
+DataOwner = Annotated[str | None, typer.Option("--tenant", help="Slug of the tenant.")]
+PlatformOption = Annotated[
+    bool, typer.Option("--platform", help="The keys of what belongs to no tenant (MFA secrets).")
+]
 
 
 @keys_app.command("rotate-data")
 def keys_rotate_data(
-    tenant: TenantOption,
+    tenant: DataOwner = None,
+    platform: PlatformOption = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Seal anew here and now, not by a worker.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a new data key of a tenant; a worker seals anew what older keys have sealed."""
+    """Make a new data key; a worker seals anew what older keys have sealed."""
     from storage.encryption.rotation import reseal, rotate
 
     with opened() as interop:
-        owner = require(interop.tenants, tenant)
+        owner = _owner(interop, tenant, platform)
         try:
-            version = rotate(interop.database, owner.id)
-            resealed = reseal(interop.database, owner.id) if wait else None
+            version = rotate(interop.database, owner)
+            resealed = reseal(interop.database, owner) if wait else None
         except EncryptionError as error:
             raise CommandFailed(str(error)) from error
-    shown = {"tenant": owner.slug, "version": version}
+    shown = {"tenant": tenant or PLATFORM, "version": version}
     show_row(shown if resealed is None else {**shown, "resealed": resealed}, as_json)
 
 
 @keys_app.command("reseal")
-def keys_reseal(tenant: TenantOption, as_json: JsonOption = False) -> None:
+def keys_reseal(
+    tenant: DataOwner = None, platform: PlatformOption = False, as_json: JsonOption = False
+) -> None:
     """Seal under the newest data key what older ones have sealed; repeating continues."""
     from storage.encryption.rotation import reseal
 
     with opened() as interop:
-        owner = require(interop.tenants, tenant)
+        owner = _owner(interop, tenant, platform)
         try:
-            resealed = reseal(interop.database, owner.id)
+            resealed = reseal(interop.database, owner)
         except EncryptionError as error:
             raise CommandFailed(str(error)) from error
-    show_row({"tenant": owner.slug, "resealed": resealed}, as_json)
+    show_row({"tenant": tenant or PLATFORM, "resealed": resealed}, as_json)
+
+
+def _owner(interop: Opened, slug: str | None, is_platform: bool) -> UUID | None:
+    """Whose data keys are meant; None: those of the platform."""
+    if (slug is None) != is_platform:
+        raise CommandFailed("name either --tenant SLUG or --platform")
+    return None if slug is None else require(interop.tenants, slug).id
 
 
 @keys_app.command("rewrap")

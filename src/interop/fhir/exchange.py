@@ -27,8 +27,8 @@ from interop.errors import BadRequest, NotFound, ServerError, Unavailable, Unsup
 from interop.fhir.definitions import definitions
 from interop.fhir.negotiation import MEDIA_TYPE, require_json_answer
 from interop.fhir.outcomes import Issue, informational, issues_of, operation_outcome
-from interop.fhir.sensitive import refusal
 from interop.fhir.versions import Version, etag, http_date
+from interop.key_outages import refusal
 from storage.database import Database
 from storage.encryption import KeyDestroyed, KeysUnavailable
 

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from interop.errors import Gone, ServerError, Unavailable
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.mappings.systems import IDENTIFIER_TYPE
 from storage.database import vault_of
-from storage.encryption import KeyDestroyed, KeysUnavailable
 from storage.encryption.columns import SEALED_SYSTEMS
 
 Blind = Callable[[str], str]
@@ -91,17 +89,6 @@ def is_sensitive_system(system: str) -> bool:
 def is_sensitive_type(code: str) -> bool:
     """Whether a code of v2-0203 stands for a national or insurance number."""
     return code in _TYPES or (code.startswith(_COUNTRY) and len(code) == 5)
-
-
-def refusal(error: KeysUnavailable | KeyDestroyed) -> ServerError:
-    """What the absence of keys means to a client."""
-    if isinstance(error, KeyDestroyed):
-        return Gone(str(error) or KeyDestroyed.__doc__)
-    return Unavailable(
-        "this needs an encryption key, and the service that keeps the keys does not answer; what "
-        "holds no national or insurance number goes on; try again",
-        headers={"Retry-After": "5"},
-    )
 
 
 def blinding(connection: Connection, tenant_id: UUID) -> Blind:

@@ -144,9 +144,7 @@ def _begin_totp(visit: Visit, password: str) -> totp.Enrolment:
     user_id = _session(visit).user_id
     sign_in.confirm_password(visit.services, visit.tenant, visit.browser, user_id, password)
     with visit.services.database.connection(visit.tenant.id) as connection:
-        enrolment = totp.begin_enrolment(
-            connection, visit.services.master_key, user_id, visit.tenant.name
-        )
+        enrolment = totp.begin_enrolment(connection, user_id, visit.tenant.name)
         _changed(visit, connection, user_id, "totp.begin")
     return enrolment
 
@@ -154,7 +152,7 @@ def _begin_totp(visit: Visit, password: str) -> totp.Enrolment:
 def _confirm_totp(visit: Visit, code: str) -> tuple[list[str], str]:
     user_id = _session(visit).user_id
     with visit.services.database.connection(visit.tenant.id) as connection:
-        codes = totp.confirm_enrolment(connection, visit.services.master_key, user_id, code)
+        codes = totp.confirm_enrolment(connection, user_id, code)
         _changed(visit, connection, user_id, "totp.enable")
         return codes, _renewed(visit, connection, ["pwd", "otp", "mfa"])
 

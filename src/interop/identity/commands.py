@@ -217,14 +217,12 @@ def provider_set(
     as_json: JsonOption = False,
 ) -> None:
     """Set a provider up, or change it; prints the redirect URI to register there."""
-    from interop.connections import open_master_key
-
     secret = sys.stdin.readline().rstrip("\r\n") if secret_stdin else None
     with opened() as interop:
         owner = require(interop.tenants, tenant)
         with interop.database.connection(owner.id) as connection:
             providers.save(
-                connection, open_master_key(interop.settings), owner.id, Actor.operator(),
+                connection, owner.id, Actor.operator(),
                 name=name, display_name=display_name or name, issuer=issuer, client_id=client_id,
                 secret=secret, allowed_email_domains=domain or [],
                 may_link_by_email=link_by_email,

@@ -10,8 +10,9 @@ from uuid import UUID, uuid4
 
 from interop.errors import BadRequest, NotFound
 from interop.identity.actors import Actor, audit
-from storage.database import Connection
-from storage.encryption import MasterKey
+from interop.key_outages import keys_needed
+from storage.database import Connection, vault_of
+from storage.encryption import place
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _COLUMNS: LiteralString = (
@@ -57,20 +58,20 @@ def find(connection: Connection, tenant_id: UUID, name: str) -> Provider:
     return _provider(row)
 
 
-def client_secret(
-    connection: Connection, keys: MasterKey, tenant_id: UUID, provider_id: UUID
-) -> str | None:
+def client_secret(connection: Connection, tenant_id: UUID, provider_id: UUID) -> str | None:
     """The secret by which this server proves itself to the provider; None for a public client."""
     row = connection.execute(
         "SELECT client_secret_encrypted FROM identity_providers WHERE tenant_id = %s AND id = %s",
         (tenant_id, provider_id),
     ).fetchone()
-    return keys.open(row[0], _place(provider_id)) if row and row[0] else None
+    if row is None or row[0] is None:
+        return None
+    with keys_needed():
+        return vault_of(connection).open(tenant_id, _place(provider_id), row[0], connection)
 
 
 def save(
     connection: Connection,
-    keys: MasterKey,
     tenant_id: UUID,
     actor: Actor,
     *,
@@ -107,7 +108,7 @@ def save(
             display_name,
             issuer,
             client_id,
-            keys.seal(secret, _place(provider_id)) if secret else None,
+            _sealed(connection, tenant_id, provider_id, secret) if secret else None,
             [domain.strip().casefold() for domain in allowed_email_domains],
             may_link_by_email,
         ),
@@ -153,4 +154,9 @@ def _require_https(issuer: str) -> None:
 
 
 def _place(provider_id: UUID) -> str:
-    return f"identity_providers.client_secret:{provider_id}"
+    return place("identity_providers", "client_secret_encrypted", provider_id)
+
+
+def _sealed(connection: Connection, tenant_id: UUID, provider_id: UUID, secret: str) -> str:
+    with keys_needed():
+        return vault_of(connection).seal(tenant_id, _place(provider_id), secret, connection)

@@ -125,7 +125,7 @@ def with_code(
     keys = {"FACTOR": str(user_id), "ADDRESS": throttled_unit(browser.actor.ip_address)}
     claims = _claimed(services, tenant, browser, keys, user_id)
     with services.database.connection(tenant.id) as connection:
-        used = totp.use_code(connection, services.master_key, user_id, code)
+        used = totp.use_code(connection, user_id, code)
         if used is None:
             _refused(connection, tenant, browser, "WRONG_CODE", user_id)
             refusal = SignInRefused(CODE_REFUSED)

@@ -18,13 +18,17 @@ from uuid import UUID
 import pyotp
 
 from interop.errors import BadRequest, Conflict
-from storage.database import Connection
-from storage.encryption import MasterKey
+from interop.key_outages import keys_needed
+from storage.database import Connection, vault_of
+from storage.encryption import place
 
 STEP_SECONDS = 30
 # RFC 6238 5.2 recommends one step back; one ahead is for a telephone whose clock is fast.
 WINDOW_STEPS = 1
 RECOVERY_CODES = 10
+# Columns of user_auth_identities.
+ACTIVE = "mfa_secret_encrypted"
+PENDING = "mfa_pending_secret_encrypted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,7 @@ def is_enabled(connection: Connection, user_id: UUID) -> bool:
     return row is not None
 
 
-def begin_enrolment(
-    connection: Connection, keys: MasterKey, user_id: UUID, issuer: str
-) -> Enrolment:
+def begin_enrolment(connection: Connection, user_id: UUID, issuer: str) -> Enrolment:
     """Make a secret that counts only once a code of it was shown (`confirm_enrolment`).
 
     Raises Conflict for a user without a password, and for one who has a second factor already.
@@ -58,14 +60,12 @@ def begin_enrolment(
     secret = pyotp.random_base32()
     connection.execute(
         "UPDATE user_auth_identities SET mfa_pending_secret_encrypted = %s WHERE id = %s",
-        (keys.seal(secret, _place(identity)), identity),
+        (_sealed(connection, PENDING, identity, secret), identity),
     )
     return Enrolment(secret, pyotp.TOTP(secret).provisioning_uri(name=account, issuer_name=issuer))
 
 
-def confirm_enrolment(
-    connection: Connection, keys: MasterKey, user_id: UUID, code: str
-) -> list[str]:
+def confirm_enrolment(connection: Connection, user_id: UUID, code: str) -> list[str]:
     """Switch the second factor on; returns the recovery codes, which are stored only as hashes.
 
     Raises BadRequest when the code is not one of the pending secret's.
@@ -77,16 +77,21 @@ def confirm_enrolment(
     ).fetchone()
     if row is None or row[0] is None:
         raise Conflict("no set-up of two-step sign-in has begun")
-    step = matching_step(keys.open(row[0], _place(identity)), code, time.time())
+    secret = _opened(connection, PENDING, identity, row[0])
+    step = matching_step(secret, code, time.time())
     if step is None:
         raise BadRequest("the code is not right; enter the six digits that the app shows now")
     codes = [_recovery_code() for _ in range(RECOVERY_CODES)]
     connection.execute(
         "UPDATE user_auth_identities SET mfa_method = 'TOTP', mfa_enabled_at = now(),"
-        " mfa_secret_encrypted = mfa_pending_secret_encrypted,"
-        " mfa_pending_secret_encrypted = NULL, mfa_last_step = %s, recovery_code_hashes = %s"
-        " WHERE id = %s",
-        (step, [_code_hash(identity, code) for code in codes], identity),
+        " mfa_secret_encrypted = %s, mfa_pending_secret_encrypted = NULL, mfa_last_step = %s,"
+        " recovery_code_hashes = %s WHERE id = %s",
+        (
+            _sealed(connection, ACTIVE, identity, secret),
+            step,
+            [_code_hash(identity, code) for code in codes],
+            identity,
+        ),
     )
     return codes
 
@@ -105,7 +110,7 @@ def disable(connection: Connection, user_id: UUID) -> bool:
     )
 
 
-def use_code(connection: Connection, keys: MasterKey, user_id: UUID, code: str) -> str | None:
+def use_code(connection: Connection, user_id: UUID, code: str) -> str | None:
     """Accept a code or recovery code once; 'otp' or 'recovery' when it was good, else None."""
     row = connection.execute(
         "SELECT id, mfa_secret_encrypted FROM user_auth_identities"
@@ -114,7 +119,7 @@ def use_code(connection: Connection, keys: MasterKey, user_id: UUID, code: str) 
     ).fetchone()
     if row is None:
         return None
-    step = matching_step(keys.open(row[1], _place(row[0])), code, time.time())
+    step = matching_step(_opened(connection, ACTIVE, row[0], row[1]), code, time.time())
     if step is not None:
         used = connection.execute(
             "UPDATE user_auth_identities SET mfa_last_step = %(step)s, last_used_at = now()"
@@ -158,8 +163,17 @@ def _identity(connection: Connection, user_id: UUID) -> tuple[UUID, str]:
     return row[0], row[1]
 
 
-def _place(identity: UUID) -> str:
-    return f"user_auth_identities.mfa_secret:{identity}"
+def _sealed(connection: Connection, column: str, identity: UUID, secret: str) -> str:
+    """Under a key of the platform: a user may belong to several tenants."""
+    with keys_needed():
+        where = place("user_auth_identities", column, identity)
+        return vault_of(connection).seal(None, where, secret, connection)
+
+
+def _opened(connection: Connection, column: str, identity: UUID, sealed: str) -> str:
+    with keys_needed():
+        where = place("user_auth_identities", column, identity)
+        return vault_of(connection).open(None, where, sealed, connection)
 
 
 def _recovery_code() -> str:

@@ -58,6 +58,8 @@ class SealedColumn:
     kinds: tuple[str, ...] = ()
     # A column that names the identifier system of the row.
     system: str | None = None
+    # Of a table without tenants: sealed under a key of the platform.
+    is_global: bool = False
 
     def check(self) -> str:
         """The condition that the database holds for it."""
@@ -93,6 +95,11 @@ SEALED: Mapping[str, tuple[SealedColumn, ...]] = {
         SealedColumn("refresh_token_encrypted"),
     ),
     "webhook_subscriptions": (SealedColumn("secret_encrypted"),),
+    "identity_providers": (SealedColumn("client_secret_encrypted"),),
+    "user_auth_identities": (
+        SealedColumn("mfa_secret_encrypted", is_global=True),
+        SealedColumn("mfa_pending_secret_encrypted", is_global=True),
+    ),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -51,25 +52,27 @@ _BODIES = (
 )
 
 
-def targets() -> tuple[_Target, ...]:
-    """Where sealed values of tenants lie."""
+def targets(tenant_id: UUID | None) -> tuple[_Target, ...]:
+    """Where sealed values of a tenant lie, or those of the platform (None)."""
+    is_global = tenant_id is None
     rows = (
         _Target(table, column.name, ("id",))
         for table, columns in SEALED.items()
         for column in columns
+        if column.is_global == is_global
     )
-    return (*rows, *_BODIES)
+    return (*rows, *(() if is_global else _BODIES))
 
 
-def rotate(database: Database, tenant_id: UUID) -> int:
+def rotate(database: Database, tenant_id: UUID | None) -> int:
     """Make a new data key and queue the job that seals anew. Returns the key's version."""
     version = database.vault.rotate(tenant_id)
-    with database.connection(tenant_id) as connection:
+    with _transaction(database, tenant_id) as connection:
         defer_resealing(connection, tenant_id)
     return version
 
 
-def defer_resealing(connection: Connection, tenant_id: UUID) -> None:
+def defer_resealing(connection: Connection, tenant_id: UUID | None) -> None:
     """Queue the job, unless it waits already."""
     now = connection.execute(
         "SELECT now() + make_interval(secs => %s)", (DELAY_SECONDS,)
@@ -78,7 +81,7 @@ def defer_resealing(connection: Connection, tenant_id: UUID) -> None:
     defer(
         connection,
         TASK,
-        {"tenant_id": str(tenant_id)},
+        {"tenant_id": str(tenant_id) if tenant_id else None},
         queue=QUEUE,
         queueing_lock=f"{TASK}:{tenant_id}",
         lock=f"{TASK}:{tenant_id}",
@@ -86,24 +89,28 @@ def defer_resealing(connection: Connection, tenant_id: UUID) -> None:
     )
 
 
-def reseal(database: Database, tenant_id: UUID, *, batch: int = BATCH) -> int:
+def reseal(database: Database, tenant_id: UUID | None, *, batch: int = BATCH) -> int:
     """Seal under the newest data key what older ones have sealed. Returns how many values."""
     version = database.vault.newest_version(tenant_id)
     if version is None:
         return 0
     return sum(
         changed
-        for target in targets()
+        for target in targets(tenant_id)
         for changed in _batches(database, tenant_id, target, version, batch)
     )
 
 
+def _transaction(database: Database, tenant_id: UUID | None) -> AbstractContextManager[Connection]:
+    return database.platform_connection() if tenant_id is None else database.connection(tenant_id)
+
+
 def _batches(
-    database: Database, tenant_id: UUID, target: _Target, version: int, batch: int
+    database: Database, tenant_id: UUID | None, target: _Target, version: int, batch: int
 ) -> Iterator[int]:
     after: tuple[Any, ...] | None = None
     while True:
-        with database.connection(tenant_id) as connection:
+        with _transaction(database, tenant_id) as connection:
             # Quietly: a number that is sealed anew is the same number, and no new version.
             resources.begin_write(connection, ACTOR)
             rows = _older(connection, tenant_id, target, version, after, batch)
@@ -115,7 +122,7 @@ def _batches(
 
 def _older(
     connection: Connection,
-    tenant_id: UUID,
+    tenant_id: UUID | None,
     target: _Target,
     version: int,
     after: tuple[Any, ...] | None,
@@ -125,16 +132,22 @@ def _older(
     keys = ", ".join(target.key)
     beyond = f" AND ({keys}) > ({', '.join(['%s'] * len(target.key))})" if after else ""
     current = f"{PREFIX}{version}:"
+    of_tenant, ours = _of_tenant(tenant_id)
     statement = (
-        f"SELECT {keys}, {target.column} FROM {target.table} WHERE tenant_id = %s{beyond}"
+        f"SELECT {keys}, {target.column} FROM {target.table} WHERE {of_tenant}{beyond}"
         f" AND left({target.column}, {len(PREFIX)}) = '{PREFIX}'"
         f" AND left({target.column}, {len(current)}) <> '{current}' ORDER BY {keys} LIMIT {batch}"
     )
-    return connection.execute(statement.encode(), (tenant_id, *(after or ()))).fetchall()
+    return connection.execute(statement.encode(), (*ours, *(after or ()))).fetchall()
+
+
+def _of_tenant(tenant_id: UUID | None) -> tuple[str, tuple[UUID, ...]]:
+    """The condition that every statement carries, and its value; global tables have none."""
+    return ("true", ()) if tenant_id is None else ("tenant_id = %s", (tenant_id,))
 
 
 def _reseal_one(
-    connection: Connection, tenant_id: UUID, target: _Target, row: tuple[Any, ...]
+    connection: Connection, tenant_id: UUID | None, target: _Target, row: tuple[Any, ...]
 ) -> int:
     key, old = row[:-1], row[-1]
     vault, where = vault_of(connection), target.place(key)
@@ -145,7 +158,8 @@ def _reseal_one(
         logger.error("seal_broken", extra={"table": target.table, "column": target.column})
         return 0
     same = " AND ".join(f"{column} = %s" for column in (*target.key, target.column))
+    of_tenant, ours = _of_tenant(tenant_id)
     return connection.execute(
-        f"UPDATE {target.table} SET {target.column} = %s WHERE tenant_id = %s AND {same}".encode(),
-        (vault.seal(tenant_id, where, plain, connection), tenant_id, *key, old),
+        f"UPDATE {target.table} SET {target.column} = %s WHERE {of_tenant} AND {same}".encode(),
+        (vault.seal(tenant_id, where, plain, connection), *ours, *key, old),
     ).rowcount

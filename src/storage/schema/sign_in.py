@@ -38,7 +38,7 @@ class IdentityProvider(TenantTable, Base):
     display_name: Mapped[str]
     issuer: Mapped[str]
     client_id: Mapped[str]
-    # Sealed under the master key. NULL: a public client, which PKCE alone protects.
+    # Sealed. NULL: a public client, which PKCE alone protects.
     client_secret_encrypted: Mapped[str | None] = phi(Sensitivity.RESTRICTED)
     scopes: Mapped[list[str]] = mapped_column(server_default=text("'{openid,email,profile}'"))
     # Empty: any domain. It narrows who may sign in and never lets anyone in by itself.

@@ -367,7 +367,7 @@ def test_an_answer_works_only_in_the_browser_that_asked_and_once(
     assert victim.me() is None and busy.me() is None
 
 
-def test_an_answer_with_another_state_is_refused(
+def test_an_answer_with_another_state_is_refused_and_ends_the_sign_in(
     browser: Browser, at_provider: Callable[..., str], tenant: Tenant, database: Database
 ) -> None:
     invite(database, tenant, "gina@clinic.example")
@@ -375,8 +375,12 @@ def test_an_answer_with_another_state_is_refused(
     back = httpx.URL(at_provider(out.headers["location"], "gina"))
 
     answer = browser.http.get(back.copy_set_param("state", "another"))
+    cookie_is_kept = browser.http.cookies.get("interop_sign_in") is not None
+    corrected = browser.http.get(back)
 
-    assert answer.status_code == 401
+    assert (answer.status_code, cookie_is_kept) == (401, True)
+    assert corrected.status_code == 401
+    assert browser.me() is None
 
 
 def test_a_disabled_member_stays_out(

@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 from interop.errors import BadRequest, Conflict
 from interop.identity import totp, users
 from storage.database import Database
-from storage.encryption import MasterKey
 
 # RFC 6238, appendix B, SHA-1; its eight digits end in our six.
 RFC_SECRET = base64.b32encode(b"12345678901234567890").decode()
-KEYS = MasterKey(bytes(32))
 
 
 @pytest.mark.parametrize(
@@ -70,16 +68,16 @@ def user_id(database: Database) -> UUID:
 
 def enrol(database: Database, user_id: UUID) -> tuple[str, list[str]]:
     with database.platform_connection() as connection:
-        secret = totp.begin_enrolment(connection, KEYS, user_id, "Demo").secret
+        secret = totp.begin_enrolment(connection, user_id, "Demo").secret
         code = pyotp.TOTP(secret).now()
-        return secret, totp.confirm_enrolment(connection, KEYS, user_id, code)
+        return secret, totp.confirm_enrolment(connection, user_id, code)
 
 
 def test_the_code_that_confirmed_does_not_also_sign_in(database: Database, user_id: UUID) -> None:
     secret, _ = enrol(database, user_id)
 
     with database.platform_connection() as connection:
-        assert totp.use_code(connection, KEYS, user_id, pyotp.TOTP(secret).now()) is None
+        assert totp.use_code(connection, user_id, pyotp.TOTP(secret).now()) is None
 
 
 def test_of_many_uses_of_one_code_at_once_one_succeeds(database: Database, user_id: UUID) -> None:
@@ -93,7 +91,7 @@ def test_of_many_uses_of_one_code_at_once_one_succeeds(database: Database, user_
 
         def use(one: str = code, into: list[str | None] = results) -> None:
             with database.platform_connection() as connection:
-                into.append(totp.use_code(connection, KEYS, user_id, one))
+                into.append(totp.use_code(connection, user_id, one))
 
         threads = [threading.Thread(target=use) for _ in range(6)]
         for thread in threads:
@@ -108,16 +106,16 @@ def test_an_enrolment_is_not_begun_over_one_that_is_on(database: Database, user_
     enrol(database, user_id)
 
     with database.platform_connection() as connection, pytest.raises(Conflict, match="on already"):
-        totp.begin_enrolment(connection, KEYS, user_id, "Demo")
+        totp.begin_enrolment(connection, user_id, "Demo")
 
 
 def test_nothing_is_confirmed_that_was_not_begun(database: Database, user_id: UUID) -> None:
     with database.platform_connection() as connection:
         with pytest.raises(Conflict, match="begun"):
-            totp.confirm_enrolment(connection, KEYS, user_id, "123456")
-        totp.begin_enrolment(connection, KEYS, user_id, "Demo")
+            totp.confirm_enrolment(connection, user_id, "123456")
+        totp.begin_enrolment(connection, user_id, "Demo")
         with pytest.raises(BadRequest, match="not right"):
-            totp.confirm_enrolment(connection, KEYS, user_id, "12345")
+            totp.confirm_enrolment(connection, user_id, "12345")
         assert not totp.is_enabled(connection, user_id)
 
 
@@ -128,7 +126,7 @@ def test_switched_off_neither_code_nor_recovery_code_is_good(
 
     with database.platform_connection() as connection:
         assert totp.disable(connection, user_id)
-        assert totp.use_code(connection, KEYS, user_id, codes[0]) is None
+        assert totp.use_code(connection, user_id, codes[0]) is None
         assert not totp.disable(connection, user_id)
 
 
