@@ -84,8 +84,9 @@ def _register(runner: JobRunner, pipeline: Pipeline) -> None:
 def _register_keys(runner: JobRunner, services: Services) -> None:
     # Long and rare: what is interrupted goes on where it was, so it may be tried often.
     @runner.task(rotation.TASK, queue=rotation.QUEUE, attempts=rotation.ATTEMPTS)
-    def reseal(tenant_id: str) -> None:
-        changed = rotation.reseal(services.database, UUID(tenant_id))
+    def reseal(tenant_id: str | None) -> None:
+        owner = UUID(tenant_id) if tenant_id else None
+        changed = rotation.reseal(services.database, owner)
         logger.info("resealed", extra={"tenant_id": tenant_id, "values": changed})
 
 
