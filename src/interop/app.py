@@ -14,11 +14,13 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from interop.access import acting, emergency
 from interop.access.gate import Gate
 from interop.access.limits import RateLimiter
+from interop.administration import application as administration
+from interop.administration import documentation
 from interop.dicomweb import router as dicomweb
 from interop.fhir import router as fhir
 from interop.identity import router as identity
@@ -43,6 +45,8 @@ def application(
 ) -> Starlette:
     """The application over `settings`; services open at start-up and close at shutdown."""
 
+    api = administration.application()
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         services = build(settings)
@@ -50,6 +54,8 @@ def application(
         app.state.services = services
         buckets = open_buckets(services.database, settings.redis_url)
         app.state.limiter = RateLimiter(services.database, services.limits, buckets)
+        app.state.administration = api
+        api.state.services = services
         try:
             yield
         finally:
@@ -68,6 +74,8 @@ def application(
             *emergency.routes(),
             *identity.routes(),
             *acting.routes(),
+            Route("/docs", documentation.page),
+            Mount("/api/v1", api),
             Route("/", index),
             Route("/livez", livez),
             Route("/readyz", readyz),
@@ -87,6 +95,7 @@ async def index(request: Request) -> Response:
             "fhir": f"{base}/t/{{tenant}}/fhir/R4/metadata",
             "dicomweb": f"{base}/t/{{tenant}}/dicom-web/studies",
             "token": f"{base}/t/{{tenant}}/oauth2/token",
+            "administration": f"{base}/docs",
             "health": f"{base}/readyz",
         }
     )

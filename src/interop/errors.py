@@ -16,6 +16,7 @@ ServerError                      FHIR issue code     HTTP
  +- UnsupportedMediaType         not-supported       415
  +- RangeNotSatisfiable          value               416
  +- Unprocessable                processing          422
+ +- PreconditionRequired         required            428
  +- TooManyRequests              throttled           429
  +- Unavailable                  transient           503
 
@@ -157,6 +158,13 @@ class Unprocessable(ServerError):
     http_status = 422
     issue_code = "processing"
     dicom_status = 0xC000
+
+
+class PreconditionRequired(ServerError):
+    """The request must say which version it changes."""
+
+    http_status = 428
+    issue_code = "required"
 
 
 class TooManyRequests(ServerError):

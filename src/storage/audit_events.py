@@ -120,6 +120,7 @@ EVENT_TYPES: dict[str, EventType] = _listed(
     EventType("EMERGENCY_ACCESS", "E", "110113"),
     # Administration
     EventType("CONFIG_CHANGED", "U", "110100"),
+    EventType("CONFIG_VIEWED", "R", "110100"),
     EventType("TENANT_CREATED", "C", "110100"),
     EventType("CLIENT_CREATED", "C", "110100"),
     EventType("JOBS_LISTED", "R", "110100"),

@@ -25,10 +25,12 @@ def is_safe(method: str, path: str) -> bool:
 
 
 def request_cost(method: str, path: str) -> int:
-    """Units of a request to `/t/{tenant}/...`."""
+    """Units of a request to `/t/{tenant}/...` or `/api/v1/...`."""
     parts = path.split("/", 6)
     if len(parts) < 4:
         return 0
+    if parts[1] == "api":
+        return READ if method in _SAFE else WRITE
     door = parts[3]
     if door == "fhir":
         return _fhir(method, parts[5:])
@@ -36,8 +38,6 @@ def request_cost(method: str, path: str) -> int:
         if method not in _SAFE:
             return WRITE
         return SEARCH if path.rpartition("/")[2] in _QIDO else READ
-    if door == "api":
-        return READ if method in _SAFE else WRITE
     return 0
 
 

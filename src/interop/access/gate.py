@@ -31,6 +31,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+# Where tokens open something.
+DOORS = ("/t/", "/api/v1/")
 # Where the gate leaves the limits of a request, for `charge`.
 LEASES = "interop.leases"
 
@@ -81,7 +83,7 @@ async def charge(scope: Scope, units: int) -> None:
 
 
 def _token(scope: Scope) -> str | None:
-    if scope["type"] != "http" or not scope["path"].startswith("/t/"):
+    if scope["type"] != "http" or not scope["path"].startswith(DOORS):
         return None
     for name, value in scope["headers"]:
         if name == b"authorization":

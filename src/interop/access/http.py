@@ -122,11 +122,12 @@ async def _required_consent(
     return None if purpose == CARE else (purpose or DATA_SHARING)
 
 
-async def caller_from(request: Request) -> Caller:
+async def caller_from(request: Request, *, even_suspended: bool = False) -> Caller:
     """Authenticate a request to `/t/{tenant}/...`.
 
     Raises Unauthorized without a valid token, and NotFound when the token is of another tenant:
-    whether that tenant exists is not for this caller to learn. A suspended tenant is only read.
+    whether that tenant exists is not for this caller to learn. A suspended tenant is only read,
+    unless `even_suspended`: resuming it is a change.
     """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
@@ -145,7 +146,8 @@ async def caller_from(request: Request) -> Caller:
     tenant: Tenant | None = await services.tenants.aby_slug(request.path_params["tenant"])
     if tenant is None or tenant.id != claims.tenant_id or not tenant.is_readable:
         raise NotFound()
-    if not tenant.is_active and not is_safe(request.method, request.url.path):
+    is_change = not is_safe(request.method, request.url.path)
+    if is_change and not (tenant.is_active or even_suspended):
         raise Forbidden("the organization is suspended: its data can be read and not changed")
     caller = Caller(
         tenant=tenant,

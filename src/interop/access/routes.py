@@ -12,6 +12,9 @@ from typing import Literal
 
 FHIR = "/t/{tenant}/fhir/R4"
 DICOMWEB = "/t/{tenant}/dicom-web"
+ADMINISTRATION = "/api/v1/tenants/{tenant}"
+# In place of a permission: only the operator of the installation.
+OPERATOR = "operator"
 
 # TOKEN: a bearer token, and `interop.access.policy` decides. CLIENT: a client proves who it is to
 # the authorization server. SESSION: a browser session, or the steps of signing in. PUBLIC: says
@@ -31,6 +34,11 @@ class Rule:
     letter: str = ""
     interaction: str = ""  # FHIR's name, as in the CapabilityStatement
     is_audited: bool = True
+    # Of the administration: the permission that a user needs, and as which FHIR type it counts
+    # for the scopes of a token (interop/administration/rules.py).
+    permission: str = ""
+    resource_type: str = ""
+    even_suspended: bool = False
 
 
 _TYPE, _ID = "{resource_type}", "{resource_id}"
@@ -38,6 +46,23 @@ _NOT_THERE = Rule("TOKEN")
 _PUBLIC = Rule("PUBLIC", is_audited=False)
 _SESSION = Rule("SESSION")
 _CLIENT = Rule("CLIENT")
+
+_PEOPLE = ("manage_users", "PractitionerRole")
+_SETTINGS = ("manage_settings", "Organization")
+_DEVICES = ("manage_settings", "Endpoint")
+_OPERATOR = (OPERATOR, "Organization")
+
+
+def _administered(letter: str, kind: tuple[str, str], *, even_suspended: bool = False) -> Rule:
+    permission, resource_type = kind
+    return Rule(
+        "TOKEN",
+        letter,
+        permission=permission,
+        resource_type=resource_type,
+        even_suspended=even_suspended,
+    )
+
 
 ROUTES: dict[tuple[str, str], Rule] = {
     # FHIR R4 http.html
@@ -99,6 +124,54 @@ ROUTES: dict[tuple[str, str], Rule] = {
     ("POST", "/t/{tenant}/account/totp/begin"): _SESSION,
     ("POST", "/t/{tenant}/account/totp/confirm"): _SESSION,
     ("POST", "/t/{tenant}/account/totp/disable"): _SESSION,
+    # Administration.
+    ("GET", ADMINISTRATION): _administered("r", _SETTINGS),
+    ("GET", f"{ADMINISTRATION}/settings"): _administered("r", _SETTINGS),
+    ("PATCH", f"{ADMINISTRATION}/settings"): _administered("u", _SETTINGS),
+    ("GET", f"{ADMINISTRATION}/branding"): _administered("r", _SETTINGS),
+    ("PATCH", f"{ADMINISTRATION}/branding"): _administered("u", _SETTINGS),
+    ("POST", f"{ADMINISTRATION}/suspend"): _administered("u", _OPERATOR),
+    ("POST", f"{ADMINISTRATION}/resume"): _administered("u", _OPERATOR, even_suspended=True),
+    ("GET", f"{ADMINISTRATION}/quotas"): _administered("r", _SETTINGS),
+    ("PUT", f"{ADMINISTRATION}/quotas"): _administered("u", _OPERATOR),
+    ("GET", f"{ADMINISTRATION}/features"): _administered("r", _SETTINGS),
+    ("GET", f"{ADMINISTRATION}/features/{{feature}}"): _administered("r", _SETTINGS),
+    ("PUT", f"{ADMINISTRATION}/features/{{feature}}"): _administered("u", _OPERATOR),
+    ("GET", f"{ADMINISTRATION}/users"): _administered("s", _PEOPLE),
+    ("POST", f"{ADMINISTRATION}/users"): _administered("c", _PEOPLE),
+    ("GET", f"{ADMINISTRATION}/users/{{user_id}}"): _administered("r", _PEOPLE),
+    ("POST", f"{ADMINISTRATION}/users/{{user_id}}/disable"): _administered("u", _PEOPLE),
+    ("POST", f"{ADMINISTRATION}/users/{{user_id}}/enable"): _administered("u", _PEOPLE),
+    ("GET", f"{ADMINISTRATION}/users/{{user_id}}/roles"): _administered("s", _PEOPLE),
+    ("POST", f"{ADMINISTRATION}/users/{{user_id}}/roles"): _administered("c", _PEOPLE),
+    ("DELETE", f"{ADMINISTRATION}/users/{{user_id}}/roles/{{assignment_id}}"): _administered(
+        "d", _PEOPLE
+    ),
+    ("GET", f"{ADMINISTRATION}/invitations"): _administered("s", _PEOPLE),
+    ("DELETE", f"{ADMINISTRATION}/invitations/{{invitation_id}}"): _administered("d", _PEOPLE),
+    ("GET", f"{ADMINISTRATION}/roles"): _administered("s", _PEOPLE),
+    ("POST", f"{ADMINISTRATION}/roles"): _administered("c", _PEOPLE),
+    ("GET", f"{ADMINISTRATION}/roles/{{code}}"): _administered("r", _PEOPLE),
+    ("PUT", f"{ADMINISTRATION}/roles/{{code}}/permissions"): _administered("u", _PEOPLE),
+    ("DELETE", f"{ADMINISTRATION}/roles/{{code}}"): _administered("d", _PEOPLE),
+    ("GET", f"{ADMINISTRATION}/clients"): _administered("s", _SETTINGS),
+    ("POST", f"{ADMINISTRATION}/clients"): _administered("c", _SETTINGS),
+    ("GET", f"{ADMINISTRATION}/clients/{{id}}"): _administered("r", _SETTINGS),
+    ("POST", f"{ADMINISTRATION}/clients/{{id}}/disable"): _administered("u", _SETTINGS),
+    ("POST", f"{ADMINISTRATION}/clients/{{id}}/secret"): _administered("u", _SETTINGS),
+    ("GET", f"{ADMINISTRATION}/application-entities"): _administered("s", _DEVICES),
+    ("POST", f"{ADMINISTRATION}/application-entities"): _administered("c", _DEVICES),
+    ("GET", f"{ADMINISTRATION}/application-entities/{{id}}"): _administered("r", _DEVICES),
+    ("PATCH", f"{ADMINISTRATION}/application-entities/{{id}}"): _administered("u", _DEVICES),
+    ("POST", f"{ADMINISTRATION}/application-entities/{{id}}/disable"): _administered("u", _DEVICES),
+    ("GET", f"{ADMINISTRATION}/keys"): _administered("r", _SETTINGS),
+    ("POST", f"{ADMINISTRATION}/keys/data/rotate"): _administered("u", _SETTINGS),
+    # They sign for every tenant.
+    ("POST", f"{ADMINISTRATION}/keys/signing/rotate"): _administered("u", _OPERATOR),
+    ("GET", f"{ADMINISTRATION}/audit-events"): _administered("s", ("view_audit_log", "AuditEvent")),
+    ("*", f"{ADMINISTRATION}/{{rest:path}}"): _NOT_THERE,
+    ("GET", "/api/v1/openapi.json"): _PUBLIC,
+    ("GET", "/docs"): _PUBLIC,
     # The process itself.
     ("GET", "/"): _PUBLIC,
     ("GET", "/livez"): _PUBLIC,

@@ -7,7 +7,7 @@ same transaction. `refusal` says whether a peer is the entity that it calls itse
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -120,11 +120,16 @@ def networks(texts: list[str]) -> tuple[Network, ...]:
 # -- the service --------------------------------------------------------------------------------
 
 
-def list_all(database: Database, tenant: Tenant) -> list[ApplicationEntity]:
-    """Every registration of the tenant, by AE title."""
+def list_all(
+    database: Database, tenant: Tenant, *, after: str | None = None, limit: int | None = None
+) -> list[ApplicationEntity]:
+    """Every registration of the tenant, by AE title; those after one if wanted."""
     with database.connection(tenant.id) as connection:
         rows = connection.execute(
-            _SELECT + " WHERE a.tenant_id = %s ORDER BY a.ae_title", (tenant.id,)
+            _SELECT + " WHERE a.tenant_id = %(tenant)s"
+            " AND (%(after)s::text IS NULL OR a.ae_title > %(after)s)"
+            " ORDER BY a.ae_title LIMIT %(limit)s",
+            {"tenant": tenant.id, "after": after, "limit": limit},
         ).fetchall()
     return [from_row(row) for row in rows]
 
@@ -133,6 +138,15 @@ def find(database: Database, tenant: Tenant, ae_title: str) -> ApplicationEntity
     """One registration, or None."""
     with database.connection(tenant.id) as connection:
         return _fetch(connection, tenant.id, ae_title)
+
+
+def find_by_id(database: Database, tenant: Tenant, entity_id: UUID) -> ApplicationEntity | None:
+    """The same by its id, which never changes and fits into every URL."""
+    with database.connection(tenant.id) as connection:
+        row = connection.execute(
+            _SELECT + " WHERE a.tenant_id = %s AND a.id = %s", (tenant.id, entity_id)
+        ).fetchone()
+    return from_row(row) if row else None
 
 
 def create(
@@ -169,10 +183,12 @@ def update(
     ae_title: str,
     changes: Mapping[str, Any],
     by: Caller | None = None,
+    precondition: Callable[[ApplicationEntity], None] = lambda found: None,
 ) -> ApplicationEntity:
     """Change an entity; every process sees it within five seconds.
 
-    Associations that are open go on. Raises InvalidApplicationEntity, UnknownApplicationEntity.
+    Associations that are open go on. `precondition` may refuse what is there, by raising, before
+    anybody else can change it. Raises InvalidApplicationEntity, UnknownApplicationEntity.
     """
     if unknown := sorted(set(changes) - _CHANGEABLE):
         raise InvalidApplicationEntity(
@@ -185,6 +201,7 @@ def update(
                 f"{ae_title!r} is not registered with {tenant.slug!r}; register it: interop ae "
                 f"create --tenant {tenant.slug} --ae-title {ae_title}"
             )
+        precondition(found)
         entity = _built(found, changes)
         bound = _bound(entity)
         changed = [name for name in bound if getattr(found, name) != getattr(entity, name)]

@@ -27,6 +27,13 @@ VALUES = {
     "instance": "1.2.3.4.5",
     "frames": "1",
     "provider": "x",
+    "user_id": "00000000-0000-4000-8000-000000000000",
+    "assignment_id": "00000000-0000-4000-8000-000000000000",
+    "invitation_id": "00000000-0000-4000-8000-000000000000",
+    "id": "00000000-0000-4000-8000-000000000000",
+    "code": "NO_SUCH_ROLE",
+    "feature": "NO_SUCH_FEATURE",
+    "rest:path": "what/is/this/url",
     "target": "nobody",
 }
 # An id of a token's scopes that permits nothing of what any route needs.
