@@ -286,6 +286,13 @@ def test_d15_a_hold_that_comes_later_stops_every_step(
 ) -> None:
     tenant = make_tenant()
     live.services.objects.put_bytes(new_key(tenant.id), b"held")
+    with database.connection(tenant.id) as connection:
+        user = member(connection, tenant, "Held")
+        connection.execute(
+            "INSERT INTO data_keys (tenant_id, purpose, version, wrapped_key, provider,"
+            " provider_key_id) VALUES (%s, 'SEAL', 1, 'x', 'LOCAL', 'k')",
+            (tenant.id,),
+        )
     deletion.request(database, tenant.id, grace=NO_GRACE)
     with database.connection(tenant.id) as connection:
         connection.execute(
@@ -298,6 +305,14 @@ def test_d15_a_hold_that_comes_later_stops_every_step(
         deletion.run(owner, live.services.objects, tenant.id, sign)
 
     assert len(list(live.services.objects.list(f"{tenant.id}/"))) == 1
+    with database.connection(tenant.id) as connection:
+        left = connection.execute(
+            "SELECT (SELECT count(wrapped_key) FROM data_keys WHERE tenant_id = %(tenant)s),"
+            " (SELECT full_name FROM users WHERE id = %(user)s),"
+            " (SELECT count(*) FROM user_tenants WHERE tenant_id = %(tenant)s)",
+            {"tenant": tenant.id, "user": user},
+        ).fetchone()
+    assert left == (1, "Held", 1)
     with database.connection(tenant.id) as connection:
         connection.execute("UPDATE legal_holds SET released_at = now()")
     assert deletion.run(owner, live.services.objects, tenant.id, sign).count(".") == 2
