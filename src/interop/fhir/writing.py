@@ -66,9 +66,7 @@ class Writer:
     `own_base` is the tenant's FHIR base URL.
     """
 
-    def __init__(
-        self, database: Database, caller: Caller, own_base: str, filter_: Filter
-    ) -> None:
+    def __init__(self, database: Database, caller: Caller, own_base: str, filter_: Filter) -> None:
         self._database = database
         self._caller = caller
         self._own_base = own_base
