@@ -55,6 +55,8 @@ class Result:
     keeps_blob: bool = True
     # Of a duplicate: the object that was stored first.
     stored: Stored | None = None
+    # Whether its transaction was rolled back by a rule, so that the refusal is not logged yet.
+    is_unlogged: bool = False
 
 
 @dataclass(slots=True)

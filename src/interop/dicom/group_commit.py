@@ -287,7 +287,7 @@ def _is_outage(error: Exception) -> bool:
 
 def _refused(code: Code, message: str) -> Result:
     """Not stored, and nothing to do with the object: the same one may be stored another day."""
-    return Result("failed", Failure.of(code, message), keeps_blob=False)
+    return Result("failed", Failure.of(code, message), keeps_blob=False, is_unlogged=True)
 
 
 def _failed(message: str) -> Result:

@@ -213,6 +213,8 @@ class Ingest:
             return _outcome("failed", instance, failure)
         finally:
             spooled.discard()
+        if result.is_unlogged and result.failure is not None:
+            self._log_refusal(tenant, source, instance, spooled, result.failure, started_at)
         if result.stored is not None:
             result = self._confirmed(tenant, received, result, result.stored)
         if not result.keeps_blob:

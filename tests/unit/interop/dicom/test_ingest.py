@@ -797,3 +797,29 @@ def test_repeat_is_no_success_while_nobody_can_say_whether_the_bytes_are_there(
 
     assert (outcome.kind, outcome.dicom_status) == ("failed", 0xA700)
     assert world.blobs() == before
+
+
+def test_an_object_beyond_the_quota_is_refused_and_the_refusal_written_down(world: World) -> None:
+    with world.database.connection(world.tenant.id) as connection:
+        connection.execute(
+            "INSERT INTO tenant_quotas (tenant_id, max_storage_bytes) VALUES (%(id)s, 1)"
+            " ON CONFLICT (tenant_id) DO UPDATE SET max_storage_bytes = 1",
+            {"id": world.tenant.id},
+        )
+    sent = instance(PatientID=patient_id())
+    try:
+        outcome = world.store(sent)
+    finally:
+        with world.database.connection(world.tenant.id) as connection:
+            connection.execute("UPDATE tenant_quotas SET max_storage_bytes = NULL")
+
+    assert (outcome.kind, outcome.dicom_status) == ("failed", 0xA700)
+    uid = sent.SOPInstanceUID
+    assert world.rows(
+        "SELECT status, status_code FROM dicom_transactions WHERE sop_instance_uid = %s", uid
+    ) == [("FAILURE", 0xA700)]
+    assert world.rows(
+        "SELECT event_type, outcome FROM audit_events WHERE resource_id = %s",
+        sent.StudyInstanceUID,
+    ) == [("DICOM_INSTANCE_REFUSED", "FAILURE")]
+    assert world.rows("SELECT 1 FROM imaging_objects WHERE sop_instance_uid = %s", uid) == []
