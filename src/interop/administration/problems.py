@@ -23,6 +23,7 @@ from interop.errors import (
     ServerError,
     Unavailable,
 )
+from interop.identity.passwords import PasswordRefused
 from interop.smart.clients import InvalidRegistration
 from storage.encryption import EncryptionError
 from storage.quotas import QuotaExceeded
@@ -108,7 +109,15 @@ def response(error: ServerError) -> Response:
 _TRANSLATED: tuple[tuple[tuple[type[Exception], ...], type[ServerError]], ...] = (
     ((registry.ApplicationEntityExists, WrongState, QuotaExceeded), Conflict),
     ((registry.UnknownApplicationEntity,), NotFound),
-    ((registry.InvalidApplicationEntity, InvalidConfiguration, InvalidRegistration), BadRequest),
+    (
+        (
+            registry.InvalidApplicationEntity,
+            InvalidConfiguration,
+            InvalidRegistration,
+            PasswordRefused,
+        ),
+        BadRequest,
+    ),
     ((EncryptionError, PoolTimeout), Unavailable),
 )
 
