@@ -20,6 +20,8 @@ from storage.tenants import configuration, features
 
 router = APIRouter(route_class=AdministrationRoute, tags=["quotas and features"])
 
+# The table, as the audit trail names what is changed there.
+QUOTAS = configuration.SECTIONS["quota"].upper()
 FeatureName = Annotated[str, Path(pattern=r"^[A-Z][A-Z0-9_]{1,63}$")]
 
 
@@ -74,7 +76,7 @@ class Switch(Body):
 @router.get("/tenants/{tenant}/quotas")
 def get_quotas(tenant: str, desk: AtDesk, response: Response) -> QuotasShown:
     """The limits of the organization, and what is used of them."""
-    found = desk.read(lambda connection: _quotas(connection, desk.tenant.id), "TENANT_QUOTAS")
+    found = desk.read(lambda connection: _quotas(connection, desk.tenant.id), QUOTAS)
     tag(response, found.limits)
     return found
 
@@ -90,7 +92,7 @@ def put_quotas(
         configuration.change(connection, desk.tenant.id, "quota", limits.model_dump(), desk.changer)
         return _quotas(connection, desk.tenant.id)
 
-    changed = desk.change(work, "TENANT_QUOTAS")
+    changed = desk.change(work, QUOTAS)
     tag(response, changed.limits)
     return changed
 
