@@ -14,9 +14,9 @@ import pytest
 from interop.fhir import gate
 from interop.fhir import json as fhir_json
 from storage.audit_chain import AuditKey
-from storage.audit_seals import seal
 from storage.encryption import MasterKey
 from storage.tenancy import Tenant
+from tests.audit_horizon import seal_settled
 from tests.integration.access.conftest import FHIR_JSON, Door, put
 from tests.integration.audit.conftest import Watch
 
@@ -188,7 +188,7 @@ def test_g2_sealing_changes_nothing_of_what_a_search_finds(
     since = f"ge{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
     before = {one["id"] for one in events(fhir, date=since, _count=1000)}
 
-    assert seal(door.services.database, tenant.id, AuditKey(MasterKey(bytes(32)))) > 0
+    assert seal_settled(door.services.database, tenant.id, AuditKey(MasterKey(bytes(32)))) > 0
 
     assert before <= {one["id"] for one in events(fhir, date=since, _count=1000)}
     assert before

@@ -16,7 +16,10 @@ from storage.sweep import REFERENCES, sweep
 from storage.tenancy import Tenant
 
 # Columns with such a name that hold addresses of others, never an object of ours.
-FOREIGN_ADDRESSES = {"code_system_uri", "jwks_uri", "redirect_uris"}
+FOREIGN_ADDRESSES = {
+    "client_uri", "code_system_uri", "continue_path", "jwks_uri", "launch_uri", "redirect_uri",
+    "redirect_uris",
+}  # fmt: skip
 HOUR = timedelta(hours=1)
 
 

@@ -73,6 +73,10 @@ def test_every_parameter_it_names_is_indexed() -> None:
     for one in rest["resource"]:
         named = {parameter["name"] for parameter in one.get("searchParam", [])} | common
         indexed = {e.parameter.code for e in extractors(one["type"])} | set(COLUMN_PARAMETERS)
+        if one["type"] == "AuditEvent":
+            # Served from the log itself, which has no search rows.
+            assert named < indexed
+            continue
         assert named == indexed, one["type"]
 
 

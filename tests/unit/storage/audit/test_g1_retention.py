@@ -12,11 +12,11 @@ import pytest
 from storage.audit import INSERT_AUDIT, system_audit
 from storage.audit_chain import AuditKey
 from storage.audit_pruning import prune
-from storage.audit_seals import seal
 from storage.audit_verification import verify
 from storage.database import Database
 from storage.encryption import MasterKey
 from storage.tenancy import Tenant, TenantDirectory
+from tests.audit_horizon import seal_settled
 
 KEY = AuditKey(MasterKey(bytes(32)))
 
@@ -47,7 +47,7 @@ def write(owner: Database, tenant: Tenant, years: float, patient: UUID | None = 
             (int(years * 365.25), tenant.id),
         )
         connection.execute("ALTER TABLE audit_events ENABLE TRIGGER USER")
-    assert seal(owner, tenant.id, KEY) == 1
+    assert seal_settled(owner, tenant.id, KEY) == 1
 
 
 def execute(owner: Database, tenant: Tenant, statement: str, *values: Any) -> list[Any]:
@@ -65,7 +65,7 @@ def test_g1_rows_go_after_six_years_and_a_seal_says_so(owner: Database, aged: Te
     assert (report.rows, report.seals) == (2, 2)
     left = execute(owner, aged, "SELECT 1 FROM phi_access_logs WHERE tenant_id = %s")
     assert len(left) == 2, "accesses go with their events"
-    seal(owner, aged.id, KEY)
+    seal_settled(owner, aged.id, KEY)
     verified = verify(owner, aged.id, KEY, None)
     assert verified.problem is None
     assert verified.pruned_rows == 2

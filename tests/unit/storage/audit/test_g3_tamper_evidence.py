@@ -19,6 +19,7 @@ from storage.database import Database
 from storage.encryption import MasterKey
 from storage.objects import ObjectStore
 from storage.tenancy import Tenant, TenantDirectory
+from tests.audit_horizon import seal_settled
 
 KEY = AuditKey(MasterKey(bytes(32)))
 Owner = psycopg.Connection[Any]
@@ -32,7 +33,7 @@ def chained(database: Database) -> Tenant:
     for _ in range(3):
         for _ in range(3):
             write(database, tenant)
-        assert seal(database, tenant.id, KEY) == 3
+        assert seal_settled(database, tenant.id, KEY) == 3
     return tenant
 
 
@@ -248,7 +249,7 @@ def test_g3_a_chain_made_anew_without_the_key_is_found_out(
     with tampering(chained) as owner:
         owner.execute("DELETE FROM audit_events WHERE id = %s", (ids(owner, chained)[0],))
         owner.execute("DELETE FROM audit_seals WHERE tenant_id = %s", (chained.id,))
-    seal(database, chained.id, AuditKey(MasterKey(bytes([7]) * 32)))
+    seal_settled(database, chained.id, AuditKey(MasterKey(bytes([7]) * 32)))
 
     assert "which is not this installation's" in problem(checked(database, chained))
 
@@ -281,7 +282,7 @@ def test_g3_a_rotated_key_vouches_for_the_seals_of_the_former_one(
 ) -> None:
     rotated = AuditKey(MasterKey(bytes([9]) * 32))
     write(database, chained)
-    seal(database, chained.id, rotated)
+    seal_settled(database, chained.id, rotated)
 
     assert verify(database, chained.id, rotated, None).problem is None
 
@@ -313,7 +314,7 @@ def test_g3_no_slow_transaction_slips_in_behind_a_seal(database: Database) -> No
     go_on.set()
     thread.join(20)
     write(database, tenant)
-    assert seal(database, tenant.id, KEY) == 8
+    assert seal_settled(database, tenant.id, KEY) == 8
     assert checked(database, tenant).problem is None
 
 
@@ -345,7 +346,7 @@ def test_g3_racing_writers_and_sealers_leave_one_chain(database: Database) -> No
     stop.set()
     for thread in sealers:
         thread.join(60)
-    sealed.append(seal(database, tenant.id, KEY))
+    sealed.append(seal_settled(database, tenant.id, KEY))
 
     with database.connection(tenant.id) as connection:
         row = connection.execute(
