@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from benchmarks.live_server import free_port
 from interop.dimse.policy import AssociationLimits
 from interop.dimse.transport_guard import TransportLimits
 from storage.database import Database
@@ -498,7 +499,7 @@ print("drained", flush=True)
 def test_sigterm_drains_a_worker_and_workers_share_a_port(
     connect: Any, services: Any, make_ct: Any, tmp_path: Any, eventually: Any, wire: Any
 ) -> None:
-    port = _free_port()
+    port = free_port()
     argv = [sys.executable, "-c", _WORKER, services.database.url, str(tmp_path), str(port)]
     workers = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
@@ -522,13 +523,6 @@ def test_sigterm_drains_a_worker_and_workers_share_a_port(
             worker.wait()
             if worker.stdout is not None:
                 worker.stdout.close()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 def _listening(port: int) -> int:

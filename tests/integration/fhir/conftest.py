@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,6 +15,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 
+from benchmarks.live_server import free_port
 from interop.access import Scopes
 from interop.access.http import Authenticator
 from interop.fhir.router import routes
@@ -32,9 +32,7 @@ FHIR_JSON = {"Content-Type": "application/fhir+json"}
 @pytest.fixture(scope="module")
 def live(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """The FHIR door on a free port of the loopback: its `url` and `services`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     data_dir = tmp_path_factory.mktemp("data")
     settings = Settings(data_dir=data_dir, database_url=database.url, http_port=port)
     tokens = TokenService(database, MasterKey.from_file(data_dir / "master.key"), 3600)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from benchmarks.live_server import free_port
 from interop.identity import passwords, roles, users
 from interop.identity.actors import Actor
 from interop.identity.router import routes
@@ -72,12 +72,6 @@ def serve(database: Database, settings: Settings) -> Iterator[SimpleNamespace]:
     yield SimpleNamespace(url=f"http://127.0.0.1:{settings.http_port}", services=services)
     server.should_exit = True
     thread.join(20)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

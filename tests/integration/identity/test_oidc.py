@@ -22,12 +22,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from benchmarks.live_server import free_port
 from interop.identity import invitations, providers, roles
 from interop.identity.actors import Actor
 from interop.settings import Settings
 from storage.database import Database
 from storage.tenancy import Tenant
-from tests.integration.identity.conftest import Browser, free_port, serve
+from tests.integration.identity.conftest import Browser, serve
 
 NewUser = Callable[..., tuple[UUID, str]]
 Audited = Callable[[], list[tuple[Any, ...]]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
+from benchmarks.live_server import free_port
 from interop.access import Scopes
 from interop.app import application
 from interop.services import Services, open_services
@@ -47,9 +47,7 @@ class Live:
 
 @pytest.fixture(scope="module")
 def live(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("data"), database_url=database.url, http_port=port
     )
