@@ -7,6 +7,7 @@ workers attach. `INTEROP_TEST_POSTGRES=system` runs the same suite on Debian's P
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from interop.logs import NOISY_LOGGERS
 from storage.database import APP_ROLE, Database
 from storage.embedded import OWNER_ROLE, EmbeddedPostgres
 from storage.encryption import KEY_BYTES, MasterKey
@@ -79,6 +81,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if cluster is not None:
         cluster.stop()
         shutil.rmtree(cluster.data_dir, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Keep a command that sets up logging in this process from silencing later tests."""
+    loggers = [logging.getLogger(), *map(logging.getLogger, NOISY_LOGGERS)]
+    levels = [logger.level for logger in loggers]
+    handlers = list(loggers[0].handlers)
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    loggers[0].handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,17 @@ _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {
     "taskName",
 }
 
+# These libraries log each statement, header or association at INFO.
+NOISY_LOGGERS = (
+    "alembic",
+    "highdicom",
+    "procrastinate",
+    "pynetdicom",
+    "httpx",
+    "botocore",
+    "psycopg.pool",
+)
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object per record."""
@@ -70,14 +81,5 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # These libraries log each statement, header or association at INFO.
-    for noisy in (
-        "alembic",
-        "highdicom",
-        "procrastinate",
-        "pynetdicom",
-        "httpx",
-        "botocore",
-        "psycopg.pool",
-    ):
+    for noisy in NOISY_LOGGERS:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

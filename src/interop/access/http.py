@@ -2,7 +2,8 @@
 
 A token that was verified is remembered for less than a minute with the rights behind it, so that a
 client, session, role or membership that ended is refused within 60 s (security.md E8, D13) and a
-busy one is not looked up on every request.
+busy one is not looked up on every request. One whose signing key was withdrawn is refused within
+seconds, when this process reads the keys again.
 """
 
 from __future__ import annotations
@@ -57,10 +58,18 @@ class Authenticator:
 
     async def standing(self, token: str) -> Standing:
         """The token's claims, and the rights behind them. Raises Unauthorized."""
+        keys = self._tokens.keys
+        if keys.is_stale:
+            await to_thread.run_sync(keys.refresh)
         now = time.monotonic()
-        known = self._seen.get(token)
-        if known is not None and known[0] > now and known[1].claims.expires_at > time.time():
-            return known[1]
+        until, known = self._seen.get(token, (0.0, None))
+        if (
+            known is not None
+            and until > now
+            and known.claims.expires_at > time.time()
+            and keys.verifies(known.claims.key_id)
+        ):
+            return known
         claims = await to_thread.run_sync(self._tokens.verify, token)
         standing = await self._looked_up(claims)
         if len(self._seen) >= REMEMBER_TOKENS:

@@ -62,7 +62,7 @@ class SigningKeys:
 
     def signing(self, algorithm: str) -> Key:
         """The key to sign with; made when the installation has none yet."""
-        self._refresh()
+        self.refresh()
         if not self._current(algorithm):
             self._create_missing()
         newest_first = self._current(algorithm)
@@ -71,15 +71,29 @@ class SigningKeys:
 
     def verifying(self, algorithm: str, kid: str | None) -> KeySet:
         """Every key of `algorithm` that may have signed a valid token."""
-        self._refresh()
+        self.refresh()
         # Anybody can name a key that does not exist; that must not become a query each time.
         if kid not in self._keys and time.monotonic() - self._loaded_at > RELOAD_SECONDS:
             self._load()
         return KeySet([stored.key for stored in self._of(algorithm)])
 
+    @property
+    def is_stale(self) -> bool:
+        """True when what this process knows of the keys is too old to rely on."""
+        return time.monotonic() - self._loaded_at > REFRESH_SECONDS
+
+    def refresh(self) -> None:
+        """Read the keys again if what is known of them is stale."""
+        if self.is_stale:
+            self._load()
+
+    def verifies(self, kid: str) -> bool:
+        """True while the key may have signed a valid token, as far as this process knows."""
+        return kid in self._keys
+
     def public(self) -> dict[str, Any]:
         """The JWKS: current keys and those that retire, public parts only."""
-        self._refresh()
+        self.refresh()
         if not all(self._current(algorithm) for algorithm in ALGORITHMS):
             self._create_missing()
         return {"keys": [stored.key.as_dict(private=False) for stored in self._keys.values()]}
@@ -113,10 +127,6 @@ class SigningKeys:
         if all(stored.is_retired for stored in keys):
             return []
         return keys
-
-    def _refresh(self) -> None:
-        if time.monotonic() - self._loaded_at > REFRESH_SECONDS:
-            self._load()
 
     def _load(self) -> None:
         with self._database.platform_connection() as connection:

@@ -49,6 +49,7 @@ class Claims:
     session_id: UUID | None = None  # sessions.id; None for offline access
     grant_id: UUID | None = None  # authorization_grants.id of an app launch
     fhir_user: str | None = None  # relative reference: Practitioner/{id} or Patient/{id}
+    key_id: str = ""  # signing_keys.kid
     issued_at: float = 0.0
     token_id: str = ""
     # The tenant whose member acts here by a grant on its subtree (interop.access.acting).
@@ -114,7 +115,7 @@ class TokenService:
             decoded = jwt.decode(token, keys, algorithms=[ACCESS_TOKEN_ALGORITHM])
             if decoded.header.get("typ") != TYPE or not decoded.header.keys() <= HEADER:
                 raise Unauthorized("the token is not an access token")
-            return _claims(decoded.claims)
+            return _claims(decoded.claims, decoded.header["kid"])
         except (
             JoseError,
             ValueError,
@@ -156,7 +157,7 @@ def _key_id(token: str) -> str | None:
     return kid if isinstance(kid, str) else None
 
 
-def _claims(claims: dict[str, Any]) -> Claims:
+def _claims(claims: dict[str, Any], key_id: str) -> Claims:
     if claims["iss"] != ISSUER:
         raise Unauthorized("the access token was issued elsewhere")
     expires_at = float(claims["exp"])
@@ -176,6 +177,7 @@ def _claims(claims: dict[str, Any]) -> Claims:
         session_id=_id(claims, "sid"),
         grant_id=_id(claims, "grant"),
         fhir_user=claims.get("fhirUser"),
+        key_id=key_id,
         issued_at=float(claims["iat"]),
         token_id=str(claims["jti"]),
         via_tenant_id=_id(claims, "via"),
