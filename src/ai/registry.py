@@ -45,7 +45,8 @@ def platform_bundles() -> list[Path]:
 def owner_connection(owner_url: str, tenant_id: UUID | None = None) -> Iterator[Owner]:
     """One transaction as the owner, bound to a tenant when the rows written are a tenant's."""
     with psycopg.connect(owner_url) as connection:
-        connection.execute("SELECT set_config('app.tenant', %s, true)", (str(tenant_id or ""),))
+        if tenant_id is not None:
+            connection.execute("SELECT enter_tenant(%s)", (tenant_id,))
         yield connection
 
 

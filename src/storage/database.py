@@ -1,15 +1,17 @@
-"""Connections to the one PostgreSQL database, each bound to one tenant for one transaction.
+"""Connections to PostgreSQL, each bound to one tenant for one transaction.
 
-The tenant is a transaction-local setting (`app.tenant`) that the row-level security policies read;
-it is set by `set_config(..., true)` and so is gone with the transaction, whatever the pool does
-next. A connection without a tenant sees the global tables and no tenant's rows (reliability.md,
-"Tenancy: the shape").
+`Database` is the platform's database. A connection of a tenant leads to where the tenant's rows
+lie: in its tables, in a schema of its own or in another database (storage.places). The tenant is a
+transaction-local setting (`app.tenant`) that the row-level security policies read; it is gone with
+the transaction, whatever the pool does next. A connection without a tenant sees the global tables
+and no tenant's rows (reliability.md, "Tenancy: the shape").
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -18,7 +20,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from storage.statements import StatementPool
+from storage.places import IDLE_SECONDS, POOL_SIZE, TenantRouter, is_elsewhere
+from storage.statements import Row, Statement, StatementPool
 
 if TYPE_CHECKING:
     # Loaded at first use: hot paths and short commands speak psycopg only.
@@ -36,7 +39,8 @@ APP_ROLE = "interop_app"
 # The attribute of a connection that names the Database that opened it.
 _OWNER = "interop_database"
 
-SET_TENANT = "SELECT set_config('app.tenant', %s, true)"
+# Raises CannotConnectNow where the tenant does not live.
+ENTER_TENANT = "SELECT enter_tenant(%s)"
 
 # A statement that runs longer than this is a runaway search, not work (reliability.md, limits).
 STATEMENT_TIMEOUT_MS = 30_000
@@ -60,27 +64,51 @@ class Database:
         is_durable: bool = True,
     ) -> None:
         self.url = url
+        self._role = role
+        self._is_durable = is_durable
+        self._pool_size = pool_size
+        self.conninfo = self._conninfo()
+        self.router = TenantRouter(self)
+        # Of a place of tenants: the platform's, which has the keys.
+        self._platform: Database | None = None
+        self._async_pool: AsyncConnectionPool[AsyncConnection] | None = None
+        self._statements: StatementPool | None = None
+        self._opening = asyncio.Lock()
+        self._vault: Vault | None = None
+
+    def part(self, *, url: str | None = None, search_path: str | None = None) -> Database:
+        """A place of tenants beside this one: a schema of it, or another database."""
+        place = Database(
+            url or self.url,
+            role=self._role,
+            pool_size=POOL_SIZE,
+            is_durable=self._is_durable,
+        )
+        place.conninfo = place._conninfo(search_path)
+        place._platform = self
+        return place
+
+    def _conninfo(self, search_path: str | None = None) -> str:
         options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC"
-        if role is not None:
-            options += f" -c role={role}"
-        if not is_durable:
+        if self._role is not None:
+            options += f" -c role={self._role}"
+        if not self._is_durable:
             options += " -c synchronous_commit=off"
-        given = conninfo_to_dict(url).get("options")
-        self.conninfo = make_conninfo(
-            url,
+        if search_path is not None:
+            options += f" -c search_path={search_path.replace(' ', '')}"
+        given = conninfo_to_dict(self.url).get("options")
+        return make_conninfo(
+            self.url,
             options=f"{given} {options}" if given else options,
             application_name="interop",
             connect_timeout=10,
         )
-        self._pool_size = pool_size
-        self._async_pool: AsyncConnectionPool[AsyncConnection] | None = None
-        self._statement_pool: AsyncConnectionPool[AsyncConnection] | None = None
-        self._statements: StatementPool | None = None
-        self._vault: Vault | None = None
 
     @property
     def vault(self) -> Vault:
         """What seals and opens the especially sensitive columns of this database."""
+        if self._platform is not None:
+            return self._platform.vault
         if self._vault is None:
             raise RuntimeError("this database was opened without encryption keys (Database.vault)")
         return self._vault
@@ -94,13 +122,19 @@ class Database:
         """The pool of blocking connections, opened at the first use."""
         return ConnectionPool(
             self.conninfo,
-            min_size=1,
-            max_size=self._pool_size,
             open=True,
-            timeout=30,
+            num_workers=1,
             kwargs={"autocommit": False},
             configure=self._claim,
+            **self._limits,
         )
+
+    @property
+    def _limits(self) -> dict[str, Any]:
+        limits: dict[str, Any] = {"min_size": 1, "max_size": self._pool_size, "timeout": 30}
+        if self._platform is not None:
+            limits |= {"min_size": 0, "max_idle": IDLE_SECONDS}
+        return limits
 
     def _claim(self, connection: Connection) -> None:
         """Have whoever is lent the connection find this database, and so its vault."""
@@ -123,23 +157,55 @@ class Database:
     @contextmanager
     def session(self, tenant_id: UUID) -> Iterator[Session]:
         """A SQLAlchemy session in one transaction of one tenant; commits on success."""
+        require_tenant(tenant_id)
+        with ExitStack() as stack:
+            yield self.router.enter(tenant_id, lambda place: place._session(stack, tenant_id))
+
+    def _session(self, stack: ExitStack, tenant_id: UUID) -> Session:
         from sqlalchemy import text
+        from sqlalchemy.exc import DBAPIError
         from sqlalchemy.orm import Session
 
-        require_tenant(tenant_id)
-        with Session(self.engine) as session, session.begin():
-            session.execute(
-                text("SELECT set_config('app.tenant', :tenant, true)"), {"tenant": str(tenant_id)}
-            )
-            yield session
+        with ExitStack() as trying:
+            session = trying.enter_context(Session(self.engine))
+            trying.enter_context(session.begin())
+            try:
+                session.execute(text("SELECT enter_tenant(:tenant)"), {"tenant": tenant_id})
+            except DBAPIError as error:
+                raise error.orig or error from None
+            stack.push(trying.pop_all())
+        return session
 
     @contextmanager
     def connection(self, tenant_id: UUID) -> Iterator[Connection]:
         """A psycopg connection in one transaction of one tenant; commits on success."""
         require_tenant(tenant_id)
-        with self.pool.connection() as connection:
-            connection.execute(SET_TENANT, (str(tenant_id),))
-            yield connection
+        with ExitStack() as stack:
+            yield self.router.enter(tenant_id, lambda place: place._entered(stack, tenant_id))
+
+    def _entered(self, stack: ExitStack, tenant_id: UUID) -> Connection:
+        with ExitStack() as trying:
+            connection = trying.enter_context(self.pool.connection())
+            connection.execute(ENTER_TENANT, (tenant_id,))
+            stack.push(trying.pop_all())
+        return connection
+
+    @contextmanager
+    def unbound_connection(self, tenant_id: UUID) -> Iterator[Connection]:
+        """A connection to where the tenant lives, for whoever binds it with what they send first.
+
+        Raises CannotConnectNow where the tenant has just moved; it is found the next time.
+        """
+        try:
+            with self.router.place_of(tenant_id).pool.connection() as connection:
+                yield connection
+        except psycopg.errors.CannotConnectNow as error:
+            self._forget_place(error)
+            raise
+
+    def _forget_place(self, error: psycopg.Error) -> None:
+        if is_elsewhere(error):
+            self.router.forget()
 
     @contextmanager
     def platform_connection(self) -> Iterator[Connection]:
@@ -153,41 +219,45 @@ class Database:
 
         None: no tenant. Rare and slow; a pool whose every user waits for one more stands still.
         """
-        with psycopg.connect(self.conninfo) as connection:
-            self._claim(connection)
-            if tenant_id is not None:
-                require_tenant(tenant_id)
-                connection.execute(SET_TENANT, (str(tenant_id),))
-            yield connection
+        if tenant_id is None:
+            with self._checkout() as connection:
+                yield connection
+            return
+        require_tenant(tenant_id)
+        with ExitStack() as stack:
+            yield self.router.enter(tenant_id, lambda place: place._apart(stack, tenant_id))
+
+    def _apart(self, stack: ExitStack, tenant_id: UUID) -> Connection:
+        with ExitStack() as trying:
+            connection = trying.enter_context(self._checkout())
+            connection.execute(ENTER_TENANT, (tenant_id,))
+            stack.push(trying.pop_all())
+        return connection
 
     # -- asyncio ----------------------------------------------------------------------------
 
     async def open_async(self) -> None:
-        """Open the pool of this event loop; call once before the first async use."""
-        self._async_pool = await self._open_pool(autocommit=False)
-        self._statement_pool = await self._open_pool(autocommit=True)
-        self._statements = StatementPool(self.conninfo, size=self._pool_size)
-
-    async def _open_pool(self, *, autocommit: bool) -> AsyncConnectionPool[AsyncConnection]:
+        """Open the pools of this event loop; call once before the first async use."""
         pool: AsyncConnectionPool[AsyncConnection] = AsyncConnectionPool(
             self.conninfo,
-            min_size=1,
-            max_size=self._pool_size,
             open=False,
-            timeout=30,
-            kwargs={"autocommit": autocommit},
+            num_workers=1,
+            kwargs={"autocommit": False},
+            **self._limits,
         )
         await pool.open()
-        return pool
+        idle = None if self._platform is None else IDLE_SECONDS
+        self._statements = StatementPool(self.conninfo, size=self._pool_size, idle_seconds=idle)
+        self._async_pool = pool
 
     async def close_async(self) -> None:
-        """Close the pool of this event loop."""
-        for pool in (self._async_pool, self._statement_pool):
-            if pool is not None:
-                await pool.close()
+        """Close the pools of this event loop, those of all places."""
+        await self.router.aclose()
+        if self._async_pool is not None:
+            await self._async_pool.close()
         if self._statements is not None:
             await self._statements.close()
-        self._async_pool = self._statement_pool = self._statements = None
+        self._async_pool = self._statements = None
 
     @property
     def async_pool(self) -> AsyncConnectionPool[AsyncConnection]:
@@ -196,30 +266,58 @@ class Database:
             raise RuntimeError("Database.open_async() was not called in this event loop")
         return self._async_pool
 
-    @property
-    def statement_pool(self) -> AsyncConnectionPool[AsyncConnection]:
-        """Connections in autocommit, for calls of SQL functions that bind the tenant themselves.
+    async def run(self, tenant_id: UUID, *statements: Statement) -> list[list[Row]]:
+        """Run statements that bind the tenant themselves, where CPU counts more than comfort.
 
-        One statement is one transaction and one round trip; a tenant set here is gone with it.
+        They are one transaction and one round trip; returns the rows of each that has rows.
         """
-        if self._statement_pool is None:
-            raise RuntimeError("Database.open_async() was not called in this event loop")
-        return self._statement_pool
+        require_tenant(tenant_id)
+        return await self.router.aenter(tenant_id, lambda place: place._run(statements))
 
-    @property
-    def statements(self) -> StatementPool:
-        """Batches that bind the tenant themselves, where CPU counts more than comfort."""
+    async def _run(self, statements: tuple[Statement, ...]) -> list[list[Row]]:
         if self._statements is None:
+            await self._open_place()
+        assert self._statements is not None
+        return await self._statements.run(*statements)
+
+    async def _open_place(self) -> None:
+        """Open the pools of a place at its first use; the platform's owner opens its own."""
+        if self._platform is None:
             raise RuntimeError("Database.open_async() was not called in this event loop")
-        return self._statements
+        async with self._opening:
+            if self._async_pool is None:
+                await self.open_async()
 
     @asynccontextmanager
     async def async_connection(self, tenant_id: UUID) -> AsyncIterator[AsyncConnection]:
         """An async psycopg connection in one transaction of one tenant; commits on success."""
         require_tenant(tenant_id)
-        async with self.async_pool.connection() as connection:
-            await connection.execute(SET_TENANT, (str(tenant_id),))
-            yield connection
+        async with AsyncExitStack() as stack:
+            yield await self.router.aenter(
+                tenant_id, lambda place: place._aentered(stack, tenant_id)
+            )
+
+    async def _aentered(self, stack: AsyncExitStack, tenant_id: UUID) -> AsyncConnection:
+        if self._async_pool is None:
+            await self._open_place()
+        async with AsyncExitStack() as trying:
+            connection = await trying.enter_async_context(self.async_pool.connection())
+            await connection.execute(ENTER_TENANT, (tenant_id,))
+            stack.push_async_exit(trying.pop_all())
+        return connection
+
+    @asynccontextmanager
+    async def unbound_async_connection(self, tenant_id: UUID) -> AsyncIterator[AsyncConnection]:
+        """The async twin of `unbound_connection`."""
+        place = await self.router.aplace_of(tenant_id)
+        if place._async_pool is None:
+            await place._open_place()
+        try:
+            async with place.async_pool.connection() as connection:
+                yield connection
+        except psycopg.errors.CannotConnectNow as error:
+            self._forget_place(error)
+            raise
 
     @asynccontextmanager
     async def async_platform_connection(self) -> AsyncIterator[AsyncConnection]:
@@ -228,7 +326,8 @@ class Database:
             yield connection
 
     def close(self) -> None:
-        """Close the blocking pool and the engine."""
+        """Close the blocking pools and engines, those of all places."""
+        self.router.close()
         if "pool" in self.__dict__:
             self.pool.close()
         if "engine" in self.__dict__:

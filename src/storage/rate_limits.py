@@ -8,10 +8,12 @@ may owe units, which delays the next ones and loses none.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from storage.database import Database
+from storage.statements import function_call
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -53,15 +55,19 @@ class PostgresBuckets:
         from psycopg_pool import PoolTimeout
 
         try:
-            async with self._database.statement_pool.connection(STORE_SECONDS) as connection:
-                cursor = await connection.execute(
-                    "SELECT granted, left_over FROM lease_rate_units(%s, %s, %s, %s, %s)",
-                    (tenant_id, subject, limit, debt, wanted),
+            values = {
+                "tenant": tenant_id,
+                "subject": subject,
+                "limit": limit,
+                "debt": debt,
+                "wanted": wanted,
+            }
+            async with asyncio.timeout(STORE_SECONDS):
+                ((row,),) = await self._database.run(
+                    tenant_id, function_call("lease_rate_units", values)
                 )
-                row = await cursor.fetchone()
-        except (psycopg.Error, PoolTimeout) as error:
+        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
             raise BucketsUnavailable from error
-        assert row is not None  # the function returns one row, always
         return float(row[0]), float(row[1])
 
     async def close(self) -> None:

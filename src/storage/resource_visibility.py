@@ -27,9 +27,6 @@ TENANT = "$1"
 # A condition on the patient whose patients.id is this expression.
 PatientCondition = Callable[[str], str]
 
-READ: LiteralString = "SELECT * FROM fhir_read_within(%s, %s, %s, %s, %s, %s, %s)"
-VERSIONS: LiteralString = "SELECT * FROM fhir_versions(%s, %s, %s, %s, %s, %s)"
-AUDIT: LiteralString = "SELECT fhir_audit_read(%s, %s, %s, %s)"
 JUDGE: LiteralString = "SELECT * FROM fhir_judge(%s, %s, %s, %s)"
 
 # The columns of search rows after parameter, ordinal and cluster, as extraction writes them.
@@ -213,7 +210,7 @@ async def judge_async(
     candidates: Iterable[Candidate],
 ) -> set[str]:
     """The same in a transaction of its own."""
-    rows = await call(database, JUDGE, (tenant_id, query, list(values), _json(candidates)))
+    rows = await call(database, tenant_id, "fhir_judge", query, list(values), _json(candidates))
     return {row[0] for row in rows}
 
 
@@ -250,8 +247,8 @@ async def read_within(
     caller renders the one and judges the other by its last content. `query[1]` holds where only a
     consent was missing, which the audit row then says.
     """
-    parameters = (tenant_id, resource_type, resource_id, *query, list(values), json_text(audit))
-    rows = await call(database, READ, parameters)
+    parameters = (resource_type, resource_id, *query, list(values), json_text(audit))
+    rows = await call(database, tenant_id, "fhir_read_within", *parameters)
     if not rows:
         mark_audited()
         return None
@@ -273,7 +270,7 @@ async def versions(
 ) -> tuple[UUID | None, list[Version]]:
     """The row of a resource and its versions older than `before`, newest first; not audited."""
     rows = await call(
-        database, VERSIONS, (tenant_id, resource_type, resource_id, None, before, limit)
+        database, tenant_id, "fhir_versions", resource_type, resource_id, None, before, limit
     )
     found = [Version(*row[1:]) for row in rows]
     for index, one in enumerate(found):
@@ -297,5 +294,5 @@ async def write_audit(
     database: Database, tenant_id: UUID, resource_type: str, resource_id: str, audit: Audit
 ) -> None:
     """The audit row of a read that took several steps."""
-    await call(database, AUDIT, (tenant_id, resource_type, resource_id, json_text(audit)))
+    await call(database, tenant_id, "fhir_audit_read", resource_type, resource_id, json_text(audit))
     mark_audited()

@@ -23,6 +23,7 @@ import orjson
 from storage.audit import mark_audited
 from storage.database import Connection, Database, vault_of
 from storage.encryption.columns import PREFIX, place
+from storage.statements import function_call
 
 Audit = Mapping[str, Any]
 
@@ -34,9 +35,7 @@ STORE: LiteralString = (
     "SELECT fhir_store(%(tenant)s, %(type)s, %(id)s, %(row_id)s, %(version)s, %(last_updated)s,"
     " %(method)s, %(body)s, %(rows)s)"
 )
-READ: LiteralString = "SELECT * FROM fhir_read(%s, %s, %s, %s)"
 AUDIT_WRITE: LiteralString = "SELECT fhir_audit_write(%s, %s, %s, %s)"
-HISTORY: LiteralString = "SELECT * FROM fhir_read_history(%s, %s, %s, %s, %s, %s, %s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +303,9 @@ async def read(
     database: Database, tenant_id: UUID, resource_type: str, resource_id: str, audit: Audit
 ) -> Stored | None:
     """The current version; audited unless it is stale, which the caller renders first."""
-    rows = await call(database, READ, (tenant_id, resource_type, resource_id, json_text(audit)))
+    rows = await call(
+        database, tenant_id, "fhir_read", resource_type, resource_id, json_text(audit)
+    )
     if not rows:
         mark_audited()
         return None
@@ -331,8 +332,14 @@ async def history(
     """One version, or the versions older than `before`, newest first."""
     rows = await call(
         database,
-        HISTORY,
-        (tenant_id, resource_type, resource_id, version, before, limit, json_text(audit)),
+        tenant_id,
+        "fhir_read_history",
+        resource_type,
+        resource_id,
+        version,
+        before,
+        limit,
+        json_text(audit),
     )
     mark_audited()
     versions = [Version(*row) for row in rows]
@@ -372,12 +379,12 @@ async def open_body(database: Database, tenant_id: UUID, where: str, body: str) 
 
 
 async def call(
-    database: Database, query: LiteralString, parameters: Sequence[Any]
+    database: Database, tenant_id: UUID, function: LiteralString, *arguments: Any
 ) -> list[tuple[Any, ...]]:
-    """Run one statement that is a transaction of its own and binds its tenant itself."""
-    async with database.statement_pool.connection() as connection:
-        cursor = await connection.execute(query, parameters)
-        return await cursor.fetchall()
+    """Call a SQL function that is a transaction of its own and binds its tenant, given first."""
+    values = {"tenant": tenant_id, **{f"p{i}": value for i, value in enumerate(arguments)}}
+    (rows,) = await database.run(tenant_id, function_call(function, values))
+    return rows
 
 
 def json_text(audit: Audit) -> str:

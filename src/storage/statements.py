@@ -47,13 +47,34 @@ class Statement:
     keeps_plan: bool = False
 
 
+def function_call(function: str, arguments: Mapping[str, Any]) -> Statement:
+    """The call of a SQL function with its arguments in their order, and a plan that is kept."""
+    return Statement(_call_of(function, tuple(arguments)), arguments, keeps_plan=True)
+
+
+@lru_cache
+def _call_of(function: str, names: tuple[str, ...]) -> str:
+    placeholders = ", ".join(f"%({name})s" for name in names)
+    return f"SELECT * FROM {function}({placeholders})"
+
+
 class StatementPool:
     """Connections of one event loop. `run` is all that is needed; `close` when it ends."""
 
-    def __init__(self, conninfo: str, *, size: int, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        size: int,
+        timeout: float = 30.0,
+        idle_seconds: float | None = None,
+    ) -> None:
+        """`idle_seconds`: when nothing ran for so long, the connections are closed."""
         self._conninfo = conninfo
         self._size = size
         self._timeout = timeout
+        self._idle_seconds = idle_seconds
+        self._reaping: asyncio.TimerHandle | None = None
         self._open = 0
         self._idle: list[_Connection] = []
         self._waiting: deque[asyncio.Future[_Connection | None]] = deque()
@@ -66,6 +87,11 @@ class StatementPool:
         cancelled caller left behind is read to its end before the connection serves another.
         """
         connection = await self._take()
+        if self._idle_seconds is not None:
+            if self._reaping is not None:
+                self._reaping.cancel()
+            loop = asyncio.get_running_loop()
+            self._reaping = loop.call_later(self._idle_seconds, self._close_idle)
         return await connection.run(statements)
 
     @property
@@ -76,10 +102,15 @@ class StatementPool:
     async def close(self) -> None:
         """Close what is idle now, and the rest when its statement ends."""
         self._is_closed = True
-        while self._idle:
-            self._idle.pop().discard()
+        if self._reaping is not None:
+            self._reaping.cancel()
+        self._close_idle()
         while self._waiting:
             self._wake(self._waiting.popleft(), None)
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().discard()
 
     async def _take(self) -> _Connection:
         while not self._is_closed:

@@ -41,8 +41,9 @@ _MOST_PER_TRANSACTION = 64
 # Of JSON and frame tables, which the statement's parameters hold several times over.
 _MOST_BYTES_PER_TRANSACTION = 16 << 20
 _ATTEMPTS = 4
-# Lost races and the like: the same transaction succeeds when it runs again.
+# Lost races, and a tenant that has just moved: the same transaction succeeds when it runs again.
 _RETRYABLE = (
+    psycopg.errors.CannotConnectNow,
     psycopg.errors.SerializationFailure,
     psycopg.errors.DeadlockDetected,
     psycopg.errors.UniqueViolation,
@@ -230,7 +231,7 @@ class GroupCommitter:
         objects = [entry.received for entry in entries]
         is_committing = False
         try:
-            with self._database.platform_connection() as connection:
+            with self._database.unbound_connection(tenant_id) as connection:
                 # Both bind the transaction to the tenant, with what else they send first.
                 stored = (
                     batch.store(connection, tenant_id, objects)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 import orjson
 import psycopg
@@ -29,11 +29,9 @@ from interop.dicomweb.visibility import RESOURCE_TYPE
 from interop.errors import NotFound, ServerError
 from interop.services import Services
 from storage.database import AsyncConnection, require_tenant
-from storage.statements import Statement
+from storage.statements import Statement, function_call
 
-_SETTINGS = (
-    "SELECT set_config('app.tenant', %s, true), set_config('synchronous_commit', 'off', true)"
-)
+_SETTINGS = "SELECT enter_tenant(%s), set_config('synchronous_commit', 'off', true)"
 _BEGIN_SEARCH = "SELECT dicomweb_begin_search(%(tenant_id)s, %(audit)s)"
 _VISIBLE = (
     "SELECT FROM imaging_studies AS s WHERE s.tenant_id = %(tenant_id)s"
@@ -130,7 +128,8 @@ async def search(
     require_tenant(tenant_id)
     audit = audit_text(caller, event_type, details)
     try:
-        _, found = await services.database.statements.run(
+        _, found = await services.database.run(
+            tenant_id,
             Statement(_BEGIN_SEARCH, {"tenant_id": tenant_id, "audit": audit}, keeps_plan=True),
             Statement(sql, {**parameters, "tenant_id": tenant_id}, keeps_plan),
         )
@@ -158,23 +157,12 @@ async def served(
     tenant_id = caller.tenant.id
     require_tenant(tenant_id)
     audit = audit_text(caller, event_type, details)
-    call = Statement(
-        _call_of(function, tuple(arguments)),
-        {"tenant_id": tenant_id, **arguments, "audit": audit},
-        keeps_plan=True,
-    )
-    (rows,) = await services.database.statements.run(call)
+    call = function_call(function, {"tenant_id": tenant_id, **arguments, "audit": audit})
+    (rows,) = await services.database.run(tenant_id, call)
     if not rows:
         return None
     mark_audited()
     return rows[0]
-
-
-@lru_cache
-def _call_of(function: str, arguments: tuple[str, ...]) -> str:
-    """The statement that calls a function with named arguments, tenant first and audit last."""
-    placeholders = ", ".join(f"%({name})s" for name in ("tenant_id", *arguments, "audit"))
-    return f"SELECT * FROM {function}({placeholders})"
 
 
 def array_text(values: Iterable[object]) -> str:
@@ -196,8 +184,8 @@ async def reading(
     tenant_id = caller.tenant.id
     require_tenant(tenant_id)
     refused: ServerError | None = None
-    async with _transaction(services) as connection:
-        await connection.execute(_SETTINGS, (str(tenant_id),))
+    async with _transaction(services, tenant_id) as connection:
+        await connection.execute(_SETTINGS, (tenant_id,))
         read = Read(connection, tenant_id)
         read.resource_id = resource_id
         try:
@@ -223,13 +211,13 @@ async def reading(
 
 
 @asynccontextmanager
-async def _transaction(services: Services) -> AsyncIterator[AsyncConnection]:
+async def _transaction(services: Services, tenant_id: UUID) -> AsyncIterator[AsyncConnection]:
     """A pipeline that ends with its only Sync, and so is one transaction.
 
     Were it not, the tenant's setting would be gone: the query would see no rows and the audit row
     would be refused by its policy. The connection goes back as it came or not at all.
     """
-    async with services.database.async_pool.connection() as connection:
+    async with services.database.unbound_async_connection(tenant_id) as connection:
         await connection.set_autocommit(True)
         try:
             async with connection.pipeline():

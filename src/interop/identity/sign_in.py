@@ -188,7 +188,7 @@ def confirm_password(
 
     Raises SignInRefused and TooManyRequests. What is done then writes the audit row.
     """
-    with services.database.platform_connection() as connection:
+    with services.database.unbound_connection(tenant.id) as connection:
         row = connection.execute(
             "SELECT subject FROM user_auth_identities WHERE user_id = %s AND provider = 'PASSWORD'",
             (user_id,),
@@ -260,7 +260,7 @@ def _checked_password(
     services: Services, tenant: Tenant, browser: Browser, email: str, password: str
 ) -> tuple[_Account | None, list[throttle.Claim]]:
     """The account when the password is its own, else None, after the same work."""
-    found = _account(services, email)
+    found = _account(services, tenant, email)
     user_id = found.user_id if found else None
     keys = {"ACCOUNT": email, "ADDRESS": throttled_unit(browser.actor.ip_address)}
     claims = _claimed(services, tenant, browser, keys, user_id)
@@ -275,7 +275,7 @@ def _checked_password(
     is_right, better = _or_give_back(services, tenant, browser, claims, user_id, judge)
     if not is_right or found is None:
         return None, claims
-    with services.database.platform_connection() as connection:
+    with services.database.unbound_connection(tenant.id) as connection:
         connection.execute(
             "UPDATE user_auth_identities SET last_used_at = now(),"
             " password_hash = coalesce(%s, password_hash),"
@@ -286,8 +286,8 @@ def _checked_password(
     return found, claims
 
 
-def _account(services: Services, email: str) -> _Account | None:
-    with services.database.platform_connection() as connection:
+def _account(services: Services, tenant: Tenant, email: str) -> _Account | None:
+    with services.database.unbound_connection(tenant.id) as connection:
         row = connection.execute(
             "SELECT u.id, i.id, i.password_hash, u.status = 'ACTIVE' FROM user_auth_identities AS i"
             " JOIN users AS u ON u.id = i.user_id"

@@ -96,6 +96,7 @@ SEALED: Mapping[str, tuple[SealedColumn, ...]] = {
     ),
     "webhook_subscriptions": (SealedColumn("secret_encrypted"),),
     "identity_providers": (SealedColumn("client_secret_encrypted"),),
+    "tenants": (SealedColumn("database_url_encrypted", is_global=True),),
     "user_auth_identities": (
         SealedColumn("mfa_secret_encrypted", is_global=True),
         SealedColumn("mfa_pending_secret_encrypted", is_global=True),

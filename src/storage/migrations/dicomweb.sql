@@ -9,8 +9,7 @@
 CREATE OR REPLACE FUNCTION dicomweb_begin_search(p_tenant uuid, p_audit jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 BEGIN
-    PERFORM set_config('app.tenant', p_tenant::text, true),
-        set_config('synchronous_commit', 'off', true);
+    PERFORM enter_tenant(p_tenant), set_config('synchronous_commit', 'off', true);
     PERFORM write_audit_event(p_tenant, p_audit);
 END;
 $$;
@@ -35,8 +34,7 @@ CREATE OR REPLACE FUNCTION dicomweb_instance(p_tenant uuid, p_study text, p_seri
 DECLARE
     patient uuid;
 BEGIN
-    PERFORM set_config('app.tenant', p_tenant::text, true),
-        set_config('synchronous_commit', 'off', true);
+    PERFORM enter_tenant(p_tenant), set_config('synchronous_commit', 'off', true);
     SELECT s.id, s.patient_id, e.series_uid, o.sop_instance_uid, o.sop_class_uid,
             o.transfer_syntax_uid, o.storage_uri, o.byte_size
         INTO study_id, patient, series_uid, sop_instance_uid, sop_class_uid, transfer_syntax_uid,
@@ -64,8 +62,7 @@ CREATE OR REPLACE FUNCTION dicomweb_frames(p_tenant uuid, p_study text, p_series
 DECLARE
     patient uuid;
 BEGIN
-    PERFORM set_config('app.tenant', p_tenant::text, true),
-        set_config('synchronous_commit', 'off', true);
+    PERFORM enter_tenant(p_tenant), set_config('synchronous_commit', 'off', true);
     SELECT s.id, s.patient_id, o.storage_uri, o.transfer_syntax_uid, o.number_of_frames,
             o.pixel_data_offset, o.frame_length,
             CASE WHEN o.frame_table IS NOT NULL THEN (
@@ -96,8 +93,7 @@ DECLARE
     study_id uuid;
     patient uuid;
 BEGIN
-    PERFORM set_config('app.tenant', p_tenant::text, true),
-        set_config('synchronous_commit', 'off', true);
+    PERFORM enter_tenant(p_tenant), set_config('synchronous_commit', 'off', true);
     SELECT s.id, s.patient_id, e.series_uid, o.sop_instance_uid, o.hash, o.dicom_json
         INTO study_id, patient, series_uid, sop_instance_uid, hash, dicom_json
         FROM imaging_objects AS o
@@ -124,8 +120,7 @@ DECLARE
     instances int;
     head bytea := convert_to(p_root || E'\n', 'UTF8');
 BEGIN
-    PERFORM set_config('app.tenant', p_tenant::text, true),
-        set_config('synchronous_commit', 'off', true);
+    PERFORM enter_tenant(p_tenant), set_config('synchronous_commit', 'off', true);
     SELECT s.id, s.patient_id, e.number_of_instances, e.metadata_gzip
         INTO study_id, patient, instances, metadata_gzip
         FROM imaging_studies AS s

@@ -1,6 +1,26 @@
 -- Functions that the schema itself needs. All run with the caller's rights, so that row-level
 -- security holds inside them; names are unqualified, so that a schema per tenant can have its own.
 
+-- Bind the transaction to a tenant, where the tenant lives and nowhere else: tenants.place names the
+-- schema of this database ('-': another database; '': on its way). A tenant that is moved is marked
+-- first; whoever begins after that is turned away here, so nothing is written to the place it left.
+CREATE OR REPLACE FUNCTION enter_tenant(p_tenant uuid) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    home text;
+    ignored text;
+BEGIN
+    SELECT t.place INTO home FROM tenants AS t WHERE t.id = p_tenant;
+    IF home <> current_schema() THEN
+        RAISE cannot_connect_now USING
+            MESSAGE = 'the rows of this tenant lie in another place',
+            CONSTRAINT = 'tenants_place', TABLE = 'tenants';
+    END IF;
+    -- An assignment is evaluated as it stands; PERFORM would run a statement of its own.
+    ignored := set_config('app.tenant', p_tenant::text, true);
+END;
+$$;
+
 -- Provenance (data-schema.md XI): who changed a row and when. A writer that names the person in
 -- updated_by is believed; else it is the actor of the transaction, else the database role.
 CREATE OR REPLACE FUNCTION touch_row() RETURNS trigger

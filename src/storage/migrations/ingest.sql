@@ -10,7 +10,7 @@
 CREATE OR REPLACE FUNCTION ingest_begin(p_tenant uuid) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 BEGIN
-    PERFORM set_config('app.tenant', p_tenant::text, true), set_config('app.lens', 'on', true);
+    PERFORM enter_tenant(p_tenant), set_config('app.lens', 'on', true);
 END;
 $$;
 

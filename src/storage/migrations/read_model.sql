@@ -10,7 +10,7 @@ DECLARE
     ignored text;
 BEGIN
     -- An assignment is evaluated as it stands; PERFORM would run a statement of its own.
-    ignored := set_config('app.tenant', p_tenant::text, true);
+    ignored := enter_tenant(p_tenant);
     ignored := set_config('synchronous_commit', 'off', true);
 END;
 $$;
@@ -25,7 +25,7 @@ DECLARE
     patient uuid;
     ignored text;
 BEGIN
-    ignored := set_config('app.tenant', p_tenant::text, true);
+    ignored := enter_tenant(p_tenant);
     ignored := set_config('synchronous_commit', 'off', true);
     SELECT r.version, r.last_updated, r.deleted, r.stale, r.body, r.patient_id
         INTO version, last_updated, deleted, stale, body, patient

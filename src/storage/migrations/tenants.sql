@@ -158,8 +158,7 @@ CREATE OR REPLACE FUNCTION lease_rate_units(p_tenant uuid, p_subject text, p_lim
 DECLARE
     moment timestamptz := clock_timestamp();
 BEGIN
-    PERFORM set_config('app.tenant', p_tenant::text, true),
-        set_config('synchronous_commit', 'off', true);
+    PERFORM enter_tenant(p_tenant), set_config('synchronous_commit', 'off', true);
     INSERT INTO rate_limit_buckets AS bucket (tenant_id, subject, tokens, filled_at)
         VALUES (p_tenant, p_subject, p_limit, moment)
         ON CONFLICT (tenant_id, subject) DO UPDATE SET

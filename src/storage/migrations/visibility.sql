@@ -70,7 +70,7 @@ CREATE OR REPLACE FUNCTION fhir_judge(p_tenant uuid, p_query text, p_values text
         p_candidates jsonb)
     RETURNS SETOF text LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 BEGIN
-    PERFORM set_config('app.tenant', p_tenant::text, true);
+    PERFORM enter_tenant(p_tenant);
     RETURN QUERY EXECUTE p_query USING p_tenant, p_values, p_candidates;
 END;
 $$;

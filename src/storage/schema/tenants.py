@@ -22,6 +22,7 @@ from storage.schema.declarative import (
     GlobalTable,
     Json,
     Money,
+    Sensitivity,
     TenantTable,
     bounded,
     count,
@@ -32,6 +33,7 @@ from storage.schema.declarative import (
     member_link,
     one_of,
     period,
+    phi,
     platform_link,
 )
 
@@ -49,6 +51,9 @@ class Tenant(GlobalTable, Base):
         # PS3.5 6.2, VR AE.
         CheckConstraint("length(ae_title) BETWEEN 1 AND 16", name="ae_title"),
         CheckConstraint("parent_tenant_id <> id", name="parent_tenant_id"),
+        # '-': in another database. '': on the way from one place to another.
+        CheckConstraint("place ~ '^(public|t_[0-9a-f]{32}|-|)$'", name="place"),
+        CheckConstraint("place <> '-' OR database_name IS NOT NULL", name="database_name"),
     )
 
     slug: Mapped[str] = mapped_column(unique=True)
@@ -67,6 +72,12 @@ class Tenant(GlobalTable, Base):
     parent_tenant_id: Mapped[UUID | None] = global_link("tenants")
     primary_region: Mapped[str | None]
     partition_strategy: Mapped[str] = one_of("ROW_LEVEL", "SCHEMA", "DATABASE", default="ROW_LEVEL")
+    # The schema of this database in which the tenant's rows lie (`storage.places`).
+    place: Mapped[str] = mapped_column(server_default="public")
+    # Its database where it has one for itself; without a URL one on the server of the platform,
+    # reached with the platform's logins.
+    database_name: Mapped[str | None]
+    database_url_encrypted: Mapped[str | None] = phi(Sensitivity.RESTRICTED)
     status: Mapped[str] = one_of("ACTIVE", "SUSPENDED", "CLOSED", default="ACTIVE")
     ae_title: Mapped[str | None] = mapped_column(unique=True)
     status_reason: Mapped[str | None]

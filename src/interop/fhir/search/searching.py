@@ -37,8 +37,6 @@ RENDER_TURNS = 5
 # Of a query the audit row keeps so many characters.
 LONGEST_QUERY = 4096
 
-SEARCH = "SELECT * FROM fhir_search(%s, %s, %s, %s)"
-
 
 class Searcher:
     """Searches of one caller, among what the policy's `filter_` admits."""
@@ -95,9 +93,10 @@ class Searcher:
         self, query: str, values: list[str], audit: dict[str, Any]
     ) -> list[tuple[Any, ...]]:
         """Run the search once; audited unless its rows say that something is stale."""
-        parameters = (self._caller.tenant.id, query, values, resources.json_text(audit))
+        parameters = (query, values, resources.json_text(audit))
         try:
-            rows = await resources.call(self._database, SEARCH, parameters)
+            tenant_id = self._caller.tenant.id
+            rows = await resources.call(self._database, tenant_id, "fhir_search", *parameters)
         except errors.QueryCanceled:
             raise Unavailable("the search took too long; narrow it") from None
         if "even_if_stale" in audit or not any(row[0] == "stale" for row in rows):

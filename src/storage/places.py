@@ -1,0 +1,214 @@
+"""Where the rows of each tenant lie, and the way there: one TenantRouter for all three strategies.
+
+ROW_LEVEL: the tables of the installation. SCHEMA: tables of its own in a schema of the same
+database. DATABASE: a database of its own. Everybody asks the platform's `Database` for a connection
+of a tenant and gets one that leads to the right place (decision 0011).
+
+The database has the last word: `enter_tenant` refuses a transaction that came to a place where the
+tenant does not live (any more). So what a process remembers may be old, and a tenant can move while
+others write: whoever comes too late is turned away before its first statement, and asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, LiteralString, TypeVar
+from uuid import UUID
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+if TYPE_CHECKING:
+    from storage.database import Database
+
+Result = TypeVar("Result")
+
+# Values of tenants.place besides the name of a schema.
+HERE = "public"
+ELSEWHERE = "-"
+MOVING = ""
+# The last step of a move takes seconds at most; who comes meanwhile waits for its end.
+WAIT_SECONDS = 10.0
+PAUSE_SECONDS = 0.1
+# Of one place: an organization that has one for itself is large, and there may be hundreds.
+POOL_SIZE = 5
+# Connections of a place that nobody used for so long are closed.
+IDLE_SECONDS = 60.0
+# Raised by enter_tenant in migrations/functions.sql.
+PLACE_CONSTRAINT = "tenants_place"
+
+_HOMES: LiteralString = (
+    "SELECT id, place, database_name, database_url_encrypted FROM tenants WHERE place <> 'public'"
+)
+
+
+class TenantMoving(psycopg.OperationalError):
+    """The tenant is on its way to another place; try again in some seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a tenant lives that does not live in the tables of the installation."""
+
+    place: str  # tenants.place
+    database_name: str | None = None
+    url_encrypted: str | None = None
+
+    @property
+    def is_moving(self) -> bool:
+        return self.place == MOVING
+
+
+class TenantRouter:
+    """Leads to the place of each tenant, for one `Database` of the platform.
+
+    Only tenants that live apart are remembered. What is remembered is read again when the database
+    says that it is not true any more.
+    """
+
+    def __init__(self, platform: Database) -> None:
+        self._platform = platform
+        self._homes: dict[UUID, Home] | None = None
+        self._places: dict[Home, Database] = {}
+
+    # -- blocking ---------------------------------------------------------------------------
+
+    def enter(self, tenant_id: UUID, enter: Callable[[Database], Result]) -> Result:
+        """Call `enter` with the tenant's place, again where the tenant has moved meanwhile."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            place = self.place_of(tenant_id, deadline)
+            try:
+                return enter(place)
+            except psycopg.errors.CannotConnectNow as error:
+                if not is_elsewhere(error) or time.monotonic() > deadline:
+                    raise
+            self.forget()
+            time.sleep(PAUSE_SECONDS)
+
+    def place_of(self, tenant_id: UUID, deadline: float | None = None) -> Database:
+        """The database (or schema) in which the tenant lives, as far as is known.
+
+        Waits for the end of a move. Raises TenantMoving.
+        """
+        deadline = deadline or time.monotonic() + WAIT_SECONDS
+        while True:
+            home = self.home(tenant_id)
+            if home is None or not home.is_moving:
+                return self._at(tenant_id, home)
+            if time.monotonic() > deadline:
+                raise TenantMoving(f"tenant {tenant_id} is being moved")
+            time.sleep(PAUSE_SECONDS)
+            self.forget()
+
+    def home(self, tenant_id: UUID) -> Home | None:
+        """Where the tenant lives apart; None for the tables of the installation."""
+        homes = self._homes
+        if homes is None:
+            with self._platform.platform_connection() as connection:
+                homes = self._homes = _homes(connection.execute(_HOMES).fetchall())
+        return homes.get(tenant_id)
+
+    def apart(self) -> dict[UUID, Home]:
+        """Every tenant that lives apart, as it is at this moment."""
+        with self._platform.platform_connection() as connection:
+            self._homes = _homes(connection.execute(_HOMES).fetchall())
+        return dict(self._homes)
+
+    def forget(self) -> None:
+        """Read again where tenants live before the next connection."""
+        self._homes = None
+
+    def close(self) -> None:
+        for place in self._places.values():
+            place.close()
+
+    # -- asyncio ----------------------------------------------------------------------------
+
+    async def aenter(
+        self, tenant_id: UUID, enter: Callable[[Database], Awaitable[Result]]
+    ) -> Result:
+        """The async twin of `enter`."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            place = await self.aplace_of(tenant_id, deadline)
+            try:
+                return await enter(place)
+            except psycopg.errors.CannotConnectNow as error:
+                if not is_elsewhere(error) or time.monotonic() > deadline:
+                    raise
+            self.forget()
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def aplace_of(self, tenant_id: UUID, deadline: float | None = None) -> Database:
+        """The async twin of `place_of`."""
+        deadline = deadline or time.monotonic() + WAIT_SECONDS
+        while True:
+            home = await self._ahome(tenant_id)
+            if home is None or not home.is_moving:
+                return await self._aat(tenant_id, home)
+            if time.monotonic() > deadline:
+                raise TenantMoving(f"tenant {tenant_id} is being moved")
+            await asyncio.sleep(PAUSE_SECONDS)
+            self.forget()
+
+    async def _ahome(self, tenant_id: UUID) -> Home | None:
+        homes = self._homes
+        if homes is None:
+            async with self._platform.async_platform_connection() as connection:
+                cursor = await connection.execute(_HOMES)
+                homes = self._homes = _homes(await cursor.fetchall())
+        return homes.get(tenant_id)
+
+    async def _aat(self, tenant_id: UUID, home: Home | None) -> Database:
+        if home is None:
+            return self._platform
+        if home.url_encrypted is not None and home not in self._places:
+            # The key that opens it may have to be fetched.
+            return await asyncio.to_thread(self._at, tenant_id, home)
+        return self._at(tenant_id, home)
+
+    async def aclose(self) -> None:
+        for place in self._places.values():
+            await place.close_async()
+
+    # -- places -----------------------------------------------------------------------------
+
+    def _at(self, tenant_id: UUID, home: Home | None) -> Database:
+        if home is None:
+            return self._platform
+        known = self._places.get(home)
+        if known is None:
+            # Of two that open it at once, one is used and the other never connects.
+            known = self._places.setdefault(home, self._opened(tenant_id, home))
+        return known
+
+    def _opened(self, tenant_id: UUID, home: Home) -> Database:
+        if home.place != ELSEWHERE:
+            return self._platform.part(search_path=f"{home.place}, {HERE}")
+        return self._platform.part(url=self._url(tenant_id, home))
+
+    def _url(self, tenant_id: UUID, home: Home) -> str:
+        if home.url_encrypted is None:
+            return make_conninfo(self._platform.url, dbname=home.database_name)
+        where = url_place(tenant_id)
+        return self._platform.vault.open(None, where, home.url_encrypted)
+
+
+def url_place(tenant_id: UUID) -> str:
+    """What the sealed URL of a tenant's database is bound to."""
+    from storage.encryption.columns import place
+
+    return place("tenants", "database_url_encrypted", str(tenant_id))
+
+
+def is_elsewhere(error: psycopg.Error) -> bool:
+    """Whether `enter_tenant` refused, because the tenant does not live where it was called."""
+    return error.diag.constraint_name == PLACE_CONSTRAINT
+
+
+def _homes(rows: list[tuple[UUID, str, str | None, str | None]]) -> dict[UUID, Home]:
+    return {tenant_id: Home(*values) for tenant_id, *values in rows}  # type: ignore[arg-type]
