@@ -9,6 +9,7 @@ process, and each client that reads the JWKS now and then, knows it.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,7 @@ class SigningKeys:
         self._master_key = master_key
         self._keys: dict[str, StoredKey] = {}
         self._loaded_at = -1e9
+        self._loading = threading.Lock()
 
     def signing(self, algorithm: str) -> Key:
         """The key to sign with; made when the installation has none yet."""
@@ -73,8 +75,8 @@ class SigningKeys:
         """Every key of `algorithm` that may have signed a valid token."""
         self.refresh()
         # Anybody can name a key that does not exist; that must not become a query each time.
-        if kid not in self._keys and time.monotonic() - self._loaded_at > RELOAD_SECONDS:
-            self._load()
+        if kid not in self._keys:
+            self._load_if_older(RELOAD_SECONDS)
         return KeySet([stored.key for stored in self._of(algorithm)])
 
     @property
@@ -85,7 +87,7 @@ class SigningKeys:
     def refresh(self) -> None:
         """Read the keys again if what is known of them is stale."""
         if self.is_stale:
-            self._load()
+            self._load_if_older(REFRESH_SECONDS)
 
     def verifies(self, kid: str) -> bool:
         """True while the key may have signed a valid token, as far as this process knows."""
@@ -128,12 +130,15 @@ class SigningKeys:
             return []
         return keys
 
-    def _load(self) -> None:
-        with self._database.platform_connection() as connection:
-            self._read(connection)
+    def _load_if_older(self, seconds: float) -> None:
+        # Who comes while another thread reads waits for what it finds.
+        with self._loading:
+            if time.monotonic() - self._loaded_at > seconds:
+                with self._database.platform_connection() as connection:
+                    self._read(connection)
 
     def _read(self, connection: Connection) -> None:
-        self._loaded_at = now = time.monotonic()
+        now = time.monotonic()
         rows = connection.execute(
             "SELECT kid, algorithm, private_jwk, retired_at IS NOT NULL,"
             " extract(epoch FROM clock_timestamp() - created_at)::float8 FROM signing_keys"
@@ -150,6 +155,7 @@ class SigningKeys:
             )
             for kid, algorithm, sealed, is_retired, age in rows
         }
+        self._loaded_at = now
 
     def _opened(self, kid: str, algorithm: str, sealed: str) -> Key:
         jwk = json.loads(self._master_key.open(sealed, place_of(kid)))
