@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
 from interop.access import acting, emergency
+from interop.access.cross_origin import CrossOrigin
 from interop.access.gate import Gate
 from interop.access.limits import RateLimiter
 from interop.administration import application as administration
@@ -28,6 +29,7 @@ from interop.logs import configure_logging
 from interop.services import Services, open_services
 from interop.settings import Settings
 from interop.smart import discovery, oauth2
+from interop.smart.origins import AppOrigins
 from storage.rate_limits import open_buckets
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ def application(
         app.state.services = services
         buckets = open_buckets(services.database, settings.redis_url)
         app.state.limiter = RateLimiter(services.database, services.limits, buckets)
+        app.state.origins = AppOrigins(services.database, settings.browser_origins)
         app.state.administration = api
         api.state.services = services
         try:
@@ -81,7 +84,8 @@ def application(
             Route("/readyz", readyz),
             Route("/metrics", metrics),
         ],
-        middleware=[Middleware(Gate)],
+        # What the gate refuses, a browser app must be able to read.
+        middleware=[Middleware(CrossOrigin), Middleware(Gate)],
         lifespan=lifespan,
     )
 

@@ -7,6 +7,7 @@ secrets mounted as files). `interop doctor` and docs/settings.md print from this
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,6 +17,10 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "INTEROP_"
+# As browsers serialize it (RFC 6454 6.1): never a path, and no port that goes without saying.
+_ORIGIN = re.compile(
+    r"(?:https://(?!.*:443$)|http://(?!.*:80$))(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?"
+)
 
 
 class Settings(BaseSettings):
@@ -147,6 +152,12 @@ class Settings(BaseSettings):
         description="Networks of reverse proxies whose X-Forwarded-For is believed, separated by "
         "commas, e.g. 10.0.0.0/8,::1; default: none, the connection's own address counts.",
     )
+    cors_origins: str = Field(
+        "",
+        description="Origins of browser apps that may read what any tenant's tokens open, "
+        "separated by commas, e.g. https://viewer.example.org; besides those that the redirect "
+        "URIs of each tenant's own clients lead to.",
+    )
     offline_access_days: int = Field(
         180, ge=1, le=3650, description="Days after which an app with offline access asks again."
     )
@@ -189,6 +200,17 @@ class Settings(BaseSettings):
             ip_network(part.strip())
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        for part in _parts(value):
+            if not _ORIGIN.fullmatch(part):
+                raise ValueError(
+                    f"{part!r} is not an origin as browsers send it: scheme, host in lower case "
+                    "and a port that is not the scheme's own, e.g. https://viewer.example.org:8443"
+                )
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -209,6 +231,11 @@ class Settings(BaseSettings):
         return f"http://{host}:{self.http_port}"
 
     @property
+    def browser_origins(self) -> list[str]:
+        """The origins in `cors_origins`."""
+        return _parts(self.cors_origins)
+
+    @property
     def effective_objects_url(self) -> str:
         return self.objects_url or (self.data_dir / "objects").as_uri()
 
@@ -220,6 +247,10 @@ class Settings(BaseSettings):
         """These settings as environment variables, for the processes of the supervisor."""
         values = self.model_dump(exclude_none=True)
         return {PREFIX + name.upper(): _plain(value) for name, value in values.items()}
+
+
+def _parts(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _plain(value: object) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from interop.access import costs
+from interop.access.cross_origin import PROVEN_TENANT
 from interop.access.limits import (
     Leases,
     RateLimiter,
@@ -56,6 +57,8 @@ class Gate:
         except Unauthorized:
             await self._app(scope, receive, send)
             return
+        # Where its app is registered: at home, if it acts in another tenant.
+        scope[PROVEN_TENANT] = claims.via_tenant_id or claims.tenant_id
         leases = await limiter.leases(claims.tenant_id, claims.client_id, claims.user_id)
         if not leases:
             await self._app(scope, receive, send)

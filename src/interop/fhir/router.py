@@ -71,7 +71,12 @@ async def metadata(request: Request) -> Response:
     base = own_base(request)
     statement = await asyncio.to_thread(instance_statement)
     tag = statement.etag(base)
-    headers = {"ETag": tag, "Cache-Control": "public, max-age=3600"}
+    # Kept by browsers, also for apps of other origins (interop/access/cross_origin.py).
+    headers = {
+        "ETag": tag,
+        "Cache-Control": "public, max-age=3600",
+        "Access-Control-Allow-Origin": "*",
+    }
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
     return Response(statement.body(base), headers=headers, media_type=MEDIA_TYPE)

@@ -15,6 +15,7 @@ from urllib.parse import unquote_plus
 from anyio import to_thread
 from starlette.requests import Request
 
+from interop.access.cross_origin import PROVEN_TENANT
 from interop.smart import assertions
 from interop.smart.assertions import AssertionRefused
 from interop.smart.client_keys import key_of
@@ -35,6 +36,14 @@ async def authenticate(
     services: Services, tenant: Tenant | None, request: Request, form: dict[str, str]
 ) -> ApiClient:
     """The client of a request. Raises OAuthError `invalid_client`, alike for every failure."""
+    client = await _proven(services, tenant, request, form)
+    request.scope[PROVEN_TENANT] = tenant.id if tenant else None
+    return client
+
+
+async def _proven(
+    services: Services, tenant: Tenant | None, request: Request, form: dict[str, str]
+) -> ApiClient:
     if "client_assertion" in form or "client_assertion_type" in form:
         return await _by_assertion(services, tenant, request, form)
     client_id, secret = _credentials(request, form)
