@@ -42,11 +42,9 @@ def platform_bundles() -> list[Path]:
 
 
 @contextmanager
-def owner_connection(owner_url: str, tenant_id: UUID | None = None) -> Iterator[Owner]:
-    """One transaction as the owner, bound to a tenant when the rows written are a tenant's."""
+def owner_connection(owner_url: str) -> Iterator[Owner]:
+    """One transaction as the owner of the platform's tables."""
     with psycopg.connect(owner_url) as connection:
-        if tenant_id is not None:
-            connection.execute("SELECT enter_tenant(%s)", (tenant_id,))
         yield connection
 
 

@@ -288,18 +288,23 @@ def bundle_deploy(
     tenant: Annotated[str | None, typer.Option(help="Only for this tenant.")] = None,
 ) -> None:
     """Roll a registered version out, to one tenant or to all."""
-    from ai.registry import UnknownModelVersion, deploy, owner_connection
+    from ai.registry import UnknownModelVersion, deploy
+    from storage.database import Database
 
     with opened() as interop:
         tenant_id = require(interop.tenants, tenant).id if tenant else None
-        with owner_connection(interop.owner_url, tenant_id) as connection:
-            try:
+        owner = Database(interop.owner_url)
+        owner.vault = interop.database.vault
+        try:
+            with owner.connection_apart(tenant_id) as connection:
                 deploy(connection, name, version, tenant_id)
-            except UnknownModelVersion as error:
-                raise CommandFailed(str(error)) from error
+        except UnknownModelVersion as error:
+            raise CommandFailed(str(error)) from error
+        finally:
+            owner.close()
         if tenant:
-            owner = require(interop.tenants, tenant)
-            record(interop, owner, "AI_MODEL_DEPLOYED", model=name, version=version)
+            of = require(interop.tenants, tenant)
+            record(interop, of, "AI_MODEL_DEPLOYED", model=name, version=version)
     out.print(f"{name} {version} is rolled out to {tenant or 'every tenant'}")
 
 

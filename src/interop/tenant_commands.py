@@ -123,7 +123,7 @@ def tenant_grant(
                 tenant.id,
                 require(interop.tenants, on).id,
                 level,
-                user_id=_user_id(interop, user) if user else None,
+                user_id=_user_id(interop, tenant, user) if user else None,
                 role_id=_role_id(interop, tenant, role) if role else None,
                 valid_until=_utc(until),
                 actor=OPERATOR,
@@ -138,8 +138,9 @@ def tenant_grant(
         out.print(f"{one['id']}  {one['level']:<6} {one['root_slug']}  {whom}")
 
 
-def _user_id(interop: Opened, email: str) -> UUID:
-    with interop.database.platform_connection() as connection:
+def _user_id(interop: Opened, tenant: Tenant, email: str) -> UUID:
+    # Accounts lie where the tenant does.
+    with interop.database.connection(tenant.id) as connection:
         row = connection.execute(
             "SELECT id FROM users WHERE lower(email) = lower(%s)", (email,)
         ).fetchone()

@@ -334,9 +334,15 @@ class Database:
             self.engine.dispose()
 
 
+def lender_of(connection: Connection) -> Database | None:
+    """The database that lent the connection: the platform's, or a place of tenants."""
+    lender: Database | None = getattr(connection, _OWNER, None)
+    return lender
+
+
 def vault_of(connection: Connection) -> Vault:
     """The vault of the database that lent the connection."""
-    database: Database | None = getattr(connection, _OWNER, None)
+    database = lender_of(connection)
     if database is None:
         raise RuntimeError("a connection that no Database opened can seal and open nothing")
     return database.vault

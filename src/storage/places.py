@@ -58,6 +58,10 @@ class Home:
     url_encrypted: str | None = None
 
     @property
+    def is_other_database(self) -> bool:
+        return self.place == ELSEWHERE
+
+    @property
     def is_moving(self) -> bool:
         return self.place == MOVING
 

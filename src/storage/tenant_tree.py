@@ -75,6 +75,12 @@ _DESCENDANTS: LiteralString = (
     " WHERE c.ancestor_id = %s AND c.depth > 0 ORDER BY c.depth, t.slug"
 )
 
+_IS_BELOW: LiteralString = (
+    "SELECT 1 FROM tenant_closure c JOIN tenants home ON home.id = c.ancestor_id"
+    " JOIN tenants t ON t.id = c.descendant_id WHERE c.ancestor_id = %s AND c.descendant_id = %s"
+    " AND c.depth > 0 AND home.status = 'ACTIVE' AND t.status <> 'CLOSED'"
+)
+
 # The transaction is bound to the home tenant: memberships, roles and grants are its own rows.
 # A role that is held for one location or team says nothing about whole tenants.
 READABLE: LiteralString = """
@@ -144,6 +150,20 @@ def access_level(
     return next((one.level for one in readable if one.id == target_id), None)
 
 
+def is_below(registry: Connection, home_id: UUID, target_id: UUID) -> bool:
+    """Whether the platform's registry says so at this moment.
+
+    A home in a database of its own has a copy of the tree, which may be some seconds old.
+    """
+    return registry.execute(_IS_BELOW, (home_id, target_id)).fetchone() is not None
+
+
+async def ais_below(registry: AsyncConnection, home_id: UUID, target_id: UUID) -> bool:
+    """The async twin of `is_below`."""
+    cursor = await registry.execute(_IS_BELOW, (home_id, target_id))
+    return await cursor.fetchone() is not None
+
+
 async def aaccess_level(
     connection: AsyncConnection, user_id: UUID, home_id: UUID, target_id: UUID
 ) -> Level | None:
@@ -158,20 +178,25 @@ def place_below(
 ) -> None:
     """Move a tenant, with all below it, under another one or to the top. Raises NotInTree."""
     with database.connection(tenant_id) as connection:
-        try:
-            changed = connection.execute(
-                "UPDATE tenants SET parent_tenant_id = %s WHERE id = %s RETURNING id",
-                (parent_id, tenant_id),
-            ).fetchone()
-        except psycopg.errors.CheckViolation as error:
-            raise NotInTree("a tenant cannot lie below itself or below one of its own") from error
-        except psycopg.errors.ForeignKeyViolation as error:
-            raise NotInTree(f"there is no tenant {parent_id}") from error
-        if changed is None:
-            raise NotInTree(f"there is no tenant {tenant_id}")
-        record_change(
-            connection, tenant_id, "TENANT", str(tenant_id), {"parent": str(parent_id)}, actor
-        )
+        # Written down where the tenant lives; the tree is the platform's, whose copies follow.
+        said = {"parent": str(parent_id)}
+        record_change(connection, tenant_id, "TENANT", str(tenant_id), said, actor)
+        with database.platform_connection() as registry:
+            _hang(registry, tenant_id, parent_id)
+
+
+def _hang(registry: Connection, tenant_id: UUID, parent_id: UUID | None) -> None:
+    try:
+        changed = registry.execute(
+            "UPDATE tenants SET parent_tenant_id = %s WHERE id = %s RETURNING id",
+            (parent_id, tenant_id),
+        ).fetchone()
+    except psycopg.errors.CheckViolation as error:
+        raise NotInTree("a tenant cannot lie below itself or below one of its own") from error
+    except psycopg.errors.ForeignKeyViolation as error:
+        raise NotInTree(f"there is no tenant {parent_id}") from error
+    if changed is None:
+        raise NotInTree(f"there is no tenant {tenant_id}")
 
 
 def grant(

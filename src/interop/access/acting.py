@@ -25,7 +25,7 @@ from interop.access.refusals import audit_stranger
 from interop.errors import Forbidden, NotFound, ServerError
 from interop.smart.tokens import Subject
 from storage.tenancy import Tenant
-from storage.tenant_tree import GRANT_LEVELS, access_level
+from storage.tenant_tree import GRANT_LEVELS, access_level, is_below
 
 if TYPE_CHECKING:
     from interop.services import Services
@@ -70,7 +70,9 @@ def _issue(
         raise NotFound()
     with services.database.connection(home.id) as connection:
         level = access_level(connection, caller.user_id, home.id, target.id)
-    if level not in GRANT_LEVELS:
+    with services.database.platform_connection() as registry:
+        stands = is_below(registry, home.id, target.id)
+    if level not in GRANT_LEVELS or not stands:
         raise NotFound()
     # The child learns of it before anybody can read anything there.
     for tenant in (target, home):

@@ -26,7 +26,7 @@ from storage.database import AsyncConnection, Database
 from storage.emergency import find_access
 from storage.memberships import client_purpose, membership
 from storage.tenancy import Tenant
-from storage.tenant_tree import GRANT_LEVELS, aaccess_level
+from storage.tenant_tree import GRANT_LEVELS, aaccess_level, ais_below
 
 REMEMBER_SECONDS = 45.0
 REMEMBER_TOKENS = 10_000
@@ -109,7 +109,9 @@ class Authenticator:
             required = await _required_consent(connection, home_id, claims.client_id)
             level = await aaccess_level(connection, claims.user_id, home_id, claims.tenant_id)
             member = await membership(connection, home_id, claims.user_id)
-        if level not in GRANT_LEVELS or member is None or member.user_type == PATIENT:
+        async with self._database.async_platform_connection() as registry:
+            stands = await ais_below(registry, home_id, claims.tenant_id)
+        if level not in GRANT_LEVELS or not stands or member is None or member.user_type == PATIENT:
             raise Unauthorized("the grant by which this token acts here has ended")
         held = {
             one.permission

@@ -132,6 +132,7 @@ def prune(tenant: OneTenant = None, as_json: JsonOption = False) -> None:
     with opened() as interop:
         key = open_audit_key(interop.settings)
         owner = Database(interop.owner_url, pool_size=1)
+        owner.vault = interop.database.vault
         try:
             for one in _chosen(interop, tenant):
                 done[one.slug] = asdict(run(owner, one.id, key))

@@ -8,11 +8,15 @@ is simply run again. A row that somebody changes meanwhile is left to them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
+
+import psycopg
+from psycopg_pool import PoolTimeout
 
 from storage import resources
 from storage.database import Connection, Database, vault_of
@@ -29,6 +33,8 @@ ATTEMPTS = 12
 ACTOR = "key-rotation"
 # Other processes seal with the old key for two seconds more; the job comes after them.
 DELAY_SECONDS = 5
+
+Transaction = Callable[[], AbstractContextManager[Connection]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,8 @@ def targets(tenant_id: UUID | None) -> tuple[_Target, ...]:
 def rotate(database: Database, tenant_id: UUID | None) -> int:
     """Make a new data key and queue the job that seals anew. Returns the key's version."""
     version = database.vault.rotate(tenant_id)
-    with _transaction(database, tenant_id) as connection:
+    where = partial(database.connection, tenant_id) if tenant_id else database.platform_connection
+    with where() as connection:
         defer_resealing(connection, tenant_id)
     return version
 
@@ -96,21 +103,45 @@ def reseal(database: Database, tenant_id: UUID | None, *, batch: int = BATCH) ->
         return 0
     return sum(
         changed
+        for where in _transactions(database, tenant_id)
         for target in targets(tenant_id)
-        for changed in _batches(database, tenant_id, target, version, batch)
+        for changed in _batches(where, tenant_id, target, version, batch)
     )
 
 
-def _transaction(database: Database, tenant_id: UUID | None) -> AbstractContextManager[Connection]:
-    return database.platform_connection() if tenant_id is None else database.connection(tenant_id)
+def _transactions(database: Database, tenant_id: UUID | None) -> Iterator[Transaction]:
+    """Begins a transaction in each database that holds values of the tenant or the platform.
+
+    Accounts are the platform's to seal, and lie in the databases of tenants too. One that does not
+    answer is passed by, and raised at the end: the job that is run again finds the others done.
+    """
+    if tenant_id is not None:
+        yield partial(database.connection, tenant_id)
+        return
+    yield database.platform_connection
+    away: Exception | None = None
+    for apart, home in database.router.apart().items():
+        if not home.is_other_database:
+            continue
+        transaction = partial(database.connection, apart)
+        try:
+            with transaction() as connection:
+                connection.execute("SELECT 1")
+        except (psycopg.Error, PoolTimeout) as error:
+            logger.warning("place_not_resealed", extra={"tenant_id": str(apart)})
+            away = error
+            continue
+        yield transaction
+    if away is not None:
+        raise away
 
 
 def _batches(
-    database: Database, tenant_id: UUID | None, target: _Target, version: int, batch: int
+    transaction: Transaction, tenant_id: UUID | None, target: _Target, version: int, batch: int
 ) -> Iterator[int]:
     after: tuple[Any, ...] | None = None
     while True:
-        with _transaction(database, tenant_id) as connection:
+        with transaction() as connection:
             # Quietly: a number that is sealed anew is the same number, and no new version.
             resources.begin_write(connection, ACTOR)
             rows = _older(connection, tenant_id, target, version, after, batch)

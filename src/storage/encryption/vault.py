@@ -22,6 +22,7 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from storage.database import lender_of
 from storage.encryption import data_keys
 from storage.encryption.cache import KeyCache
 from storage.encryption.columns import PREFIX
@@ -249,9 +250,14 @@ class Vault:
     def _lock(self, tenant_id: UUID | None) -> threading.Lock:
         return self._locks[hash(tenant_id) % _STRIPES]
 
+    def _is_ours(self, given: Connection) -> bool:
+        """Whether the platform's keys are where this connection leads."""
+        lent_by = lender_of(given)
+        return lent_by is None or lent_by.url == self._database.url
+
     @contextmanager
     def _connection(self, tenant_id: UUID | None, given: Connection | None) -> Iterator[Connection]:
-        if given is not None:
+        if given is not None and (tenant_id is not None or self._is_ours(given)):
             yield given
         elif tenant_id is None:
             with self._database.platform_connection() as connection:

@@ -11,6 +11,8 @@
 Each step is repeated safely: a run that was cut off goes on where it was. A legal hold stops it at
 every step (security.md D15). What stays is what the law wants: the audit trail for its retention,
 the destroyed keys without their content, the name of the tenant's URL, and the certificate.
+Of a tenant with a schema or database for itself they stay there, where they can be verified as
+before; `interop tenant move` to ROW_LEVEL takes them to the platform's tables and drops the place.
 
 Runs as the owner of the database, because the application may not delete from logs; row-level
 security holds for the owner too.
@@ -104,12 +106,11 @@ def request(
         if known is not None:
             return known
         _require_no_hold(connection, tenant_id)
-        below = [node.slug for node in descendants(connection, tenant_id)]
+    with database.platform_connection() as registry:
+        below = [node.slug for node in descendants(registry, tenant_id)]
         if below:
             raise NotDeletable(f"tenants lie below it: {', '.join(below[:5])}")
-        row = connection.execute(
-            "SELECT status FROM tenants WHERE id = %s", (tenant_id,)
-        ).fetchone()
+        row = registry.execute("SELECT status FROM tenants WHERE id = %s", (tenant_id,)).fetchone()
         if row is None:
             raise NotDeletable(f"there is no tenant {tenant_id}")
     if row[0] != "CLOSED":
@@ -218,16 +219,23 @@ def _delete_rows(owner: Database, tenant_id: UUID) -> str:
             "DELETE FROM procrastinate_jobs WHERE args ->> 'tenant_id' = %s AND status <> 'doing'",
             (str(tenant_id),),
         )
-        connection.execute(
-            "UPDATE tenants SET name = %s, ae_title = NULL, parent_tenant_id = NULL WHERE id = %s",
-            (DELETED_NAME, tenant_id),
-        )
+        _forget_name(connection, tenant_id)
+    # The registry, of which a database of the tenant's own has only a copy.
+    with owner.platform_connection() as connection:
+        _forget_name(connection, tenant_id)
     for _ in range(PASSES):
         deleted = sum(_delete_table(owner, tenant_id, table) for table in _owned())
         if not deleted:
             break
     with owner.connection(tenant_id) as connection:
         return _advance(connection, tenant_id, "VERIFYING")
+
+
+def _forget_name(connection: Connection, tenant_id: UUID) -> None:
+    connection.execute(
+        "UPDATE tenants SET name = %s, ae_title = NULL, parent_tenant_id = NULL WHERE id = %s",
+        (DELETED_NAME, tenant_id),
+    )
 
 
 def _owned() -> Iterator[Table]:
@@ -280,9 +288,7 @@ def _forget_users(owner: Database, tenant_id: UUID) -> None:
                 "SELECT user_id FROM user_tenants WHERE tenant_id = %s", (tenant_id,)
             )
         }
-        others = connection.execute("SELECT id FROM tenants WHERE id <> %s", (tenant_id,))
-        tenants = [row[0] for row in others]
-    for other in tenants:
+    for other in _sharing_accounts(owner, tenant_id):
         if not leaving:
             return
         # Memberships lie behind row-level security: each tenant is asked by itself.
@@ -301,6 +307,14 @@ def _forget_users(owner: Database, tenant_id: UUID) -> None:
             (DELETED_USER, ids),
         )
         _count_rows(connection, tenant_id, "users (anonymized)", len(ids))
+
+
+def _sharing_accounts(owner: Database, tenant_id: UUID) -> list[UUID]:
+    """The other tenants of the same database: elsewhere the same person has another account."""
+    with owner.platform_connection() as connection:
+        rows = connection.execute("SELECT id FROM tenants WHERE id <> %s", (tenant_id,)).fetchall()
+    apart = {id_ for id_, home in owner.router.apart().items() if home.is_other_database}
+    return [] if tenant_id in apart else [row[0] for row in rows if row[0] not in apart]
 
 
 def _verify(owner: Database, objects: ObjectStore, tenant_id: UUID, sign: Sign) -> str:
