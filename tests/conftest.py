@@ -11,7 +11,9 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,12 +28,23 @@ from storage.encryption import KEY_BYTES, MasterKey
 from storage.encryption.providers import KeyProviders, LocalKeyProvider
 from storage.encryption.vault import Vault
 from storage.objects import ObjectStore, open_object_store
+from storage.places import ELSEWHERE
 from storage.postgres_binaries import PostgresBinaries, system_binaries
 from storage.tenancy import Tenant, TenantDirectory
 
 pytest_plugins = ["tests.seaweedfs", "tests.kms"]
 
 TEMPLATE = "interop_template"
+# Where tenants of tests live that say nothing: `INTEROP_TEST_STRATEGY=SCHEMA pytest tests/...`
+DEFAULT_STRATEGY = os.environ.get("INTEROP_TEST_STRATEGY", "ROW_LEVEL")
+# Of `tenant` and `other_tenant`: each strategy for both, and pairs that share least and most.
+EVERY_STRATEGY = (
+    ("ROW_LEVEL", "ROW_LEVEL"),
+    ("SCHEMA", "ROW_LEVEL"),
+    ("SCHEMA", "SCHEMA"),
+    ("DATABASE", "SCHEMA"),
+    ("DATABASE", "DATABASE"),
+)
 CLUSTER = pytest.StashKey[EmbeddedPostgres]()
 
 
@@ -74,6 +87,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: object) -> None:
     config = node.config  # type: ignore[attr-defined]
     node.workerinput["cluster"] = os.fspath(config.stash[CLUSTER].data_dir)  # type: ignore[attr-defined]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module that is marked so once for each pair of strategies."""
+    marker = metafunc.definition.get_closest_marker("strategies")
+    if marker is not None and "strategies" in metafunc.fixturenames:
+        pairs = marker.args or EVERY_STRATEGY
+        named = ["-".join(pair) for pair in pairs]
+        metafunc.parametrize("strategies", pairs, ids=named, indirect=True, scope="module")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -141,23 +163,40 @@ def make_template(
 
 
 @pytest.fixture(scope="module")
+def strategies(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """The strategies of `tenant` and `other_tenant`."""
+    given: tuple[str, str] = getattr(request, "param", (DEFAULT_STRATEGY, DEFAULT_STRATEGY))
+    return given
+
+
+@pytest.fixture(scope="module")
 def database(
-    cluster: EmbeddedPostgres, cluster_url: str, template_database: str
+    cluster: EmbeddedPostgres, template_database: str, strategies: tuple[str, str]
 ) -> Iterator[MigratedDatabase]:
     """A fresh migrated database for this test module, as the application role."""
     name = f"test_{uuid4().hex}"
-    with psycopg.connect(cluster_url, autocommit=True) as connection:
+    copy_template(cluster, name)
+    made = MigratedDatabase(cluster.url(APP_ROLE, name), cluster.url(OWNER_ROLE, name))
+    yield made
+    with made.platform_connection() as connection:
+        apart = connection.execute(
+            "SELECT database_name FROM tenants WHERE database_name IS NOT NULL"
+        ).fetchall()
+    made.close()
+    with psycopg.connect(cluster.url(OWNER_ROLE, "postgres"), autocommit=True) as connection:
+        for one in (name, *(row[0] for row in apart)):
+            dropped = sql.Identifier(one)
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(dropped))
+
+
+def copy_template(cluster: EmbeddedPostgres, name: str) -> None:
+    with psycopg.connect(cluster.url(OWNER_ROLE, "postgres"), autocommit=True) as connection:
         # WAL_LOG copies in 0.1 s what FILE_COPY takes 2 to 3 s for.
         connection.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY WAL_LOG").format(
-                sql.Identifier(name), sql.Identifier(template_database)
+                sql.Identifier(name), sql.Identifier(TEMPLATE)
             )
         )
-    made = MigratedDatabase(cluster.url(APP_ROLE, name), cluster.url(OWNER_ROLE, name))
-    yield made
-    made.close()
-    with psycopg.connect(cluster_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture(scope="module")
@@ -166,20 +205,88 @@ def owner_url(database: MigratedDatabase) -> str:
     return database.owner_url
 
 
-@pytest.fixture(scope="module")
-def tenant(database: MigratedDatabase) -> Tenant:
-    return create_tenant(database, "demo", "INTEROP")
+MakePlacedTenant = Callable[[str, str, str], Tenant]
 
 
 @pytest.fixture(scope="module")
-def other_tenant(database: MigratedDatabase) -> Tenant:
-    return create_tenant(database, "other", "OTHER")
+def placed_tenant(
+    cluster: EmbeddedPostgres, template_database: str, database: MigratedDatabase
+) -> MakePlacedTenant:
+    """Makes a tenant that lives by a strategy: (slug, AE title, strategy)."""
+
+    def make(slug: str, ae_title: str, strategy: str) -> Tenant:
+        tenant = create_tenant(database, slug, ae_title)
+        return tenant if strategy == "ROW_LEVEL" else settled(cluster, database, tenant, strategy)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tenant(placed_tenant: MakePlacedTenant, strategies: tuple[str, str]) -> Tenant:
+    return placed_tenant("demo", "INTEROP", strategies[0])
+
+
+@pytest.fixture(scope="module")
+def other_tenant(placed_tenant: MakePlacedTenant, strategies: tuple[str, str]) -> Tenant:
+    return placed_tenant("other", "OTHER", strategies[1])
 
 
 def create_tenant(database: MigratedDatabase, slug: str, ae_title: str) -> Tenant:
     owner = Database(database.owner_url)
     try:
         return TenantDirectory(owner).create(slug, name=slug.title(), ae_title=ae_title)
+    finally:
+        owner.close()
+
+
+def settled(
+    cluster: EmbeddedPostgres, database: MigratedDatabase, tenant: Tenant, strategy: str
+) -> Tenant:
+    """Give a tenant, new and empty, a place of its own.
+
+    Its database is a copy of the template: migrating each from nothing would take seconds, and
+    tests/integration/partitions does it.
+    """
+    from storage.partitions import databases, provisioning
+    from storage.partitions.mirror import mirror
+
+    with owner_of(database) as owner:
+        with owner.connection(tenant.id) as connection:
+            connection.execute("DELETE FROM tenant_settings WHERE tenant_id = %s", (tenant.id,))
+        if strategy == "DATABASE":
+            name = databases.database_name(tenant.id)
+            copy_template(cluster, name)
+            place = provisioning.Destination(strategy, ELSEWHERE, name)
+            with psycopg.connect(owner.url) as platform, place.connect(owner) as copy:
+                mirror(platform, copy, tenant.id)
+        else:
+            place = provisioning.prepare(owner, tenant.id, strategy)
+        provisioning.settle(owner, tenant.id, place)
+    database.router.forget()
+    with database.connection(tenant.id) as connection:
+        connection.execute("INSERT INTO tenant_settings (tenant_id) VALUES (%s)", (tenant.id,))
+    return replace(tenant, partition_strategy=strategy)
+
+
+def mirror_platform(database: MigratedDatabase, tenant: Tenant) -> None:
+    """What the worker does every few seconds for a tenant with a database for itself."""
+    from storage.partitions.mirror import mirror
+    from storage.partitions.provisioning import current
+
+    with owner_of(database) as owner:
+        place = current(owner, tenant.id)
+        if place.strategy == "DATABASE":
+            with psycopg.connect(owner.url) as platform, place.connect(owner) as copy:
+                mirror(platform, copy, tenant.id)
+
+
+@contextmanager
+def owner_of(database: MigratedDatabase) -> Iterator[Database]:
+    """The platform's database as its owner, who finds the place of each tenant."""
+    owner = Database(database.owner_url)
+    owner.vault = database.vault
+    try:
+        yield owner
     finally:
         owner.close()
 

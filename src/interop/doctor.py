@@ -7,7 +7,12 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+import psycopg
 
 from interop.connections import open_database
 from interop.dimse.certificates import validity_problems
@@ -15,10 +20,13 @@ from interop.dimse.endpoints import NoEndpoint, endpoints
 from interop.dimse.tls import TlsConfigurationError, TlsFiles
 from interop.settings import Settings, is_loopback
 from interop.supervisor import running_database
+from storage.database import Database
 from storage.objects import open_object_store
 from storage.objects.keys import new_key
+from storage.places import Home
 from storage.tenancy import TenantDirectory
 
+PLACES_AT_ONCE = 8
 MIN_FREE_BYTES = 2 << 30
 
 
@@ -37,6 +45,7 @@ def examine(settings: Settings) -> list[Check]:
     checks: list[tuple[str, Callable[[Settings], Check]]] = [
         ("disk", _disk),
         ("database", _database),
+        ("places", _places),
         ("objects", _objects),
         ("ports", _ports),
         ("listeners", _listeners),
@@ -85,9 +94,56 @@ def _database(settings: Settings) -> Check:
     )
 
 
-def _objects(settings: Settings) -> Check:
-    from uuid import UUID
+def _places(settings: Settings) -> Check:
+    """The schemas and databases of tenants that do not lie in the platform's tables."""
+    with running_database(settings) as running:
+        platform, owner = open_database(running.settings), Database(running.owner_url, pool_size=1)
+        owner.vault = platform.vault
+        try:
+            apart = owner.router.apart()
+            slugs = {tenant.id: tenant.slug for tenant in TenantDirectory(owner).everyone()}
+            wanted = _revision(owner)
+            with ThreadPoolExecutor(PLACES_AT_ONCE) as pool:
+                look = partial(_place_problem, owner, wanted)
+                problems = dict(zip(apart, pool.map(look, apart, apart.values()), strict=True))
+        finally:
+            owner.close()
+            platform.close()
+    schemas = sum(not home.is_other_database for home in apart.values())
+    counted = f"{schemas} schemas and {len(apart) - schemas} databases of tenants"
+    said = [f"{slugs[id_]}: {problem}" for id_, problem in problems.items() if problem]
+    if said:
+        return Check("places", False, f"{counted}; {'; '.join(said)}")
+    return Check("places", True, f"{counted}, all reachable and at revision {wanted}")
 
+
+def _revision(place: Database) -> str:
+    with place.connection_apart(None) as connection:
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return str(row[0]) if row else "none"
+
+
+def _place_problem(owner: Database, wanted: str, tenant_id: UUID, home: Home) -> str | None:
+    """What is wrong with one place and how it is mended; None where nothing is."""
+    if home.is_moving:
+        return "on its way to another place; if that stays so, run 'interop tenant move' again"
+    where = home.database_name if home.is_other_database else home.place
+    try:
+        found = _revision(owner.router.place_of(tenant_id))
+    except psycopg.errors.UndefinedTable:
+        return f"{where} is not there, or empty: restore it from a backup"
+    except Exception as error:
+        return f"{where} cannot be reached ({type(error).__name__}): {_first_line(error)}"
+    if found != wanted:
+        return f"{where} is at revision {found}, not {wanted}: run 'interop migrate'"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _objects(settings: Settings) -> Check:
     store = open_object_store(settings.effective_objects_url)
     key, data = new_key(UUID(int=0)), os.urandom(64)
     store.put_bytes(key, data)

@@ -1,7 +1,8 @@
 """The worker role: runs jobs, renders stale FHIR resources, sweeps unreferenced objects.
 
 Composition root of the AI: reading pixels and storing objects are lent to `ai.pipeline` as
-functions, so that ai imports nothing of interop.
+functions, so that ai imports nothing of interop. What is done here is done for the tenants in the
+platform's database; those that have one for themselves are served by interop.place_keeper.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from uuid import UUID
 import psycopg
 
 from ai.completeness import reschedule_forgotten
-from interop.audit.duty import keep_sealed
-from interop.fhir.rendering import render_stale
+from interop.audit.duty import SEAL_SECONDS, AuditDuty
+from interop.place_keeper import PlaceKeeper, Prepare, render, tenants_here
 from interop.services import Services, open_services
 from interop.settings import Settings
 from interop.smart.pruning import prune
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RENDER_BATCH = 200
 # A tenant whose rendering failed as a whole is tried again after this, told or not.
 RETRY_SECONDS = 30.0
 SWEEP_SECONDS = 3600.0
@@ -45,22 +45,30 @@ SWEEP_WITHIN = timedelta(hours=48)
 def run(settings: Settings) -> None:
     """Work until SIGTERM."""
     services = open_services(settings)
+    # It looks into every schema every few seconds.
+    services.database.lends_to_schemas = True
     services.spool.clean()
     stop = threading.Event()
-    runner = JobRunner(services.database)
-    _register_keys(runner, services)
+
+    def prepare(runner: JobRunner) -> None:
+        _register_keys(runner, services)
+
     if ai_is_installed():
         from interop.ai_ports import open_pipeline
 
         with open_pipeline(services) as pipeline:
-            _register(runner, pipeline)
-            _work(services, runner, stop)
+
+            def prepare_all(runner: JobRunner) -> None:
+                prepare(runner)
+                _register(runner, pipeline)
+
+            _work(services, prepare_all, stop)
     else:
         logger.warning(
             "ai_extra_missing",
             extra={"detail": "studies are stored; AI jobs wait until dental-interop[ai] is there"},
         )
-        _work(services, runner, stop)
+        _work(services, prepare, stop)
 
 
 def ai_is_installed() -> bool:
@@ -90,14 +98,18 @@ def _register_keys(runner: JobRunner, services: Services) -> None:
         logger.info("resealed", extra={"tenant_id": tenant_id, "values": changed})
 
 
-def _work(services: Services, runner: JobRunner, stop: threading.Event) -> None:
+def _work(services: Services, prepare: Prepare, stop: threading.Event) -> None:
+    runner = JobRunner(services.database)
+    prepare(runner)
+    keeper = PlaceKeeper(services, prepare)
     background = [
         threading.Thread(target=_repeat, args=(stop, name, step), name=name, daemon=True)
         for name, step in (
             ("render", lambda: _render_when_told(services, stop)),
             ("sweep", lambda: _sweep_hourly(services, stop)),
             ("forgotten", lambda: _reschedule_forgotten(services, stop)),
-            ("audit", lambda: keep_sealed(services, stop)),
+            ("audit", lambda: _keep_sealed(services, stop)),
+            ("places", lambda: keeper.run(stop)),
         )
     ]
     for thread in background:
@@ -115,6 +127,7 @@ def _work(services: Services, runner: JobRunner, stop: threading.Event) -> None:
         stop.set()
         for thread in background:
             thread.join(timeout=5)
+        keeper.close()
         services.close()
 
 
@@ -132,7 +145,7 @@ def _render_when_told(services: Services, stop: threading.Event) -> None:
     """Render what rows outside the lenses made stale, within a second of the notification."""
     with psycopg.connect(services.database.conninfo, autocommit=True) as listener:
         listener.execute("LISTEN fhir_stale")
-        failed = _render_each(services, {tenant.id for tenant in services.tenants.all_active()})
+        failed = _render_each(services, {tenant.id for tenant in tenants_here(services)})
         retry_at = time.monotonic() + RETRY_SECONDS
         while not stop.is_set():
             told = {UUID(n.payload) for n in listener.notifies(timeout=1.0, stop_after=64)}
@@ -147,30 +160,23 @@ def _render_each(services: Services, tenant_ids: set[UUID]) -> set[UUID]:
     failed: set[UUID] = set()
     for tenant_id in sorted(tenant_ids):
         try:
-            _render(services, tenant_id)
+            render(services, tenant_id)
         except Exception:
             logger.exception("tenant_not_rendered", extra={"tenant_id": str(tenant_id)})
             failed.add(tenant_id)
     return failed
 
 
-def _render(services: Services, tenant_id: UUID) -> None:
-    tenant = services.tenants.by_id(tenant_id)
-    if tenant is None:
-        return
-    # What a resource says of our own addresses must not depend on who renders it.
-    own_base = f"{services.settings.effective_public_url}/t/{tenant.slug}/fhir/R4"
-    while (
-        render_stale(services.database, tenant_id, limit=RENDER_BATCH, own_base=own_base)
-        == RENDER_BATCH
-    ):
-        pass
+def _keep_sealed(services: Services, stop: threading.Event) -> None:
+    duty = AuditDuty(services)
+    while not stop.wait(SEAL_SECONDS):
+        duty.turn(tenants_here(services, only_active=False))
 
 
 def _reschedule_forgotten(services: Services, stop: threading.Event) -> None:
     """Without the ai extra the checks wait in the queue, so none of them is forgotten."""
     while not stop.wait(FORGOTTEN_SECONDS):
-        for tenant in services.tenants.all_active():
+        for tenant in tenants_here(services):
             try:
                 with services.database.connection(tenant.id) as connection:
                     count = reschedule_forgotten(connection, tenant.id)
@@ -186,5 +192,8 @@ def _sweep_hourly(services: Services, stop: threading.Event) -> None:
     while not stop.wait(SWEEP_SECONDS):
         report = sweep(services.database, services.objects, within=SWEEP_WITHIN)
         logger.info("swept", extra={"report": str(report)})
-        for tenant in services.tenants.all_active():
-            prune(services.database, tenant.id)
+        for tenant in tenants_here(services):
+            try:
+                prune(services.database, tenant.id)
+            except Exception:
+                logger.exception("not_pruned", extra={"tenant_id": str(tenant.id)})

@@ -71,6 +71,11 @@ class Database:
         self.router = TenantRouter(self)
         # Of a place of tenants: the platform's, which has the keys.
         self._platform: Database | None = None
+        self._search_path: str | None = None
+        # Set by who looks after all tenants at once: the blocking connections of schemas are then
+        # this database's, led there for a transaction, and not some for each schema. Plans are
+        # made anew wherever the tenant changes.
+        self.lends_to_schemas = False
         self._async_pool: AsyncConnectionPool[AsyncConnection] | None = None
         self._statements: StatementPool | None = None
         self._opening = asyncio.Lock()
@@ -84,6 +89,7 @@ class Database:
             pool_size=POOL_SIZE,
             is_durable=self._is_durable,
         )
+        place._search_path = search_path
         place.conninfo = place._conninfo(search_path)
         place._platform = self
         return place
@@ -185,10 +191,22 @@ class Database:
 
     def _entered(self, stack: ExitStack, tenant_id: UUID) -> Connection:
         with ExitStack() as trying:
-            connection = trying.enter_context(self.pool.connection())
+            connection = trying.enter_context(self._lent())
             connection.execute(ENTER_TENANT, (tenant_id,))
             stack.push(trying.pop_all())
         return connection
+
+    @contextmanager
+    def _lent(self) -> Iterator[Connection]:
+        platform = self._platform
+        if self._search_path is None or platform is None or not platform.lends_to_schemas:
+            with self.pool.connection() as connection:
+                yield connection
+            return
+        with platform.pool.connection() as connection:
+            # For this transaction, like the tenant.
+            connection.execute("SELECT set_config('search_path', %s, true)", (self._search_path,))
+            yield connection
 
     @contextmanager
     def unbound_connection(self, tenant_id: UUID) -> Iterator[Connection]:
@@ -197,7 +215,7 @@ class Database:
         Raises CannotConnectNow where the tenant has just moved; it is found the next time.
         """
         try:
-            with self.router.place_of(tenant_id).pool.connection() as connection:
+            with self.router.place_of(tenant_id)._lent() as connection:
                 yield connection
         except psycopg.errors.CannotConnectNow as error:
             self._forget_place(error)

@@ -13,7 +13,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString, TypeVar
@@ -53,6 +53,16 @@ DEFER: LiteralString = """
 SELECT unnest(procrastinate_defer_jobs_v1(ARRAY[
     ROW(%(queue)s, %(task)s, %(priority)s, %(lock)s, %(queueing_lock)s, %(args)s, %(schedule_at)s)
 ]::procrastinate_job_to_defer_v1[]))
+"""
+
+# A notification on this channel says that a job was queued (procrastinate's schema).
+NEW_JOB_CHANNEL: LiteralString = "procrastinate_any_queue_v1"
+
+HAS_WORK: LiteralString = """
+SELECT EXISTS (
+    SELECT FROM procrastinate_jobs
+    WHERE queue_name = ANY (%(queues)s) AND (status = 'doing'
+        OR status = 'todo' AND (scheduled_at IS NULL OR scheduled_at <= now())))
 """
 
 # One statement decides and acts: when two workers sweep at once, or a job was taken up again in
@@ -102,6 +112,12 @@ DELETE FROM procrastinate_job_failures AS failure
 WHERE failure.job_id IN (SELECT id FROM gone)
     OR NOT EXISTS (SELECT FROM procrastinate_jobs AS job WHERE job.id = failure.job_id)
 """
+
+
+def has_work(connection: Connection, queues: Iterable[str]) -> bool:
+    """Whether a job of these queues waits whose time has come, or runs (or its worker died)."""
+    row = connection.execute(HAS_WORK, {"queues": sorted(queues)}).fetchone()
+    return row is not None and bool(row[0])
 
 
 def defer(
@@ -159,6 +175,8 @@ class BoundedBackoff(BaseRetryStrategy):
 
 class JobRunner:
     """Runs the jobs of the queues whose tasks are registered, until told to stop.
+
+    Jobs lie in `database`: the platform's, or one that a tenant has for itself.
 
     Tasks are plain functions, run in threads, `concurrency` of them at a time. A queue's tasks must
     be registered all or none: a job of an unknown task fails.
@@ -218,6 +236,11 @@ class JobRunner:
             return function
 
         return register
+
+    @property
+    def queues(self) -> frozenset[str]:
+        """The queues whose jobs it runs."""
+        return frozenset(self._queues)
 
     def run(self) -> None:
         """Work until `stop` is called; an outage of the database is waited out."""

@@ -14,6 +14,9 @@ from itertools import islice
 from typing import LiteralString
 from uuid import UUID
 
+import psycopg
+from psycopg_pool import PoolTimeout
+
 from storage.database import Connection, Database
 from storage.objects import ObjectStat, ObjectStore
 from storage.objects.keys import hour_prefix, parse_key, tenant_prefix
@@ -48,6 +51,7 @@ class SweepReport:
     """What a sweep looked at and removed, or would have removed in a dry run."""
 
     tenants: int = 0
+    not_swept: int = 0
     objects: int = 0
     unreferenced: int = 0
     unreferenced_bytes: int = 0
@@ -74,10 +78,16 @@ def sweep(
     before = datetime.now(UTC) - older_than
     report = SweepReport(is_dry_run=dry_run)
     for tenant_id in _tenant_ids(database):
-        report.tenants += 1
         listed = _listed(objects, tenant_id, before, within)
-        while batch := list(islice(listed, BATCH)):
-            _sweep_batch(database, objects, tenant_id, batch, report)
+        try:
+            while batch := list(islice(listed, BATCH)):
+                _sweep_batch(database, objects, tenant_id, batch, report)
+        except (psycopg.Error, PoolTimeout):
+            # Its database does not answer, or it is being moved: the others are swept.
+            logger.exception("tenant_not_swept", extra={"tenant_id": str(tenant_id)})
+            report.not_swept += 1
+        else:
+            report.tenants += 1
     if not dry_run:
         report.abandoned_writes = objects.remove_abandoned(before)
     return report

@@ -22,6 +22,8 @@ AE_TITLE = re.compile(r"(?=.*[^ ])[ -\[\]-~]{1,16}")
 _SELECT: LiteralString = (
     "SELECT id, slug, name, ae_title, status, partition_strategy, parent_tenant_id FROM tenants"
 )
+# The status_reason of a tenant whose place is still being made (storage.partitions.creation).
+BEING_MADE = "being made"
 # A closed tenant is answered like one that never was, at every door that asks the directory.
 _OPEN: LiteralString = " AND status <> 'CLOSED'"
 
@@ -93,6 +95,12 @@ class TenantDirectory:
             rows = connection.execute(_SELECT + " WHERE status = 'ACTIVE' ORDER BY slug").fetchall()
         return [Tenant(*row) for row in rows]
 
+    def everyone(self) -> list[Tenant]:
+        """All tenants there are, suspended and closed ones too."""
+        with self._database.platform_connection() as connection:
+            rows = connection.execute(_SELECT + " ORDER BY slug").fetchall()
+        return [Tenant(*row) for row in rows]
+
     def create(
         self,
         slug: str,
@@ -102,10 +110,13 @@ class TenantDirectory:
         tenant_type: str = "SOLO_PRACTICE",
         partition_strategy: str = "ROW_LEVEL",
         parent_id: UUID | None = None,
+        owner: Database | None = None,
+        database_url: str | None = None,
     ) -> Tenant:
         """Register a tenant with its settings row, alone or below another one.
 
-        Raises ValueError and TenantExists.
+        SCHEMA and DATABASE make a place for it, as the owner of the database; `database_url`: an
+        empty database on another server. Raises ValueError, TenantExists, ProvisioningFailed.
         """
         if not SLUG.fullmatch(slug):
             raise ValueError(
@@ -116,6 +127,13 @@ class TenantDirectory:
         tenant = Tenant(
             uuid4(), slug, name or slug, ae_title, "ACTIVE", partition_strategy, parent_id
         )
+        if partition_strategy != "ROW_LEVEL" or database_url is not None:
+            # It needs the models, which hot paths do without.
+            from storage.partitions.creation import create_apart
+
+            create_apart(owner or self._database, tenant, tenant_type, database_url)
+            self._database.router.forget()
+            return tenant
         with self._database.connection(tenant.id) as connection:
             created = connection.execute(
                 "INSERT INTO tenants (id, slug, name, type, ae_title, status, partition_strategy,"

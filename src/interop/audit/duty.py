@@ -7,14 +7,12 @@ where the supervisor gives them (INTEROP_DATABASE_OWNER_URL); else `interop audi
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from interop.connections import open_audit_key
 from interop.services import Services
-from interop.settings import Settings
 from storage.audit_chain import AuditKey
 from storage.audit_pruning import prune
 from storage.audit_seals import anchor, seal
@@ -28,18 +26,32 @@ SEAL_SECONDS = 10.0
 DAILY_SECONDS = 3600.0
 
 
-def keep_sealed(services: Services, stop: threading.Event) -> None:
-    """Work until `stop`; one tenant's trouble does not hold up the others."""
-    key = open_audit_key(services.settings)
-    next_daily = 0.0
-    while not stop.wait(SEAL_SECONDS):
-        is_daily = time.monotonic() >= next_daily
+class AuditDuty:
+    """Keeps the logs of some tenants; `turn` is to be called every SEAL_SECONDS.
+
+    A suspended tenant's log grows, and that of a closed one is kept: all of them are looked after.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._key = open_audit_key(services.settings)
+        self._next_daily = 0.0
+
+    def turn(self, tenants: Iterable[Tenant]) -> None:
+        """One tenant's trouble does not hold up the others."""
+        is_daily = time.monotonic() >= self._next_daily
         if is_daily:
-            next_daily = time.monotonic() + DAILY_SECONDS
-        with owner_database(services.settings) as owner:
-            for tenant in services.tenants.all_active():
+            self._next_daily = time.monotonic() + DAILY_SECONDS
+        with owner_database(self._services) as owner:
+            for tenant in tenants:
                 try:
-                    turn(services, owner if is_daily else None, tenant, key, is_daily=is_daily)
+                    turn(
+                        self._services,
+                        owner if is_daily else None,
+                        tenant,
+                        self._key,
+                        is_daily=is_daily,
+                    )
                 except Exception:
                     logger.exception("audit_not_sealed", extra={"tenant_id": str(tenant.id)})
 
@@ -58,12 +70,15 @@ def turn(
 
 
 @contextmanager
-def owner_database(settings: Settings) -> Iterator[Database | None]:
+def owner_database(services: Services) -> Iterator[Database | None]:
     """The database with its owner's rights, where the settings name that login."""
-    if settings.database_owner_url is None:
+    if services.settings.database_owner_url is None:
         yield None
         return
-    owner = Database(settings.database_owner_url, pool_size=1)
+    owner = Database(services.settings.database_owner_url, pool_size=1)
+    # Some places of tenants are known by a sealed URL only.
+    owner.vault = services.database.vault
+    owner.lends_to_schemas = True
     try:
         yield owner
     finally:

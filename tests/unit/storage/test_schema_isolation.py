@@ -11,6 +11,9 @@ from psycopg import errors
 from storage.database import Connection, Database
 from storage.schema import metadata
 from storage.tenancy import Tenant
+from tests.conftest import MigratedDatabase, mirror_platform
+
+pytestmark = pytest.mark.strategies
 
 
 def patient(connection: Connection, tenant: Tenant, last_name: str = "Ko") -> UUID:
@@ -61,7 +64,8 @@ def test_the_setting_of_a_finished_transaction_does_not_linger(
     database: Database, other_tenant: Tenant, theirs: UUID
 ) -> None:
     """After COMMIT the setting is '' and not NULL (reliability.md M12)."""
-    with psycopg.connect(database.conninfo) as connection:
+    place = database.router.place_of(other_tenant.id)
+    with psycopg.connect(place.conninfo) as connection:
         connection.execute("SELECT set_config('app.tenant', %s, true)", (str(other_tenant.id),))
         assert connection.execute("SELECT count(*) FROM patients").fetchone() != (0,)
         connection.commit()
@@ -159,13 +163,14 @@ def member(connection: Connection, tenant: Tenant) -> UUID:
 
 
 def test_rows_of_the_platform_are_read_and_given_but_not_written(
-    database: Database, owner_url: str, tenant: Tenant
+    database: MigratedDatabase, owner_url: str, tenant: Tenant
 ) -> None:
     with psycopg.connect(owner_url) as owner:
         row = owner.execute(
             "INSERT INTO roles (code, name) VALUES ('RESIDENT', 'Resident') RETURNING id"
         ).fetchone()
     assert row is not None
+    mirror_platform(database, tenant)
 
     with database.connection(tenant.id) as connection:
         seen = connection.execute("SELECT code FROM roles WHERE id = %s", (row[0],)).fetchone()
