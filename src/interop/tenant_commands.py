@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -22,7 +24,7 @@ from interop.command_line import (
 )
 from storage import quotas, tenant_tree
 from storage.database import Connection, Database
-from storage.tenancy import Tenant
+from storage.tenancy import STRATEGIES, Tenant
 from storage.tenants import features, lifecycle, subscriptions
 from storage.tenants.changes import OPERATOR
 
@@ -43,25 +45,39 @@ def tenant_create(
     name: Annotated[str | None, typer.Option(help="Name of the organization.")] = None,
     ae_title: Annotated[str | None, typer.Option(help="Called AE title of its DICOM door.")] = None,
     partition_strategy: Annotated[
-        str, typer.Option(help="ROW_LEVEL (SCHEMA and DATABASE come with a later release).")
+        str, typer.Option(help="ROW_LEVEL, SCHEMA or DATABASE: where its rows lie.")
     ] = "ROW_LEVEL",
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="DATABASE: an empty database on another server, as its owner; '-' reads it from"
+            " standard input."
+        ),
+    ] = None,
     below: Annotated[
         str | None, typer.Option(help="Slug of the organization that it belongs to.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Create a tenant."""
-    if partition_strategy != "ROW_LEVEL":
+    """Create a tenant, with a schema or database of its own where the strategy says so."""
+    if partition_strategy not in STRATEGIES:
         raise CommandFailed(
-            f"--partition-strategy {partition_strategy}: this release serves ROW_LEVEL only"
+            f"--partition-strategy {partition_strategy}: one of {', '.join(STRATEGIES)}"
         )
-    with opened() as interop:
+    if database_url is not None and partition_strategy != "DATABASE":
+        raise CommandFailed("--database-url goes with --partition-strategy DATABASE only")
+    if database_url == "-":
+        database_url = sys.stdin.readline().strip()
+    with opened() as interop, closing(Database(interop.owner_url, pool_size=1)) as owner:
+        owner.vault = interop.database.vault
         tenant = interop.tenants.create(
             slug,
             name=name,
             ae_title=ae_title,
             partition_strategy=partition_strategy,
             parent_id=require(interop.tenants, below).id if below else None,
+            owner=owner,
+            database_url=database_url,
         )
     show({"id": tenant.id, "slug": tenant.slug, "ae_title": tenant.ae_title}, as_json)
 

@@ -22,6 +22,7 @@ AE_TITLE = re.compile(r"(?=.*[^ ])[ -\[\]-~]{1,16}")
 _SELECT: LiteralString = (
     "SELECT id, slug, name, ae_title, status, partition_strategy, parent_tenant_id FROM tenants"
 )
+STRATEGIES = ("ROW_LEVEL", "SCHEMA", "DATABASE")
 # The status_reason of a tenant whose place is still being made (storage.partitions.creation).
 BEING_MADE = "being made"
 # A closed tenant is answered like one that never was, at every door that asks the directory.
@@ -124,6 +125,8 @@ class TenantDirectory:
             )
         if ae_title is not None and not AE_TITLE.fullmatch(ae_title):
             raise ValueError(f"AE title {ae_title!r}: 1 to 16 printable characters, no backslash")
+        if partition_strategy not in STRATEGIES:
+            raise ValueError(f"strategy {partition_strategy!r}: one of {', '.join(STRATEGIES)}")
         tenant = Tenant(
             uuid4(), slug, name or slug, ae_title, "ACTIVE", partition_strategy, parent_id
         )

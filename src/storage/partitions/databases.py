@@ -98,8 +98,8 @@ def create_database(owner_url: str, name: str) -> str:
     return url
 
 
-def adopt_database(url: str) -> str:
-    """Migrate an empty database that an operator made; returns its URL. Raises DatabaseRefused."""
+def require_empty(url: str) -> None:
+    """Raise DatabaseRefused where the database cannot be reached or has anything in it."""
     name = name_in(url)
     try:
         with psycopg.connect(url, connect_timeout=10) as connection:
@@ -111,14 +111,35 @@ def adopt_database(url: str) -> str:
             f"the database {name} is not empty: it has {', '.join(row[0] for row in found)}."
             " Name an empty one"
         )
+
+
+def adopt_database(url: str) -> str:
+    """Migrate an empty database that an operator made; returns its URL. Raises DatabaseRefused."""
+    require_empty(url)
     try:
         _migrate(url)
     except errors.InsufficientPrivilege as error:
+        # Migrations are one transaction; the rights on the database itself come after it.
+        empty_database(url)
         raise DatabaseRefused(
-            f"the login of the database {name} must own it, and may create roles or find the role"
-            f" {APP_ROLE} made: {error}"
+            f"the login of the database {name_in(url)} must own it, and be allowed to create roles"
+            f" where there is no role {APP_ROLE} on that server:"
+            f" {error.diag.message_primary}"
         ) from error
     return url
+
+
+def holds_only(url: str, tenant_id: UUID) -> bool:
+    """Whether a database is empty, or is the tenant's and nobody else's."""
+    with psycopg.connect(url, connect_timeout=10) as connection:
+        connection.execute("SET LOCAL search_path = public")
+        found = connection.execute("SELECT to_regclass('tenants'), to_regclass('alembic_version')")
+        if found.fetchone() != ("tenants", "alembic_version"):
+            return connection.execute(_THINGS + " LIMIT 1").fetchone() is None
+        others = connection.execute(
+            "SELECT count(*) FROM tenants WHERE place <> '-' AND id <> %s", (tenant_id,)
+        ).fetchone()
+        return others == (0,)
 
 
 def _migrate(url: str) -> None:

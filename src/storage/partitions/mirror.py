@@ -50,7 +50,7 @@ _DISARMED = {
 }
 _CHUNK = 1000
 # Any number will do: two that mirror into one database at once would collide.
-_LOCK = 0x6D6972726F72
+LOCK = 0x6D6972726F72
 
 # The tenants that are known there: the tenant, those above and below it, and whoever pays or is
 # referred to. Nothing says where they lie; that they lie elsewhere is all that must be known.
@@ -58,7 +58,8 @@ _TENANTS = """
 SELECT t.id, t.slug, t.name, t.type, t.primary_region, t.partition_strategy, t.status, t.ae_title,
     t.status_reason, t.status_changed_at, t.created_at, t.created_by,
     CASE WHEN t.parent_tenant_id = ANY (near.ids) THEN t.parent_tenant_id END AS parent_tenant_id,
-    CASE WHEN t.id = %(tenant)s THEN 'public' ELSE '-' END AS place,
+    -- Closed while the registry does not lead there: the tenant has not come yet, or is leaving.
+    CASE WHEN t.id <> %(tenant)s THEN '-' WHEN t.place = '-' THEN 'public' ELSE '' END AS place,
     CASE WHEN t.id = %(tenant)s THEN NULL ELSE '' END AS database_name
 FROM (SELECT array_agg(t.id) AS ids FROM tenants AS t
     WHERE t.type = 'PAYER' OR t.id = ANY (%(named)s) OR t.id IN (
@@ -103,12 +104,13 @@ def mirror(platform: Owner, place: Owner, tenant_id: UUID, *, named: Iterable[UU
     """
     is_first = platform.info.transaction_status == TransactionStatus.IDLE
     with place.transaction(), platform.transaction():
+        # Before the registry is read: the mover, who closes the place, waits here too.
+        place.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
         if is_first:
             # All tables as they were at one moment: a row never comes before what it points at.
             platform.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         for connection in (platform, place):
             connection.execute(_AS_TEXT, (str(tenant_id),))
-        place.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         ties = _ties(place)
         wanted = {*named, *named_tenants(platform, tenant_id), *named_tenants(place, tenant_id)}
         changed = _mirror_tenants(platform, place, tenant_id, wanted, ties["tenants"])

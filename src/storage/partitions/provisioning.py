@@ -16,11 +16,10 @@ from storage.database import Connection, Database
 from storage.partitions import databases, schemas
 from storage.partitions.mirror import mirror
 from storage.places import ELSEWHERE, HERE, url_place
+from storage.tenancy import STRATEGIES
 
-STRATEGIES = ("ROW_LEVEL", "SCHEMA", "DATABASE")
 
-
-class ProvisioningFailed(Exception):
+class ProvisioningFailed(ValueError):
     """A place could not be made; the message says what to change."""
 
 
