@@ -18,7 +18,7 @@ from interop.dicomweb.matching import Parameters, predicates, readable_json
 from interop.dicomweb.media_types import accepted, require_json
 from interop.dicomweb.paths import is_uid, root_of
 from interop.dicomweb.query import AnyOf, Condition, Query, parse_query
-from interop.dicomweb.reading import Row, admitted, search, services_of
+from interop.dicomweb.reading import Row, admitted, logged, search, services_of
 from interop.dicomweb.responses import json_response, warning_headers
 from interop.dicomweb.results import INSTANCE_JSON, INSTANCE_TAGS, Shape, result, results
 from interop.dicomweb.visibility import condition, permitted
@@ -154,7 +154,7 @@ def has_one_plan(query: Query) -> bool:
 def statement(
     shape: Shape, query: Query, parameters: Parameters, visible: str | None = None
 ) -> str:
-    """The SELECT of a search; reads one row more than the page holds.
+    """The query of a search, which logs whose studies its page shows; reads one row more than that.
 
     Only studies that meet the condition `visible` are looked at, before the page is cut.
     """
@@ -169,19 +169,23 @@ def statement(
         f"FROM {_TABLES[shape.level]} WHERE {' AND '.join(tests)}"
         f" ORDER BY {_ORDER[shape.level]} {paging}"
     )
+    names = [f"c{n}" for n in range(shape.columns.count(",") + 1)]
+    rows, shown = f"SELECT {shape.columns}, s.patient_id {source}", f"LIMIT {query.limit}"
     if shape.level is Level.INSTANCE:
-        return _bounded(shape, source, query, parameters)
-    return f"SELECT {shape.columns} {source}"
+        rows = _bounded(shape, names, source, query, parameters)
+        shown = f"WHERE {names[INSTANCE_JSON]} IS NOT NULL {shown}"
+    return logged(rows, names, shown)
 
 
-def _bounded(shape: Shape, source: str, query: Query, parameters: Parameters) -> str:
+def _bounded(
+    shape: Shape, names: list[str], source: str, query: Query, parameters: Parameters
+) -> str:
     """Instances until PAGE_BYTES of their JSON were read; the rows after those have none.
 
     The JSON of an instance can be as large as a header, tens of megabytes, and a page has thousands
     of instances. Large JSON is cut down to what is wanted before it leaves the database; reading it
     there costs less than here, and counts less. The size of a stored text is known unread.
     """
-    names = [f"c{n}" for n in range(shape.columns.count(",") + 1)]
     stored = names[INSTANCE_JSON]
     size, weight = "octet_length(o.dicom_json)", "octet_length(o.dicom_json)"
     wanted = f"coalesce({stored}, '{{}}')"
@@ -197,12 +201,12 @@ def _bounded(shape: Shape, source: str, query: Query, parameters: Parameters) ->
         )
     budget = parameters.bind(PAGE_BYTES)
     # Rows pass the window in the order of the inner query: nothing stands between the two.
-    names[INSTANCE_JSON] = (
+    read = list(names)
+    read[INSTANCE_JSON] = (
         f"CASE WHEN coalesce(sum(weight) OVER before, 0) < {budget} THEN {wanted} END"
     )
-    columns = ", ".join(f"c{n}" for n in range(len(names)))
     return (
-        f"SELECT {', '.join(names)} FROM (SELECT {shape.columns}, {weight} {source})"
-        f" AS page({columns}, weight)"
+        f"SELECT {', '.join(read)}, patient FROM (SELECT {shape.columns}, s.patient_id, {weight}"
+        f" {source}) AS page({', '.join(names)}, patient, weight)"
         " WINDOW before AS (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
     )

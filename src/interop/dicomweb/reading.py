@@ -9,7 +9,7 @@ that cannot write it fails.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -32,7 +32,7 @@ from storage.database import AsyncConnection, require_tenant
 from storage.statements import Statement, function_call
 
 _SETTINGS = "SELECT enter_tenant(%s), set_config('synchronous_commit', 'off', true)"
-_BEGIN_SEARCH = "SELECT dicomweb_begin_search(%(tenant_id)s, %(audit)s)"
+_BEGIN_SEARCH = "SELECT dicomweb_begin_search(%(tenant_id)s)"
 _VISIBLE = (
     "SELECT FROM imaging_studies AS s WHERE s.tenant_id = %(tenant_id)s"
     " AND s.study_uid = %(study)s AND {condition}"
@@ -123,15 +123,15 @@ async def search(
     *,
     keeps_plan: bool = False,
 ) -> list[Row]:
-    """Run one query and write its audit row in one round trip; a failed one is audited as well."""
+    """Run a query of `logged` in one round trip; one that fails is audited as well."""
     tenant_id = caller.tenant.id
     require_tenant(tenant_id)
     audit = audit_text(caller, event_type, details)
     try:
         _, found = await services.database.run(
             tenant_id,
-            Statement(_BEGIN_SEARCH, {"tenant_id": tenant_id, "audit": audit}, keeps_plan=True),
-            Statement(sql, {**parameters, "tenant_id": tenant_id}, keeps_plan),
+            Statement(_BEGIN_SEARCH, {"tenant_id": tenant_id}, keeps_plan=True),
+            Statement(sql, {**parameters, "tenant_id": tenant_id, "audit": audit}, keeps_plan),
         )
     except psycopg.Error:
         async with reading(services, caller, event_type) as read:
@@ -139,7 +139,24 @@ async def search(
             read.outcome = "FAILURE"
         raise
     mark_audited()
-    return found
+    # Where nothing was found, the row that the log alone has made (`logged`).
+    return [] if found[0][0] is None else found
+
+
+def logged(rows: str, columns: Sequence[str], shown: str) -> str:
+    """A query that returns `columns` of `rows`, and logs itself and the patients of those `shown`.
+
+    `rows` selects all columns and then the patient; `shown` ends a SELECT from them. The log is the
+    outer side of the join, so that it is written where nothing was found: one row of NULLs then.
+    Rows come out of a CTE in the order in which they went in.
+    """
+    names = ", ".join(columns)
+    return (
+        f"WITH page({names}, patient) AS MATERIALIZED ({rows}), log AS MATERIALIZED ("
+        " SELECT dicomweb_log_search(%(tenant_id)s, %(audit)s, ARRAY(SELECT DISTINCT patient FROM"
+        f" (SELECT patient FROM page {shown}) AS shown WHERE patient IS NOT NULL)))"
+        f" SELECT {names} FROM log LEFT JOIN page ON true"
+    )
 
 
 async def served(

@@ -3,14 +3,26 @@
 -- besides. The audit row is written with what is returned. Where nothing is returned nothing is
 -- written: the caller then reads again, statement by statement, to say why and to audit that.
 
--- Bind the transaction to a tenant and write its audit row. A search that follows before the next
--- Sync is in the same transaction. An answer to a reader need not wait for the disk: only a crash
--- of the database in the next moments can lose its audit row.
-CREATE OR REPLACE FUNCTION dicomweb_begin_search(p_tenant uuid, p_audit jsonb) RETURNS void
+-- Bind the transaction to a tenant. A search that follows before the next Sync is in the same
+-- transaction. An answer to a reader need not wait for the disk: only a crash of the database in
+-- the next moments can lose its audit row.
+CREATE OR REPLACE FUNCTION dicomweb_begin_search(p_tenant uuid) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 BEGIN
     PERFORM enter_tenant(p_tenant), set_config('synchronous_commit', 'off', true);
-    PERFORM write_audit_event(p_tenant, p_audit);
+END;
+$$;
+
+-- The audit row of a search, and whose data it showed; part of the query itself.
+CREATE OR REPLACE FUNCTION dicomweb_log_search(p_tenant uuid, p_audit jsonb, p_patients uuid[])
+    RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+BEGIN
+    IF cardinality(p_patients) = 1 THEN
+        PERFORM write_audit_event(p_tenant, p_audit, p_patients[1]);
+    ELSE
+        PERFORM write_phi_accesses(p_tenant, write_audit_event(p_tenant, p_audit), p_audit,
+            p_patients);
+    END IF;
 END;
 $$;
 
