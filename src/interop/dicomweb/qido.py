@@ -18,7 +18,7 @@ from interop.dicomweb.matching import Parameters, predicates, readable_json
 from interop.dicomweb.media_types import accepted, require_json
 from interop.dicomweb.paths import is_uid, root_of
 from interop.dicomweb.query import AnyOf, Condition, Query, parse_query
-from interop.dicomweb.reading import Row, admitted, logged, search, services_of
+from interop.dicomweb.reading import PageQuery, Row, admitted, search, services_of
 from interop.dicomweb.responses import json_response, warning_headers
 from interop.dicomweb.results import INSTANCE_JSON, INSTANCE_TAGS, Shape, result, results
 from interop.dicomweb.visibility import condition, permitted
@@ -85,7 +85,7 @@ async def _search(request: Request, level: Level) -> Response:
     parameters = Parameters()
     asked = replace(query, conditions=(*scope, *query.conditions))
     visible = condition(permitted(caller, "s"), parameters)
-    sql = statement(shape, asked, parameters, visible)
+    page_query = statement(shape, asked, parameters, visible)
     # Which keys were asked, never their values: those are names and birth dates.
     details = {
         "level": level.resource,
@@ -96,7 +96,7 @@ async def _search(request: Request, level: Level) -> Response:
         caller,
         EVENT,
         details,
-        sql,
+        page_query,
         parameters.values,
         keeps_plan=visible is None and has_one_plan(asked),
     )
@@ -153,8 +153,8 @@ def has_one_plan(query: Query) -> bool:
 
 def statement(
     shape: Shape, query: Query, parameters: Parameters, visible: str | None = None
-) -> str:
-    """The query of a search, which logs whose studies its page shows; reads one row more than that.
+) -> PageQuery:
+    """The query of a search; reads one row more than the page holds.
 
     Only studies that meet the condition `visible` are looked at, before the page is cut.
     """
@@ -174,7 +174,7 @@ def statement(
     if shape.level is Level.INSTANCE:
         rows = _bounded(shape, names, source, query, parameters)
         shown = f"WHERE {names[INSTANCE_JSON]} IS NOT NULL {shown}"
-    return logged(rows, names, shown)
+    return PageQuery(rows, names, shown)
 
 
 def _bounded(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -113,17 +114,47 @@ class Read:
         return rows[0] if rows else None
 
 
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """A query for one page: its columns, and after them the patient whose data a row is.
+
+    `shown` ends a SELECT from the rows with those that the answer shows.
+    """
+
+    rows: str
+    columns: Sequence[str]
+    shown: str
+
+    @property
+    def logged(self) -> str:
+        """The query that returns `columns`, and logs itself and the patients whom it shows.
+
+        The log is the outer side of the join, so that it is written where nothing was found: one
+        row of NULLs then. Rows come out of a CTE in the order in which they went in.
+        """
+        names = ", ".join(self.columns)
+        return (
+            f"WITH page({names}, patient) AS MATERIALIZED ({self.rows}), log AS MATERIALIZED ("
+            " SELECT dicomweb_log_search(%(tenant_id)s, %(audit)s, ARRAY(SELECT DISTINCT patient"
+            f" FROM (SELECT patient FROM page {self.shown}) AS shown WHERE patient IS NOT NULL)))"
+            f" SELECT {names} FROM log LEFT JOIN page ON true"
+        )
+
+
 async def search(
     services: Services,
     caller: Caller,
     event_type: str,
     details: Mapping[str, Any],
-    sql: str,
+    query: PageQuery,
     parameters: Mapping[str, Any],
     *,
     keeps_plan: bool = False,
 ) -> list[Row]:
-    """Run a query of `logged` in one round trip; one that fails is audited as well."""
+    """Run one query, logged, in one round trip; one that fails is audited as well.
+
+    The first column is never NULL.
+    """
     tenant_id = caller.tenant.id
     require_tenant(tenant_id)
     audit = audit_text(caller, event_type, details)
@@ -131,7 +162,9 @@ async def search(
         _, found = await services.database.run(
             tenant_id,
             Statement(_BEGIN_SEARCH, {"tenant_id": tenant_id}, keeps_plan=True),
-            Statement(sql, {**parameters, "tenant_id": tenant_id, "audit": audit}, keeps_plan),
+            Statement(
+                query.logged, {**parameters, "tenant_id": tenant_id, "audit": audit}, keeps_plan
+            ),
         )
     except psycopg.Error:
         async with reading(services, caller, event_type) as read:
@@ -139,24 +172,8 @@ async def search(
             read.outcome = "FAILURE"
         raise
     mark_audited()
-    # Where nothing was found, the row that the log alone has made (`logged`).
+    # Where nothing was found, the row that the log alone has made.
     return [] if found[0][0] is None else found
-
-
-def logged(rows: str, columns: Sequence[str], shown: str) -> str:
-    """A query that returns `columns` of `rows`, and logs itself and the patients of those `shown`.
-
-    `rows` selects all columns and then the patient; `shown` ends a SELECT from them. The log is the
-    outer side of the join, so that it is written where nothing was found: one row of NULLs then.
-    Rows come out of a CTE in the order in which they went in.
-    """
-    names = ", ".join(columns)
-    return (
-        f"WITH page({names}, patient) AS MATERIALIZED ({rows}), log AS MATERIALIZED ("
-        " SELECT dicomweb_log_search(%(tenant_id)s, %(audit)s, ARRAY(SELECT DISTINCT patient FROM"
-        f" (SELECT patient FROM page {shown}) AS shown WHERE patient IS NOT NULL)))"
-        f" SELECT {names} FROM log LEFT JOIN page ON true"
-    )
 
 
 async def served(

@@ -203,8 +203,9 @@ def at(c: Callers, rest: str = "") -> str:
 
 JSON = {"Accept": "application/dicom+json"}
 DICOMWEB = [
-    Case("QIDO", lambda c: c.dicomweb.get("/studies", headers=JSON), 200, "IMAGING_SEARCHED"),
-    Case("QIDO instances", lambda c: c.dicomweb.get("/instances", headers=JSON), 200, "IMAGING_SEARCHED"),
+    Case("QIDO", lambda c: c.dicomweb.get("/studies", headers=JSON), 200, "IMAGING_SEARCHED", 1),
+    Case("QIDO instances", lambda c: c.dicomweb.get("/instances", headers=JSON), 200, "IMAGING_SEARCHED", 1),
+    Case("QIDO of nothing", lambda c: c.dicomweb.get("/studies?PatientID=x", headers=JSON), 200, "IMAGING_SEARCHED"),
     Case("QIDO, malformed", lambda c: c.dicomweb.get("/studies?limit=x", headers=JSON), 400, "IMAGING_SEARCHED"),
     Case("QIDO without a right", lambda c: c.dicomweb_denied.get("/studies", headers=JSON), 403, "ACCESS_DENIED"),
     Case("retrieve", lambda c: c.dicomweb.get(at(c)), 200, "IMAGING_RETRIEVED", 1),
