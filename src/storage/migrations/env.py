@@ -1,8 +1,13 @@
-"""Alembic's entry: runs on the connection that `storage.migrations` hands over."""
+"""Alembic's own entry, for its command line; `storage.migrations.upgrade` does without.
+
+It runs on the connection that is handed over, in the public schema of one database. What a revision
+says and where it runs: script.py.mako.
+"""
 
 from __future__ import annotations
 
 from alembic import context
+from alembic.operations import Operations
 
 from storage.schema import metadata
 
@@ -23,4 +28,4 @@ context.configure(
     transactional_ddl=True,
 )
 with context.begin_transaction():
-    context.run_migrations()
+    context.run_migrations(op=Operations(context.get_context()))

@@ -110,7 +110,11 @@ def _prepare_database(owner: Database, tenant_id: UUID, url: str | None) -> Dest
 
 
 def settle(owner: Database, tenant_id: UUID, destination: Destination) -> None:
-    """Have the registry lead to the destination, from its commit on."""
+    """Have the registry lead to the destination, from its commit on.
+
+    Raises ProvisioningFailed where the platform was migrated since the place was made.
+    """
+    _require_revision(owner, destination)
     sealed = None
     if destination.database_url is not None:
         sealed = owner.vault.seal(None, url_place(tenant_id), destination.database_url)
@@ -125,6 +129,16 @@ def settle(owner: Database, tenant_id: UUID, destination: Destination) -> None:
                 sealed,
                 tenant_id,
             ),
+        )
+
+
+def _require_revision(owner: Database, destination: Destination) -> None:
+    query = "SELECT version_num FROM alembic_version"
+    with psycopg.connect(owner.url) as platform, destination.connect(owner) as place:
+        wanted, found = platform.execute(query).fetchone(), place.execute(query).fetchone()
+    if wanted != found:
+        raise ProvisioningFailed(
+            f"the new place is at revision {found}, the platform meanwhile at {wanted}: try again"
         )
 
 

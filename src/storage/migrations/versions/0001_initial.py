@@ -2,6 +2,8 @@
 
 Revision ID: 0001
 Revises:
+
+It never runs in the schema of a tenant, which begins as a copy of `public` as it is by then.
 """
 
 from __future__ import annotations
@@ -9,13 +11,15 @@ from __future__ import annotations
 from typing import cast
 
 import psycopg
-from alembic import op
+from alembic.operations import Operations
+
+from storage.migrations import parts
 
 revision = "0001"
 down_revision = None
 
 
-def upgrade() -> None:
+def once(op: Operations) -> None:
     # Not above: Alembic loads every revision at each start, and the models take a second to load.
     from storage.migrations.initial import script
 
@@ -24,3 +28,6 @@ def upgrade() -> None:
     connection = cast("psycopg.Connection[tuple[object, ...]]", pooled.driver_connection)
     for statement in script():
         connection.execute(statement)
+
+
+upgrade = parts(once, None)
