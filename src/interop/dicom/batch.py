@@ -508,6 +508,7 @@ def _quarantine(connection: Connection, batch: Batch, unwanted: set[int]) -> Non
                 "study_instance_uid": received.study_instance_uid,
                 "storage_uri": received.storage_uri,
                 "hash": received.spooled.sha256,
+                "byte_size": received.spooled.byte_size,
                 "reason_code": f"{result.failure.reason:04X}",
                 "reason": result.failure.message,
                 "source": f"{received.source.door} {received.source.actor}".strip(),

@@ -52,9 +52,9 @@ IS_QUARANTINED: LiteralString = (
 
 INSERT_QUARANTINED: LiteralString = (
     "INSERT INTO quarantined_objects (tenant_id, sop_instance_uid, study_instance_uid,"
-    " storage_uri, hash, reason_code, reason, source) VALUES (%(tenant_id)s,"
-    " %(sop_instance_uid)s, %(study_instance_uid)s, %(storage_uri)s, %(hash)s, %(reason_code)s,"
-    " %(reason)s, %(source)s)"
+    " storage_uri, hash, byte_size, reason_code, reason, source) VALUES (%(tenant_id)s,"
+    " %(sop_instance_uid)s, %(study_instance_uid)s, %(storage_uri)s, %(hash)s, %(byte_size)s,"
+    " %(reason_code)s, %(reason)s, %(source)s)"
 )
 
 

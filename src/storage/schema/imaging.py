@@ -197,7 +197,10 @@ class ImageAnnotation(TenantTable, Base):
 
 
 class QuarantinedObject(TenantTable, Base):
-    """A received object that was refused and kept for an operator to judge."""
+    """A received object that was refused and kept for an operator to judge.
+
+    Its bytes count in the tenant's storage quota for as long as it has its row.
+    """
 
     __tablename__ = "quarantined_objects"
     __section__ = SECTION
@@ -212,6 +215,7 @@ class QuarantinedObject(TenantTable, Base):
     study_instance_uid: Mapped[Exact | None]
     storage_uri: Mapped[Exact | None]
     hash: Mapped[Exact | None]
+    byte_size: Mapped[int] = bounded(0, None, BigInteger(), server_default=sql("0"))
     reason_code: Mapped[str | None]
     reason: Mapped[str]
     source: Mapped[str | None]

@@ -18,6 +18,7 @@ from pydicom.uid import generate_uid
 from interop.dicom import batch, group_commit
 from interop.dicom.ingest import Ingest, Outcome, Source
 from interop.dicom.spool import Spool
+from storage import quotas
 from storage.database import Database
 from storage.objects import ObjectStore
 from storage.objects.store import ObjectStoreFull, ObjectStoreUnavailable
@@ -201,6 +202,42 @@ def test_other_bytes_under_a_known_uid_are_refused_and_kept_once(world: World) -
     assert [row[1:] for row in quarantined] == [("0111", "PENDING")]
     assert world.objects.get(quarantined[0][0]) == encoded(sent)
     assert world.blobs() == stored | {quarantined[0][0]}
+
+
+def test_d17_what_is_kept_in_quarantine_counts_as_stored(world: World) -> None:
+    def used() -> int:
+        with world.database.connection(world.tenant.id) as connection:
+            return quotas.storage_bytes(connection, world.tenant.id)
+
+    def limit(bytes_: int | None) -> None:
+        with world.database.connection(world.tenant.id) as connection:
+            connection.execute(
+                "INSERT INTO tenant_quotas (tenant_id, max_storage_bytes) VALUES (%(id)s, %(n)s)"
+                " ON CONFLICT (tenant_id) DO UPDATE SET max_storage_bytes = %(n)s",
+                {"id": world.tenant.id, "n": bytes_},
+            )
+
+    sent = instance(PatientID=patient_id())
+    world.store(sent)
+    before = used()
+    sent.ImageComments = "changed"
+
+    kept = [world.store(sent).kind, world.store(sent).kind]
+
+    # Once, however often the same bytes come.
+    assert kept == ["refused", "refused"]
+    assert used() == before + len(encoded(sent))
+
+    full, blobs = used(), world.blobs()
+    limit(full + 10)
+    try:
+        sent.ImageComments = "changed once more"
+        outcome = world.store(sent)
+    finally:
+        limit(None)
+
+    assert (outcome.kind, outcome.dicom_status) == ("failed", 0xA700)
+    assert (used(), world.blobs()) == (full, blobs)
 
 
 def test_concurrent_repeats_make_one_object(world: World) -> None:

@@ -216,6 +216,33 @@ def test_bytes_are_counted_by_whatever_way_objects_come_change_and_go(
     assert used(database, tenant) == 30
 
 
+def test_bytes_in_quarantine_are_counted_while_they_are_kept(
+    database: Database, make_tenant: MakeTenant
+) -> None:
+    tenant = make_tenant()
+    insert = (
+        "INSERT INTO quarantined_objects (tenant_id, reason, byte_size) VALUES (%s, 'test', %s)"
+    )
+    with database.connection(tenant.id) as connection:
+        connection.execute(insert, (tenant.id, 70))
+        connection.execute(insert, (tenant.id, 30))
+        connection.execute(
+            "UPDATE quarantined_objects SET state = 'DISCARDED' WHERE byte_size = 30"
+        )
+    assert used(database, tenant) == 100
+
+    limited(database, tenant, max_storage_bytes=110)
+    with (
+        pytest.raises(psycopg.errors.ConfigurationLimitExceeded),
+        database.connection(tenant.id) as connection,
+    ):
+        connection.execute(insert, (tenant.id, 20))
+    with database.connection(tenant.id) as connection:
+        connection.execute("DELETE FROM quarantined_objects WHERE byte_size = 70")
+        connection.execute(insert, (tenant.id, 20))
+    assert used(database, tenant) == 50
+
+
 def test_a_refused_transaction_leaves_the_count_as_it_was(
     database: Database, make_tenant: MakeTenant
 ) -> None:
