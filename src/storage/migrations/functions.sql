@@ -21,11 +21,27 @@ BEGIN
 END;
 $$;
 
+-- Whether rows of a tenant are on their way: the mover says so (storage.partitions.moving), and the
+-- tenant lives in another place than the schema that they are written to or removed from. They then
+-- stay as they are: triggers change, count, refuse and announce nothing. Where a tenant lives nobody
+-- is believed who says so.
+CREATE OR REPLACE FUNCTION is_in_transit(p_tenant uuid, p_schema name) RETURNS boolean
+    LANGUAGE plpgsql STABLE SECURITY INVOKER AS $$
+BEGIN
+    RETURN coalesce(current_setting('app.moving', true) = 'on', false)
+        AND NOT EXISTS (SELECT FROM tenants AS t WHERE t.id = p_tenant AND t.place = p_schema);
+END;
+$$;
+
 -- Provenance (data-schema.md XI): who changed a row and when. A writer that names the person in
 -- updated_by is believed; else it is the actor of the transaction, else the database role.
 CREATE OR REPLACE FUNCTION touch_row() RETURNS trigger
     LANGUAGE plpgsql SECURITY INVOKER AS $$
 BEGIN
+    IF current_setting('app.moving', true) = 'on'
+            AND is_in_transit((to_jsonb(NEW) ->> 'tenant_id')::uuid, TG_TABLE_SCHEMA) THEN
+        RETURN NEW;
+    END IF;
     NEW.updated_at := now();
     IF NEW.updated_by IS NULL OR NEW.updated_by IS NOT DISTINCT FROM OLD.updated_by THEN
         NEW.updated_by := coalesce(nullif(current_setting('app.actor', true), ''), current_user);

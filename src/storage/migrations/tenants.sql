@@ -114,6 +114,7 @@ BEGIN
     IF TG_OP = 'INSERT' THEN
         FOR entry IN SELECT o.tenant_id, sum(o.byte_size)::bigint AS bytes
                 FROM changed AS o GROUP BY o.tenant_id LOOP
+            CONTINUE WHEN is_in_transit(entry.tenant_id, TG_TABLE_SCHEMA);
             IF EXISTS (SELECT FROM tenants AS t
                     WHERE t.id = entry.tenant_id AND t.status <> 'ACTIVE') THEN
                 RAISE object_not_in_prerequisite_state USING
@@ -125,6 +126,7 @@ BEGIN
     ELSIF TG_OP = 'DELETE' THEN
         FOR entry IN SELECT o.tenant_id, sum(o.byte_size)::bigint AS bytes
                 FROM changed AS o GROUP BY o.tenant_id LOOP
+            CONTINUE WHEN is_in_transit(entry.tenant_id, TG_TABLE_SCHEMA);
             PERFORM count_storage(entry.tenant_id, -entry.bytes);
         END LOOP;
     ELSE
@@ -132,6 +134,7 @@ BEGIN
                 FROM (SELECT tenant_id, byte_size AS bytes FROM changed
                     UNION ALL SELECT tenant_id, -byte_size FROM former) AS o
                 GROUP BY o.tenant_id LOOP
+            CONTINUE WHEN is_in_transit(entry.tenant_id, TG_TABLE_SCHEMA);
             PERFORM count_storage(entry.tenant_id, entry.bytes);
         END LOOP;
     END IF;
@@ -146,6 +149,17 @@ CREATE TRIGGER count_changed AFTER UPDATE ON imaging_objects
     REFERENCING OLD TABLE AS former NEW TABLE AS changed
     FOR EACH STATEMENT EXECUTE FUNCTION count_stored_objects();
 CREATE TRIGGER count_deleted AFTER DELETE ON imaging_objects
+    REFERENCING OLD TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION count_stored_objects();
+
+-- What is refused and kept lies in the same store.
+CREATE TRIGGER count_stored AFTER INSERT ON quarantined_objects
+    REFERENCING NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION count_stored_objects();
+CREATE TRIGGER count_changed AFTER UPDATE ON quarantined_objects
+    REFERENCING OLD TABLE AS former NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION count_stored_objects();
+CREATE TRIGGER count_deleted AFTER DELETE ON quarantined_objects
     REFERENCING OLD TABLE AS changed
     FOR EACH STATEMENT EXECUTE FUNCTION count_stored_objects();
 

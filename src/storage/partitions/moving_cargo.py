@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, LiteralString, cast
+from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
 from sqlalchemy import Table
+from sqlalchemy.dialects import postgresql
 
 Owner = psycopg.Connection[Any]
 
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 TENANT = "current_setting('app.tenant')::uuid"
 # Accounts that the destination has already: they stay as they are there.
 KEPT = "current_setting('app.kept_accounts')::uuid[]"
@@ -61,6 +63,7 @@ class Cargo:
     identity: str | None
     # Rows that point at rows of the same table come together.
     is_one_statement: bool
+    has_tenant_key: bool
     is_key_unique: bool = True
 
     @property
@@ -100,18 +103,17 @@ def cargo(*, crosses: bool) -> list[Cargo]:
     return found
 
 
-def _cargo(
-    table: Table, key: list[str], condition: str, *, is_key_unique: bool = True
-) -> Cargo:
+def _cargo(table: Table, key: list[str], condition: str, *, is_key_unique: bool = True) -> Cargo:
     return Cargo(
         table=table.name,
         key=tuple(key),
-        key_types=tuple(str(table.c[name].type.compile()).lower() for name in key),
+        key_types=tuple(table.c[name].type.compile(_DIALECT) for name in key),
         columns=tuple(c.name for c in table.c if c.computed is None),
         generated=tuple(c.name for c in table.c if c.computed is not None),
         condition=condition,
         identity=next((c.name for c in table.c if c.identity is not None), None),
         is_one_statement=any(key.column.table is table for key in table.foreign_keys),
+        has_tenant_key="tenant_id" in table.primary_key.columns,
         is_key_unique=is_key_unique,
     )
 
@@ -127,7 +129,7 @@ def bind(connection: Owner, tenant_id: UUID, kept_accounts: list[UUID]) -> None:
 
 def statement(text: str) -> sql.SQL:
     """SQL that is made of the names of our own tables and columns, and of nothing from outside."""
-    return sql.SQL(cast(LiteralString, text))
+    return sql.SQL(text)
 
 
 def identities(cargo_: list[Cargo]) -> Iterator[tuple[str, str]]:
