@@ -78,12 +78,25 @@ def serve(
 
 
 @app.command()
-def migrate() -> None:
-    """Bring the database's tables to this version."""
-    from interop.supervisor import running_database
+def migrate(as_json: JsonOption = False) -> None:
+    """Bring the tables of the platform, and of every tenant's own place, to this version."""
+    from interop.supervisor import running_database, upgrade_places
 
-    with running_database(read_settings()):
-        out.print("the database is at the newest version")
+    with running_database(read_settings()) as running:
+        places = upgrade_places(running)
+    failed = [place for place in places if place.error is not None]
+    if as_json:
+        print(json.dumps([asdict(place) for place in places], default=str))
+    else:
+        for place in failed:
+            err.print(f"[red]failed[/red] {place.place}: {place.error}", soft_wrap=True)
+        out.print(
+            f"{len(places) - len(failed)} of {len(places)} places are at the newest version"
+            if len(places) > 1
+            else "the database is at the newest version"
+        )
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from interop.supervisor import running_database
 from storage.database import Database
 from storage.objects import open_object_store
 from storage.objects.keys import new_key
-from storage.places import Home
+from storage.places import Home, PlaceOutdated
 from storage.tenancy import TenantDirectory
 
 PLACES_AT_ONCE = 8
@@ -130,6 +130,8 @@ def _place_problem(owner: Database, wanted: str, tenant_id: UUID, home: Home) ->
     where = home.database_name if home.is_other_database else home.place
     try:
         found = _revision(owner.router.place_of(tenant_id))
+    except PlaceOutdated as error:
+        return str(error)
     except psycopg.errors.UndefinedTable:
         return f"{where} is not there, or empty: restore it from a backup"
     except Exception as error:

@@ -19,13 +19,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from interop.connections import open_key_providers
 from interop.dimse.endpoints import NoEndpoint, endpoints
 from interop.dimse.tls import TlsConfigurationError, TlsFiles
 from interop.settings import Settings
 from storage import migrations
+from storage.database import Database
 from storage.embedded import EmbeddedPostgres
+from storage.encryption.vault import Vault
 from storage.objects import open_object_store
+
+if TYPE_CHECKING:
+    from storage.partitions.upgrading import Upgraded
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +95,10 @@ class RunningDatabase:
 
 @contextmanager
 def running_database(settings: Settings) -> Iterator[RunningDatabase]:
-    """The database of `settings`, migrated: the one named, or the embedded one, started."""
+    """The database of `settings`, migrated: the one named, or the embedded one, started.
+
+    Where the platform had to be migrated, the places of tenants are too.
+    """
     with ExitStack() as stack:
         if settings.database_url is None:
             cluster = stack.enter_context(EmbeddedPostgres(settings.data_dir))
@@ -96,8 +106,24 @@ def running_database(settings: Settings) -> Iterator[RunningDatabase]:
         else:
             app_url = settings.database_url
             owner_url = settings.database_owner_url or app_url
-        migrations.upgrade(owner_url)
-        yield RunningDatabase(settings.model_copy(update={"database_url": app_url}), owner_url)
+        before, after = migrations.upgrade(owner_url)
+        running = RunningDatabase(settings.model_copy(update={"database_url": app_url}), owner_url)
+        if before not in (None, after):
+            upgrade_places(running)
+        yield running
+
+
+def upgrade_places(running: RunningDatabase) -> list[Upgraded]:
+    """Migrate the places of all tenants; what fails is logged, and not served until it succeeds."""
+    from storage.partitions.upgrading import upgrade_all  # loads SQLAlchemy's models
+
+    owner = Database(running.owner_url)
+    # Some places are known by a sealed URL only.
+    owner.vault = Vault(owner, open_key_providers(running.settings))
+    try:
+        return upgrade_all(owner)
+    finally:
+        owner.close()
 
 
 def serve(settings: Settings, roles: tuple[str, ...], announce: Callable[[str], None]) -> None:
@@ -113,6 +139,7 @@ def serve(settings: Settings, roles: tuple[str, ...], announce: Callable[[str], 
     _require_free_ports(settings, roles)
     with running_database(settings) as running:
         register_platform_bundles(running.owner_url)
+        upgrade_places(running)
         open_object_store(settings.effective_objects_url)  # refuses a bad URL before any client
         children = [
             Child(role, _environment(running, role))

@@ -12,6 +12,7 @@ others write: whoever comes too late is turned away before its first statement, 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,10 +20,13 @@ from typing import TYPE_CHECKING, LiteralString, TypeVar
 from uuid import UUID
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 if TYPE_CHECKING:
     from storage.database import Database
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -37,6 +41,8 @@ PAUSE_SECONDS = 0.1
 POOL_SIZE = 5
 # Connections of a place that nobody used for so long are closed.
 IDLE_SECONDS = 60.0
+# So soon after `interop migrate` a place that was outdated is served.
+OUTDATED_SECONDS = 5.0
 # Raised by enter_tenant in migrations/functions.sql.
 PLACE_CONSTRAINT = "tenants_place"
 
@@ -47,6 +53,10 @@ _HOMES: LiteralString = (
 
 class TenantMoving(psycopg.OperationalError):
     """The tenant is on its way to another place; try again in some seconds."""
+
+
+class PlaceOutdated(psycopg.OperationalError):
+    """The place of a tenant is at another revision than the platform: run 'interop migrate'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,8 @@ class TenantRouter:
         self._platform = platform
         self._homes: dict[UUID, Home] | None = None
         self._places: dict[Home, Database] = {}
+        # Places that were outdated, and when to look again.
+        self._outdated: dict[Home, tuple[float, PlaceOutdated]] = {}
 
     # -- blocking ---------------------------------------------------------------------------
 
@@ -170,8 +182,8 @@ class TenantRouter:
     async def _aat(self, tenant_id: UUID, home: Home | None) -> Database:
         if home is None:
             return self._platform
-        if home.url_encrypted is not None and home not in self._places:
-            # The key that opens it may have to be fetched.
+        if home not in self._places:
+            # Its revision is looked at, and the key that opens its URL may have to be fetched.
             return await asyncio.to_thread(self._at, tenant_id, home)
         return self._at(tenant_id, home)
 
@@ -191,15 +203,45 @@ class TenantRouter:
         return known
 
     def _opened(self, tenant_id: UUID, home: Home) -> Database:
+        until, outdated = self._outdated.get(home, (0.0, None))
+        if outdated is not None and time.monotonic() < until:
+            raise PlaceOutdated(str(outdated))
         if home.place != ELSEWHERE:
-            return self._platform.part(search_path=f"{home.place}, {HERE}")
-        return self._platform.part(url=self._url(tenant_id, home))
+            place = self._platform.part(search_path=f"{home.place}, {HERE}")
+        else:
+            place = self._platform.part(url=self._url(tenant_id, home))
+        self._require_revision(place, home)
+        return place
+
+    def _require_revision(self, place: Database, home: Home) -> None:
+        """Raise PlaceOutdated where a migration has not come to this place, or has failed there.
+
+        Looked at once a process: the server migrates before it serves.
+        """
+        where = home.place if home.place != ELSEWHERE else HERE
+        wanted, found = _revision(self._platform, HERE), _revision(place, where)
+        if found == wanted:
+            return
+        name = home.database_name or home.place
+        error = PlaceOutdated(
+            f"{name} is at revision {found}, the platform at {wanted}: run 'interop migrate'"
+        )
+        logger.error("place_outdated", extra={"place": name, "found": found, "wanted": wanted})
+        self._outdated[home] = (time.monotonic() + OUTDATED_SECONDS, error)
+        raise error
 
     def _url(self, tenant_id: UUID, home: Home) -> str:
         if home.url_encrypted is None:
             return make_conninfo(self._platform.url, dbname=home.database_name)
         where = url_place(tenant_id)
         return self._platform.vault.open(None, where, home.url_encrypted)
+
+
+def _revision(place: Database, schema: str) -> str | None:
+    query = sql.SQL("SELECT version_num FROM {}.alembic_version").format(sql.Identifier(schema))
+    with place.connection_apart(None) as connection:
+        row = connection.execute(query).fetchone()
+    return str(row[0]) if row is not None else None
 
 
 def url_place(tenant_id: UUID) -> str:
