@@ -149,8 +149,20 @@ def accept_invitation(
     """Use an invitation link with a password; returns the user, who then signs in.
 
     The password becomes that of a new account, or proves the account that exists. Raises
-    SignInRefused, TooManyRequests, passwords.PasswordRefused and Conflict.
+    SignInRefused, TooManyRequests, passwords.PasswordRefused and, where somebody was quicker or no
+    more users may be added, Conflict.
     """
+    try:
+        return _accept_by_password(services, tenant, browser, token, password)
+    except Conflict:
+        # What the attempt wrote is undone, its audit row too.
+        refuse(services, tenant, browser, "NOT_ACCEPTED")
+        raise
+
+
+def _accept_by_password(
+    services: Services, tenant: Tenant, browser: Browser, token: str, password: str
+) -> UUID:
     with services.database.connection(tenant.id) as connection:
         invitation = invitations.find_by_token(connection, tenant.id, token)
         if invitation is None:

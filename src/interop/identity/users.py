@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
+from interop.access.principals import PATIENT
 from interop.errors import BadRequest, Conflict, Forbidden, NotFound
 from interop.identity import passwords, roles, sessions
 from interop.identity.actors import Actor, audit
@@ -226,11 +227,17 @@ def set_user_type(
     connection: Connection, tenant_id: UUID, actor: Actor, user_id: UUID, user_type: str
 ) -> None:
     """Say what a member is; their sessions end, for what they may see can depend on it."""
-    _require_member(connection, tenant_id, user_id)
-    connection.execute(
-        "UPDATE user_tenants SET user_type = %s WHERE tenant_id = %s AND user_id = %s",
+    row = connection.execute(
+        "UPDATE user_tenants AS m SET user_type = %s FROM user_tenants AS former"
+        " WHERE m.tenant_id = %s AND m.user_id = %s"
+        " AND former.tenant_id = m.tenant_id AND former.user_id = m.user_id"
+        " RETURNING former.user_type",
         (require_user_type(user_type), tenant_id, user_id),
-    )
+    ).fetchone()
+    if row is None:
+        raise NotFound()
+    if row[0] == PATIENT:
+        _require_seat(connection, tenant_id, user_type)
     sessions.revoke_all(connection, tenant_id, user_id)
     audit(
         connection, tenant_id, actor, "CONFIG_CHANGED", "User", user_id,
@@ -305,12 +312,14 @@ def insert_member(connection: Connection, tenant_id: UUID, user_id: UUID, user_t
         (tenant_id, user_id, require_user_type(user_type)),
     ).fetchone()
     if row is not None:
-        _require_seat(connection, tenant_id)
+        _require_seat(connection, tenant_id, user_type)
     return row is not None
 
 
-def _require_seat(connection: Connection, tenant_id: UUID) -> None:
+def _require_seat(connection: Connection, tenant_id: UUID, user_type: str) -> None:
     """Refuse the member just added when the organization's quota has no room (security.md D17)."""
+    if user_type == PATIENT:
+        return
     try:
         quotas.check_users(connection, tenant_id, adding=0)
     except quotas.QuotaExceeded as error:
@@ -326,13 +335,13 @@ def _require_member(connection: Connection, tenant_id: UUID, user_id: UUID) -> N
 
 
 def _allow(connection: Connection, tenant_id: UUID, user_id: UUID, allowed: bool) -> None:
-    connection.execute(
+    row = connection.execute(
         "UPDATE user_tenants SET may_sign_in = %s, status = %s"
-        " WHERE tenant_id = %s AND user_id = %s",
+        " WHERE tenant_id = %s AND user_id = %s RETURNING user_type",
         (allowed, "ACTIVE" if allowed else "INACTIVE", tenant_id, user_id),
-    )
-    if allowed:
-        _require_seat(connection, tenant_id)
+    ).fetchone()
+    if allowed and row is not None:
+        _require_seat(connection, tenant_id, row[0])
 
 
 def _set_status(connection: Connection, actor: Actor, user_id: UUID, status: str) -> None:

@@ -66,6 +66,21 @@ def test_an_invitation_link_is_printed_and_works(server: LiveServer, browser: Br
     assert browser.sign_in("bob@clinic.example").status_code == 303
 
 
+def test_d17_the_quota_of_users_holds_on_the_command_line(server: LiveServer) -> None:
+    server.cli("tenant", "create", "full")
+    create = ("user", "create", "--tenant", "full", "--email")
+    server.cli("tenant", "quota", "full", "max_users=1")
+    made = run(server, *create, "one@full.example", "--password-stdin", given=f"{PASSWORD}\n")
+
+    refused = run(server, *create, "two@full.example", "--password-stdin", given=f"{PASSWORD}\n")
+
+    assert (made.returncode, refused.returncode) == (0, 1)
+    assert "may have 1 users" in refused.stderr.replace("\n", " ")
+    assert "Traceback" not in refused.stderr
+    listed = json.loads(server.cli("user", "list", "--tenant", "full", "--json"))
+    assert [one["email"] for one in listed] == ["one@full.example"]
+
+
 def test_a_disabled_user_is_out_at_once(server: LiveServer, browser: Browser) -> None:
     run(server, *CREATE, "cora@clinic.example", "--password-stdin", given=f"{PASSWORD}\n")
     browser.sign_in("cora@clinic.example")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,7 @@ from interop.identity import invitations, roles, users
 from interop.identity.actors import Actor
 from storage.database import Database
 from storage.tenancy import Tenant
+from tests.conftest import MigratedDatabase, create_tenant
 from tests.integration.identity.conftest import NUMBERS, PASSWORD, Browser
 
 NewUser = Callable[..., tuple[UUID, str]]
@@ -42,6 +44,15 @@ def accept(browser: Browser, token: str, password: str, repeated: str | None = N
     return browser.submit(
         page, "sign-in/invitation", password=password, repeated=repeated or password
     )
+
+
+def limit_users(database: Database, tenant: Tenant, most: int) -> None:
+    with database.connection(tenant.id) as connection:
+        connection.execute(
+            "INSERT INTO tenant_quotas (tenant_id, max_users) VALUES (%(id)s, %(most)s)"
+            " ON CONFLICT (tenant_id) DO UPDATE SET max_users = %(most)s",
+            {"id": tenant.id, "most": most},
+        )
 
 
 def member(actor_id: UUID) -> Actor:
@@ -87,6 +98,96 @@ def test_a_link_works_once(
     shown = late.get(f"sign-in/invitation?token={token}")
 
     assert (used.status_code, shown.status_code) == (401, 404)
+
+
+def test_d17_two_who_accept_at_once_do_not_share_the_last_seat(
+    browser_of: Callable[..., Browser],
+    database: MigratedDatabase,
+    new_user: NewUser,
+    invite: Invite,
+) -> None:
+    clinic = create_tenant(database, "full", "FULL")
+    new_user(clinic)
+    limit_users(database, clinic, 2)
+    made = [invite(clinic) for _ in range(2)]
+    browsers = [browser_of(clinic) for _ in made]
+    pages = [
+        browser.get(f"sign-in/invitation?token={token}")
+        for browser, (_, token) in zip(browsers, made, strict=True)
+    ]
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(
+            pool.map(
+                lambda browser, page: browser.submit(
+                    page, "sign-in/invitation", password=PASSWORD, repeated=PASSWORD
+                ),
+                browsers,
+                pages,
+            )
+        )
+
+    assert sorted(answer.status_code for answer in answers) == [303, 409]
+    late = next(n for n, answer in enumerate(answers) if answer.status_code == 409)
+    assert "may have 2 users" in answers[late].text
+    with database.connection(clinic.id) as connection:
+        members = connection.execute(
+            "SELECT count(*) FROM user_tenants WHERE tenant_id = %s", (clinic.id,)
+        ).fetchone()
+        accounts = connection.execute(
+            "SELECT count(*) FROM users WHERE email = ANY (%s)",
+            ([invitation.email for invitation, _ in made],),
+        ).fetchone()
+        refusals = connection.execute(
+            "SELECT metadata ->> 'reason' FROM audit_events WHERE tenant_id = %s"
+            " AND outcome = 'FAILURE'",
+            (clinic.id,),
+        ).fetchall()
+    assert (members, accounts, refusals) == ((2,), (1,), [("NOT_ACCEPTED",)])
+    # The link is as good as it was, for when there is room.
+    limit_users(database, clinic, 3)
+    assert accept(browsers[late], made[late][1], PASSWORD).status_code == 303
+
+
+def test_d17_who_has_an_account_needs_a_seat_as_well(
+    browser: Browser,
+    browser_of: Callable[..., Browser],
+    database: MigratedDatabase,
+    tenant: Tenant,
+    new_user: NewUser,
+    invite: Invite,
+) -> None:
+    clinic = create_tenant(database, "small", "SMALL")
+    limit_users(database, clinic, 0)
+    _, email = new_user(tenant)
+    _, token = invite(clinic, email)
+
+    answer = accept(browser_of(clinic), token, PASSWORD)
+
+    assert answer.status_code == 409
+    assert browser.sign_in(email).status_code == 303
+    assert browser_of(clinic).sign_in(email).status_code == 401
+
+
+def test_d17_a_patient_takes_no_seat_until_they_are_made_something_else(
+    database: MigratedDatabase,
+) -> None:
+    clinic = create_tenant(database, "seats", "SEATS")
+    limit_users(database, clinic, 0)
+    operator = Actor.operator()
+    with database.connection(clinic.id) as connection:
+        user_id = users.create_user(
+            connection, clinic.id, operator, email="patient@seats.example", full_name="P",
+            user_type="PATIENT", password_hash=None,
+        )  # fmt: skip
+        users.disable(connection, clinic.id, operator, user_id)
+        users.enable(connection, clinic.id, operator, user_id)
+
+    with (
+        pytest.raises(Conflict, match="may have 0 users"),
+        database.connection(clinic.id) as connection,
+    ):
+        users.set_user_type(connection, clinic.id, operator, user_id, "DENTIST")
 
 
 @pytest.mark.parametrize("how", ["expired", "revoked", "renewed", "unknown", "of another tenant"])
