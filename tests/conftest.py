@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from interop.logs import NOISY_LOGGERS
 from storage.database import APP_ROLE, Database
@@ -248,7 +250,6 @@ def settled(
     tests/integration/partitions does it.
     """
     from storage.partitions import databases, provisioning
-    from storage.partitions.mirror import mirror
 
     with owner_of(database) as owner:
         with owner.connection(tenant.id) as connection:
@@ -257,15 +258,38 @@ def settled(
             name = databases.database_name(tenant.id)
             copy_template(cluster, name)
             place = provisioning.Destination(strategy, ELSEWHERE, name)
-            with psycopg.connect(owner.url) as platform, place.connect(owner) as copy:
-                mirror(platform, copy, tenant.id)
         else:
             place = provisioning.prepare(owner, tenant.id, strategy)
         provisioning.settle(owner, tenant.id, place)
+    mirror_platform(database, tenant)
     database.router.forget()
     with database.connection(tenant.id) as connection:
         connection.execute("INSERT INTO tenant_settings (tenant_id) VALUES (%s)", (tenant.id,))
     return replace(tenant, partition_strategy=strategy)
+
+
+def execute_as_owner(
+    owner_url: str, query: str, values: tuple[Any, ...], home: UUID | None = None
+) -> list[tuple[Any, ...]]:
+    """Run a statement as the owner where the tenant lives that is named first, else that of `home`.
+
+    Without any it runs everywhere; what it inserts (accounts), once in each database.
+    """
+    with psycopg.connect(owner_url, autocommit=True) as platform:
+        rows = platform.execute("SELECT id, place, database_name FROM tenants").fetchall()
+    places = {id_: (place, name) for id_, place, name in rows}
+    named = next((v for v in values if isinstance(v, UUID) and v in places), home)
+    anywhere = {("public", None), *places.values()}
+    if query.startswith("INSERT"):
+        anywhere = {(place, name) for place, name in anywhere if name or place == "public"}
+    found: list[tuple[Any, ...]] = []
+    for place, name in [places[named]] if named else sorted(anywhere, key=str):
+        url = make_conninfo(owner_url, dbname=name) if name else owner_url
+        options = f"-c search_path={place},public" if place.startswith("t_") else ""
+        with psycopg.connect(url, autocommit=True, options=options) as connection:
+            cursor = connection.execute(query.encode(), values)
+            found += cursor.fetchall() if cursor.description else []
+    return found
 
 
 def mirror_platform(database: MigratedDatabase, tenant: Tenant) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
-import psycopg
 import pytest
 import uvicorn
 from starlette.applications import Starlette
@@ -25,7 +24,7 @@ from interop.smart.clients import create_client
 from interop.smart.tokens import Subject
 from storage.schema.reference_rows import reference_id
 from storage.tenancy import Tenant
-from tests.conftest import MigratedDatabase
+from tests.conftest import MigratedDatabase, execute_as_owner
 
 FHIR_JSON = {"Content-Type": "application/fhir+json"}
 # What differs between two answers to the same question, whoever asks.
@@ -133,9 +132,7 @@ class Door:
 
     def execute(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run a statement as the owner of the database, whom row-level security lets through."""
-        with psycopg.connect(self.owner_url, autocommit=True) as connection:
-            cursor = connection.execute(query.encode(), values)
-            return cursor.fetchall() if cursor.description else []
+        return execute_as_owner(self.owner_url, query, values)
 
     def row_id(self, tenant: Tenant, resource_type: str, resource_id: str) -> UUID:
         """The row behind a resource."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pydicom
 import pytest
 import requests
@@ -17,6 +16,7 @@ from interop.access import Scopes
 from interop.smart.tokens import Subject
 from storage.schema.reference_rows import reference_id
 from storage.tenancy import Tenant
+from tests.conftest import execute_as_owner
 from tests.integration.dicomweb.test_access import TYPE, body, paths
 
 Image = Callable[..., pydicom.Dataset]
@@ -35,9 +35,7 @@ class Place:
     bruno: list[pydicom.Dataset]
 
     def execute(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.owner_url, autocommit=True) as connection:
-            cursor = connection.execute(query.encode(), values)
-            return cursor.fetchall() if cursor.description else []
+        return execute_as_owner(self.owner_url, query, values, self.tenant.id)
 
     def row(self, dicom_patient_id: str) -> UUID:
         query = "SELECT patient_id FROM imaging_studies WHERE dicom_patient_id = %s LIMIT 1"

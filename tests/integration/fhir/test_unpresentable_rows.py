@@ -13,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 
-from interop import worker
+from interop import place_keeper, worker
 from interop.fhir import json
 from interop.fhir.rendering import render_stale
 from storage.database import Database
@@ -186,7 +186,7 @@ def test_a_tenant_that_fails_as_a_whole_holds_up_no_other_and_is_tried_again(
             raise psycopg.OperationalError("the connection is lost")
         return original(database, tenant_id, **options)
 
-    monkeypatch.setattr(worker, "render_stale", failing)
+    monkeypatch.setattr(place_keeper, "render_stale", failing)
     monkeypatch.setattr(worker, "RETRY_SECONDS", 0.5)
     mine = make_patient(database, tenant)
     make_patient(database, other_tenant)

@@ -18,7 +18,6 @@ from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID, uuid4
 
 import httpx
-import psycopg
 import pytest
 import uvicorn
 from starlette.applications import Starlette
@@ -32,7 +31,7 @@ from interop.settings import Settings
 from interop.smart.clients import ApiClient, Registration, register
 from storage.schema.reference_rows import reference_id
 from storage.tenancy import Tenant
-from tests.conftest import MigratedDatabase
+from tests.conftest import MigratedDatabase, execute_as_owner
 
 CALLBACK = "https://app.example.org/callback"
 APP_SCOPES = (
@@ -98,9 +97,7 @@ class SmartServer:
 
     def execute(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run a statement as the owner of the database."""
-        with psycopg.connect(self.owner_url, autocommit=True) as connection:
-            cursor = connection.execute(query.encode(), values)
-            return cursor.fetchall() if cursor.description else []
+        return execute_as_owner(self.owner_url, query, values, self.tenant.id)
 
     # -- who there is -----------------------------------------------------------------------
 
