@@ -42,6 +42,12 @@ SELECT format('CREATE %sTABLE %I.%I (LIKE public.%I INCLUDING ALL EXCLUDING INDE
     coalesce(' WITH (' || array_to_string(c.reloptions, ', ') || ')', ''))
 FROM pg_class AS c WHERE c.oid IN (SELECT oid FROM copied) ORDER BY c.relname
 """
+# LIKE brings the comments of columns, not that of the table.
+_COMMENTS = """
+SELECT format('COMMENT ON TABLE %I.%I IS %L', {name}, c.relname, obj_description(c.oid, 'pg_class'))
+FROM pg_class AS c
+WHERE c.oid IN (SELECT oid FROM copied) AND obj_description(c.oid, 'pg_class') IS NOT NULL
+"""
 _COLUMN_TARGETS = """
 SELECT format('ALTER TABLE %I.%I ALTER COLUMN %I SET STATISTICS %s', {name}, c.relname, a.attname,
     a.attstattarget)
@@ -260,6 +266,7 @@ def _steps(name: str) -> list[tuple[str, dict[str, sql.Composable]]]:
     keys, foreign = sql.SQL("'{p,u,x}'::\"char\"[]"), sql.SQL("'{f}'::\"char\"[]")
     return [
         (_TABLES, quoted),
+        (_COMMENTS, quoted),
         (_COLUMN_TARGETS, quoted),
         (_KEYS, {**quoted, "kinds": keys}),
         (_INDEXES, quoted),
