@@ -207,18 +207,25 @@ def owner_url(database: MigratedDatabase) -> str:
     return database.owner_url
 
 
-MakePlacedTenant = Callable[[str, str, str], Tenant]
+MakePlacedTenant = Callable[..., Tenant]
 
 
 @pytest.fixture(scope="module")
 def placed_tenant(
     cluster: EmbeddedPostgres, template_database: str, database: MigratedDatabase
 ) -> MakePlacedTenant:
-    """Makes a tenant that lives by a strategy: (slug, AE title, strategy)."""
+    """Makes a tenant that lives by a strategy, below another one where one is given."""
 
-    def make(slug: str, ae_title: str, strategy: str) -> Tenant:
-        tenant = create_tenant(database, slug, ae_title)
-        return tenant if strategy == "ROW_LEVEL" else settled(cluster, database, tenant, strategy)
+    def make(slug: str, ae_title: str, strategy: str, parent: Tenant | None = None) -> Tenant:
+        if strategy == "DATABASE":
+            tenant = into_database(
+                cluster, database, create_tenant(database, slug, ae_title, parent)
+            )
+        else:
+            tenant = create_tenant(database, slug, ae_title, parent, strategy)
+        if parent is not None:
+            mirror_platform(database, parent)
+        return tenant
 
     return make
 
@@ -233,39 +240,47 @@ def other_tenant(placed_tenant: MakePlacedTenant, strategies: tuple[str, str]) -
     return placed_tenant("other", "OTHER", strategies[1])
 
 
-def create_tenant(database: MigratedDatabase, slug: str, ae_title: str) -> Tenant:
-    owner = Database(database.owner_url)
-    try:
-        return TenantDirectory(owner).create(slug, name=slug.title(), ae_title=ae_title)
-    finally:
-        owner.close()
-
-
-def settled(
-    cluster: EmbeddedPostgres, database: MigratedDatabase, tenant: Tenant, strategy: str
+def create_tenant(
+    database: MigratedDatabase,
+    slug: str,
+    ae_title: str,
+    parent: Tenant | None = None,
+    strategy: str = "ROW_LEVEL",
 ) -> Tenant:
-    """Give a tenant, new and empty, a place of its own.
+    with owner_of(database) as owner:
+        made = TenantDirectory(owner).create(
+            slug,
+            name=slug.title(),
+            ae_title=ae_title,
+            partition_strategy=strategy,
+            parent_id=parent.id if parent else None,
+        )
+    database.router.forget()
+    return made
 
-    Its database is a copy of the template: migrating each from nothing would take seconds, and
+
+def into_database(cluster: EmbeddedPostgres, database: MigratedDatabase, tenant: Tenant) -> Tenant:
+    """Give a tenant, new and empty, a database for itself.
+
+    It is a copy of the template: migrating each from nothing would take seconds, and
     tests/integration/partitions does it.
     """
     from storage.partitions import databases, provisioning
 
+    name = databases.database_name(tenant.id)
+    copy_template(cluster, name)
     with owner_of(database) as owner:
         with owner.connection(tenant.id) as connection:
-            connection.execute("DELETE FROM tenant_settings WHERE tenant_id = %s", (tenant.id,))
-        if strategy == "DATABASE":
-            name = databases.database_name(tenant.id)
-            copy_template(cluster, name)
-            place = provisioning.Destination(strategy, ELSEWHERE, name)
-        else:
-            place = provisioning.prepare(owner, tenant.id, strategy)
+            connection.execute("SELECT set_config('app.lens', 'on', true)")
+            for table in ("tenant_settings", "fhir_resources"):
+                connection.execute(f"DELETE FROM {table} WHERE tenant_id = %s", (tenant.id,))
+        place = provisioning.Destination("DATABASE", ELSEWHERE, name)
         provisioning.settle(owner, tenant.id, place)
     mirror_platform(database, tenant)
     database.router.forget()
     with database.connection(tenant.id) as connection:
         connection.execute("INSERT INTO tenant_settings (tenant_id) VALUES (%s)", (tenant.id,))
-    return replace(tenant, partition_strategy=strategy)
+    return replace(tenant, partition_strategy="DATABASE")
 
 
 def execute_as_owner(

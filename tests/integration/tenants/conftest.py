@@ -20,8 +20,9 @@ from interop.services import Services, open_services
 from interop.settings import Settings
 from interop.smart.clients import create_client
 from storage.database import Database
-from storage.tenancy import Tenant, TenantDirectory
+from storage.tenancy import Tenant
 from storage.tenants import configuration
+from tests.conftest import MakePlacedTenant
 
 FHIR_JSON = {"Content-Type": "application/fhir+json"}
 
@@ -66,14 +67,15 @@ def live(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def make_tenant(database: Database) -> Callable[..., Tenant]:
-    """Makes tenants, below another one if wanted, with quotas."""
+def make_tenant(
+    database: Database, placed_tenant: MakePlacedTenant, strategies: tuple[str, str]
+) -> Callable[..., Tenant]:
+    """Makes tenants, with quotas; one below another lives by the second of the strategies."""
 
     def make(parent: Tenant | None = None, **quota: Any) -> Tenant:
         slug = f"t{uuid4().hex[:12]}"
-        tenant = TenantDirectory(database).create(
-            slug, ae_title=slug.upper()[:16], parent_id=parent.id if parent else None
-        )
+        strategy = strategies[0] if parent is None else strategies[1]
+        tenant = placed_tenant(slug, slug.upper()[:16], strategy, parent)
         with database.connection(tenant.id) as connection:
             configuration.change(connection, tenant.id, "quota", quota)
         return tenant

@@ -19,6 +19,10 @@ from storage.tenancy import Tenant
 from .conftest import FHIR_JSON, Live
 
 MakeTenant = Callable[..., Tenant]
+# Of the parent and of those below it.
+EACH = pytest.mark.strategies(
+    ("ROW_LEVEL", "ROW_LEVEL"), ("SCHEMA", "DATABASE"), ("DATABASE", "SCHEMA")
+)
 CANARY = "Zanzibarcanary"
 PATIENT = {"resourceType": "Patient", "id": "p", "name": [{"family": CANARY}]}
 
@@ -96,6 +100,7 @@ def same(first: httpx.Response, second: httpx.Response) -> bool:
     } == {k: v for k, v in second.headers.items() if k not in own}
 
 
+@EACH
 def test_d13_a_parent_without_grant_reads_nothing_of_its_child(group: Group) -> None:
     with group.client(group.parent, group.user) as client:
         own = client.get(patient(group.parent))
@@ -120,6 +125,7 @@ def test_d13_the_grant_alone_does_not_open_the_child_to_the_parents_token(group:
         assert written.status_code == 404
 
 
+@EACH
 @pytest.mark.parametrize(("level", "written"), [("READ", 403), ("MANAGE", 200)])
 def test_d13_a_grant_opens_the_child_and_no_other(group: Group, level: str, written: int) -> None:
     with group.acting(level) as client:
@@ -157,6 +163,7 @@ def test_d13_a_token_by_grant_leads_no_further(group: Group) -> None:
             assert answer.status_code in (403, 404)
 
 
+@pytest.mark.strategies(("ROW_LEVEL", "ROW_LEVEL"), ("DATABASE", "SCHEMA"))
 @pytest.mark.parametrize("ending", ["grant", "membership", "role", "tree"])
 def test_d13_what_ends_in_mid_session_is_denied_within_a_minute(
     group: Group, database: Database, monkeypatch: pytest.MonkeyPatch, ending: str
@@ -189,6 +196,7 @@ def test_d13_what_ends_in_mid_session_is_denied_within_a_minute(
         assert CANARY not in answer.text
 
 
+@EACH
 def test_d13_both_tenants_see_in_their_audit_trail_who_acted(
     group: Group, database: Database
 ) -> None:

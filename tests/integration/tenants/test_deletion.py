@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -31,6 +32,9 @@ from tests.unit.interop.dicom.factories import instance, spooled
 from .conftest import FHIR_JSON, Live
 
 MakeTenant = Callable[..., Tenant]
+EACH = pytest.mark.strategies(
+    ("ROW_LEVEL", "ROW_LEVEL"), ("SCHEMA", "SCHEMA"), ("DATABASE", "DATABASE")
+)
 CANARY = "Zanzibarcanary"
 NO_GRACE = timedelta(0)
 # The owner of this cluster is not held back by row-level security; the statements are.
@@ -130,24 +134,30 @@ def member(connection: psycopg.Connection[Any], tenant: Tenant, name: str) -> UU
     return UUID(str(row[0]))
 
 
-def tables_with(cluster: EmbeddedPostgres, owner_url: str, text: str) -> dict[str, int]:
-    """Every table of the database in which a text occurs, as a superuser sees them."""
+def tables_with(cluster: EmbeddedPostgres, owner_url: str, text: str) -> Counter[str]:
+    """Every table of the platform and of all places in which a text occurs, as a superuser sees."""
     name = str(conninfo_to_dict(owner_url)["dbname"])
     with psycopg.connect(cluster.url(SUPERUSER, name)) as connection:
-        tables = connection.execute(
-            "SELECT c.oid::regclass::text FROM pg_class c"
-            " WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+        apart = connection.execute(
+            "SELECT database_name FROM tenants WHERE database_name IS NOT NULL"
         ).fetchall()
-        found = {}
-        for (table,) in tables:
-            row = connection.execute(
-                sql.SQL("SELECT count(*) FROM {} AS t WHERE t::text ILIKE %s").format(
-                    sql.Identifier(table)
-                ),
-                (f"%{text}%",),
-            ).fetchone()
-            if row is not None and row[0]:
-                found[table] = row[0]
+    found: Counter[str] = Counter()
+    for database in (name, *(row[0] for row in apart)):
+        with psycopg.connect(cluster.url(SUPERUSER, database)) as connection:
+            tables = connection.execute(
+                "SELECT n.nspname, c.relname FROM pg_class c"
+                " JOIN pg_namespace n ON n.oid = c.relnamespace"
+                " WHERE (n.nspname = 'public' OR n.nspname LIKE 't\\_%') AND relkind = 'r'"
+            ).fetchall()
+            for schema, table in tables:
+                row = connection.execute(
+                    sql.SQL("SELECT count(*) FROM {} AS t WHERE t::text ILIKE %s").format(
+                        sql.Identifier(schema, table)
+                    ),
+                    (f"%{text}%",),
+                ).fetchone()
+                if row is not None and row[0]:
+                    found[table] += row[0]
     return found
 
 
@@ -155,6 +165,7 @@ def objects_with(objects: ObjectStore, text: str) -> list[str]:
     return [one.key for one in objects.list("") if text.encode() in objects.get(one.key)]
 
 
+@EACH
 def test_a_deleted_tenant_leaves_no_canary_anywhere(
     live: Live,
     database: Database,
@@ -195,6 +206,7 @@ def test_a_deleted_tenant_leaves_no_canary_anywhere(
         assert client.get("/fhir/R4/Patient?name=Neighbourcanary").json()["entry"]
 
 
+@EACH
 def test_what_stays_is_the_audit_trail_the_certificate_and_dead_keys(
     live: Live,
     database: Database,
