@@ -133,12 +133,15 @@ async def _required_consent(
     return None if purpose == CARE else (purpose or DATA_SHARING)
 
 
-async def caller_from(request: Request, *, even_suspended: bool = False) -> Caller:
+async def caller_from(
+    request: Request, *, even_suspended: bool = False, even_closed: bool = False
+) -> Caller:
     """Authenticate a request to `/t/{tenant}/...`.
 
     Raises Unauthorized without a valid token, and NotFound when the token is of another tenant:
     whether that tenant exists is not for this caller to learn. A suspended tenant is only read,
-    unless `even_suspended`: resuming it is a change.
+    unless `even_suspended`: resuming it is a change. A closed one is not there, unless
+    `even_closed`.
     """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
@@ -155,7 +158,13 @@ async def caller_from(request: Request, *, even_suspended: bool = False) -> Call
         raise
     claims = standing.claims
     tenant: Tenant | None = await services.tenants.aby_slug(request.path_params["tenant"])
-    if tenant is None or tenant.id != claims.tenant_id or not tenant.is_readable:
+    if tenant is None and even_closed:
+        tenant = await to_thread.run_sync(
+            services.tenants.even_closed, request.path_params["tenant"]
+        )
+    if tenant is None or tenant.id != claims.tenant_id:
+        raise NotFound()
+    if not (tenant.is_readable or even_closed):
         raise NotFound()
     is_change = not is_safe(request.method, request.url.path)
     if is_change and not (tenant.is_active or even_suspended):

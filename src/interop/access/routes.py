@@ -39,6 +39,7 @@ class Rule:
     permission: str = ""
     resource_type: str = ""
     even_suspended: bool = False
+    even_closed: bool = False
 
 
 _TYPE, _ID = "{resource_type}", "{resource_id}"
@@ -53,7 +54,13 @@ _DEVICES = ("manage_settings", "Endpoint")
 _OPERATOR = (OPERATOR, "Organization")
 
 
-def _administered(letter: str, kind: tuple[str, str], *, even_suspended: bool = False) -> Rule:
+def _administered(
+    letter: str,
+    kind: tuple[str, str],
+    *,
+    even_suspended: bool = False,
+    even_closed: bool = False,
+) -> Rule:
     permission, resource_type = kind
     return Rule(
         "TOKEN",
@@ -61,6 +68,7 @@ def _administered(letter: str, kind: tuple[str, str], *, even_suspended: bool = 
         permission=permission,
         resource_type=resource_type,
         even_suspended=even_suspended,
+        even_closed=even_closed,
     )
 
 
@@ -132,6 +140,13 @@ ROUTES: dict[tuple[str, str], Rule] = {
     ("PATCH", f"{ADMINISTRATION}/branding"): _administered("u", _SETTINGS),
     ("POST", f"{ADMINISTRATION}/suspend"): _administered("u", _OPERATOR),
     ("POST", f"{ADMINISTRATION}/resume"): _administered("u", _OPERATOR, even_suspended=True),
+    ("GET", f"{ADMINISTRATION}/offboarding"): _administered("r", _OPERATOR, even_closed=True),
+    ("POST", f"{ADMINISTRATION}/offboarding"): _administered(
+        "d", _OPERATOR, even_suspended=True, even_closed=True
+    ),
+    ("POST", f"{ADMINISTRATION}/offboarding/confirm"): _administered(
+        "d", _OPERATOR, even_suspended=True, even_closed=True
+    ),
     ("GET", f"{ADMINISTRATION}/quotas"): _administered("r", _SETTINGS),
     ("PUT", f"{ADMINISTRATION}/quotas"): _administered("u", _OPERATOR),
     ("GET", f"{ADMINISTRATION}/features"): _administered("r", _SETTINGS),

@@ -13,6 +13,7 @@ from interop.administration import (
     client_routes,
     entity_routes,
     key_routes,
+    offboarding_routes,
     problems,
     quota_routes,
     role_routes,
@@ -39,6 +40,7 @@ def application() -> FastAPI:
     )
     for routes in (
         tenant_routes,
+        offboarding_routes,
         quota_routes,
         user_routes,
         role_routes,

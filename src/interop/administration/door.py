@@ -87,7 +87,9 @@ class AdministrationRoute(APIRoute):
             interaction = begin_interaction()
             request = StrictRequest(given.scope, given.receive)
             try:
-                caller = await caller_from(request, even_suspended=rule.even_suspended)
+                caller = await caller_from(
+                    request, even_suspended=rule.even_suspended, even_closed=rule.even_closed
+                )
                 require(caller, rule)
                 if self.body_field is not None:
                     await _require_json(request)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 from fastapi.exceptions import RequestValidationError
@@ -27,6 +28,7 @@ from interop.identity.passwords import PasswordRefused
 from interop.smart.clients import InvalidRegistration
 from storage.encryption import EncryptionError
 from storage.quotas import QuotaExceeded
+from storage.tenants import deletion
 from storage.tenants.configuration import InvalidConfiguration
 from storage.tenants.lifecycle import WrongState
 
@@ -58,6 +60,17 @@ class Fault(BaseModel):
     accepted: str | None = Field(None, description="What would be accepted.")
 
 
+class HoldShown(BaseModel):
+    """A legal hold: what may not be deleted, and why."""
+
+    id: UUID
+    entity_type: str
+    entity_id: UUID
+    reason: str
+    reference: str | None
+    placed_at: datetime
+
+
 class Problem(BaseModel):
     """Problem details (RFC 9457)."""
 
@@ -66,6 +79,15 @@ class Problem(BaseModel):
     status: int
     detail: str | None = None
     errors: list[Fault] | None = None
+    holds: list[HoldShown] | None = Field(None, description="The legal holds that forbid it.")
+
+
+class HeldByLaw(Conflict):
+    """Legal holds forbid it until they are released."""
+
+    def __init__(self, holds: list[HoldShown]) -> None:
+        self.holds = holds
+        super().__init__()
 
 
 class InvalidRequest(BadRequest):
@@ -97,6 +119,7 @@ def response(error: ServerError) -> Response:
         status=error.http_status,
         detail=error.diagnostics,
         errors=error.faults if isinstance(error, InvalidRequest) else None,
+        holds=error.holds if isinstance(error, HeldByLaw) else None,
     )
     return Response(
         problem.model_dump_json(exclude_none=True),
@@ -107,7 +130,16 @@ def response(error: ServerError) -> Response:
 
 
 _TRANSLATED: tuple[tuple[tuple[type[Exception], ...], type[ServerError]], ...] = (
-    ((registry.ApplicationEntityExists, WrongState, QuotaExceeded), Conflict),
+    (
+        (
+            registry.ApplicationEntityExists,
+            WrongState,
+            QuotaExceeded,
+            deletion.HeldByLaw,
+            deletion.NotDeletable,
+        ),
+        Conflict,
+    ),
     ((registry.UnknownApplicationEntity,), NotFound),
     (
         (
