@@ -31,8 +31,8 @@ from interop.errors import ServerError
 from interop.identity.commands import provider_app, user_app
 from interop.key_commands import keys_app
 from interop.logs import configure_logging
+from interop.move_commands import tenant_app
 from interop.smart.commands import client_app, parse_scopes
-from interop.tenant_commands import tenant_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 bundle_app = typer.Typer(no_args_is_help=True, help="AI models.")

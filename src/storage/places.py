@@ -41,10 +41,15 @@ PAUSE_SECONDS = 0.1
 POOL_SIZE = 5
 # Connections of a place that nobody used for so long are closed.
 IDLE_SECONDS = 60.0
+# So long a process goes by what it remembers without being told better. A database that a tenant
+# has left is removed later than this (storage.partitions.moving): nobody is led there then.
+REMEMBER_SECONDS = 30.0
 # So soon after `interop migrate` a place that was outdated is served.
 OUTDATED_SECONDS = 5.0
 # Raised by enter_tenant in migrations/functions.sql.
 PLACE_CONSTRAINT = "tenants_place"
+
+_HomeRow = tuple[UUID, str, str | None, str | None]
 
 _HOMES: LiteralString = (
     "SELECT id, place, database_name, database_url_encrypted FROM tenants WHERE place <> 'public'"
@@ -80,13 +85,15 @@ class TenantRouter:
     """Leads to the place of each tenant, for one `Database` of the platform.
 
     Only tenants that live apart are remembered. What is remembered is read again when the database
-    says that it is not true any more.
+    says that it is not true any more, and after `REMEMBER_SECONDS`.
     """
 
     def __init__(self, platform: Database) -> None:
         self._platform = platform
         self._homes: dict[UUID, Home] | None = None
+        self._read_at = 0.0
         self._places: dict[Home, Database] = {}
+        self._left: list[Database] = []
         # Places that were outdated, and when to look again.
         self._outdated: dict[Home, tuple[float, PlaceOutdated]] = {}
 
@@ -122,24 +129,38 @@ class TenantRouter:
 
     def home(self, tenant_id: UUID) -> Home | None:
         """Where the tenant lives apart; None for the tables of the installation."""
-        homes = self._homes
+        homes = self._remembered()
         if homes is None:
             with self._platform.platform_connection() as connection:
-                homes = self._homes = _homes(connection.execute(_HOMES).fetchall())
+                homes = self._remember(connection.execute(_HOMES).fetchall())
         return homes.get(tenant_id)
 
     def apart(self) -> dict[UUID, Home]:
         """Every tenant that lives apart, as it is at this moment."""
         with self._platform.platform_connection() as connection:
-            self._homes = _homes(connection.execute(_HOMES).fetchall())
-        return dict(self._homes)
+            return dict(self._remember(connection.execute(_HOMES).fetchall()))
 
     def forget(self) -> None:
         """Read again where tenants live before the next connection."""
         self._homes = None
 
+    def _remembered(self) -> dict[UUID, Home] | None:
+        is_fresh = time.monotonic() - self._read_at < REMEMBER_SECONDS
+        return self._homes if is_fresh else None
+
+    def _remember(self, rows: list[_HomeRow]) -> dict[UUID, Home]:
+        homes = {row[0]: Home(*row[1:]) for row in rows}
+        self._homes, self._read_at = homes, time.monotonic()
+        # A tenant that comes back gets new connections: those to a dropped database are dead.
+        # Whoever holds one of the old ones keeps it; those that nobody holds are closed as idle.
+        for home in self._places.keys() - set(homes.values()):
+            left = self._places.pop(home, None)
+            if left is not None:
+                self._left.append(left)
+        return homes
+
     def close(self) -> None:
-        for place in self._places.values():
+        for place in (*self._places.values(), *self._left):
             place.close()
 
     # -- asyncio ----------------------------------------------------------------------------
@@ -172,11 +193,11 @@ class TenantRouter:
             self.forget()
 
     async def _ahome(self, tenant_id: UUID) -> Home | None:
-        homes = self._homes
+        homes = self._remembered()
         if homes is None:
             async with self._platform.async_platform_connection() as connection:
                 cursor = await connection.execute(_HOMES)
-                homes = self._homes = _homes(await cursor.fetchall())
+                homes = self._remember(await cursor.fetchall())
         return homes.get(tenant_id)
 
     async def _aat(self, tenant_id: UUID, home: Home | None) -> Database:
@@ -188,7 +209,7 @@ class TenantRouter:
         return self._at(tenant_id, home)
 
     async def aclose(self) -> None:
-        for place in self._places.values():
+        for place in (*self._places.values(), *self._left):
             await place.close_async()
 
     # -- places -----------------------------------------------------------------------------
@@ -254,7 +275,3 @@ def url_place(tenant_id: UUID) -> str:
 def is_elsewhere(error: psycopg.Error) -> bool:
     """Whether `enter_tenant` refused, because the tenant does not live where it was called."""
     return error.diag.constraint_name == PLACE_CONSTRAINT
-
-
-def _homes(rows: list[tuple[UUID, str, str | None, str | None]]) -> dict[UUID, Home]:
-    return {tenant_id: Home(*values) for tenant_id, *values in rows}  # type: ignore[arg-type]

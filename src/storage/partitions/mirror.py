@@ -16,7 +16,6 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
 Owner = psycopg.Connection[Any]
 Row = dict[str, Any]
@@ -284,7 +283,7 @@ class _Copy:
         listed = sql.SQL(", ").join(self._columns)
         insert = sql.SQL(
             "INSERT INTO {table} AS known ({columns})"
-            " SELECT {columns} FROM jsonb_populate_recordset(NULL::{table}, %s)"
+            " SELECT {columns} FROM jsonb_populate_recordset(NULL::{table}, %s::jsonb)"
             " ON CONFLICT (id) DO UPDATE SET {updates} WHERE {ours}"
         ).format(
             table=self._name,
@@ -294,12 +293,15 @@ class _Copy:
             ),
             ours=sql.SQL("known.tenant_id IS NULL" if self.table in SHARED else "true"),
         )
-        select = sql.SQL("SELECT to_jsonb(t) FROM {} AS t WHERE id = ANY (%s)").format(self._name)
+        # As text all the way: a Python number would not keep its digits.
+        select = sql.SQL(
+            "SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]')::text FROM {} AS t WHERE id = ANY (%s)"
+        ).format(self._name)
         written = 0
         for start in range(0, len(changed), _CHUNK):
             chunk = changed[start : start + _CHUNK]
-            rows = [row[0] for row in self._platform.execute(select, (chunk,)).fetchall()]
-            written += self._place.execute(insert, (Jsonb(rows),)).rowcount
+            for row in self._platform.execute(select, (chunk,)).fetchall():
+                written += self._place.execute(insert, row).rowcount
         return written
 
 

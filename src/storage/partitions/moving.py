@@ -387,8 +387,12 @@ class _Move:
         if state.destination.strategy != "DATABASE":
             return
         schema = state.source.place if state.source.strategy == "SCHEMA" else HERE
-        named = named_tenants(self._source, state.tenant_id, schema)
         with psycopg.connect(self._owner.url) as platform:
+            platform.execute("SELECT set_config('app.tenant', %s, false)", (str(state.tenant_id),))
+            platform.commit()
+            there = self._source if state.source.strategy == "DATABASE" else platform
+            named = named_tenants(there, state.tenant_id, schema)
+            platform.commit()
             mirror(platform, self._destination, state.tenant_id, named=named)
         # The registry may lead to another database of the tenant.
         moving_fence.mark_own(self._destination, state.tenant_id, MOVING)

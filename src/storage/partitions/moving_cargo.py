@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Table
-from sqlalchemy.dialects import postgresql
+
+if TYPE_CHECKING:
+    # The models take a second to load.
+    from sqlalchemy import Table
 
 Owner = psycopg.Connection[Any]
 
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 TENANT = "current_setting('app.tenant')::uuid"
 # Accounts that the destination has already: they stay as they are there.
 KEPT = "current_setting('app.kept_accounts')::uuid[]"
@@ -84,7 +85,7 @@ class Cargo:
 
 def cargo(*, crosses: bool) -> list[Cargo]:
     """Everything that moves, parents first; `crosses`: from one database to another."""
-    from storage.schema import metadata  # the models take a second to load
+    from storage.schema import metadata
 
     found = []
     for table in metadata.sorted_tables:
@@ -104,10 +105,13 @@ def cargo(*, crosses: bool) -> list[Cargo]:
 
 
 def _cargo(table: Table, key: list[str], condition: str, *, is_key_unique: bool = True) -> Cargo:
+    from sqlalchemy.dialects.postgresql import dialect
+
+    types = dialect()  # type: ignore[no-untyped-call]
     return Cargo(
         table=table.name,
         key=tuple(key),
-        key_types=tuple(table.c[name].type.compile(_DIALECT) for name in key),
+        key_types=tuple(table.c[name].type.compile(types) for name in key),
         columns=tuple(c.name for c in table.c if c.computed is None),
         generated=tuple(c.name for c in table.c if c.computed is not None),
         condition=condition,

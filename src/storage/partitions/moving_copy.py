@@ -180,10 +180,12 @@ def _stage(destination: Owner, one: Cargo, rows: Iterable[bytes]) -> None:
     """Into a table of this connection: COPY knows no row-level security, INSERT does."""
     destination.execute(
         statement(
-            f"CREATE TEMP TABLE IF NOT EXISTS staged_{one.table} ON COMMIT DELETE ROWS"
-            f" AS SELECT {one.listed} FROM {one.table} WITH NO DATA"
+            f"CREATE TEMP TABLE IF NOT EXISTS staged_{one.table} AS SELECT {one.listed}"
+            f" FROM {one.table} WITH NO DATA"
         )
     )
+    # Not ON COMMIT DELETE ROWS: every commit would empty the staged rows of all tables.
+    destination.execute(statement(f"TRUNCATE staged_{one.table}"))
     with (
         destination.cursor() as cursor,
         cursor.copy(statement(f"COPY staged_{one.table} ({one.listed}) FROM STDIN")) as into,
