@@ -240,6 +240,19 @@ def other_tenant(placed_tenant: MakePlacedTenant, strategies: tuple[str, str]) -
     return placed_tenant("other", "OTHER", strategies[1])
 
 
+@pytest.fixture(scope="module")
+def place_url(database: MigratedDatabase, tenant: Tenant) -> str:
+    """The owner's URL of where `tenant` lives: its tables are found by their names."""
+    from storage.partitions.provisioning import current
+
+    with owner_of(database) as owner:
+        place = current(owner, tenant.id)
+        url = place.owner_url(owner)
+    if place.strategy != "SCHEMA":
+        return url
+    return make_conninfo(url, options=f"-c search_path={place.place},public")
+
+
 def create_tenant(
     database: MigratedDatabase,
     slug: str,

@@ -20,6 +20,13 @@ from interop.fhir.definitions import definitions
 from storage.tenancy import Tenant
 from tests.integration.access.conftest import FHIR_JSON, Door, comparable, found, put
 
+# Of the attacker and of the victim.
+pytestmark = pytest.mark.strategies(
+    ("ROW_LEVEL", "ROW_LEVEL"),
+    ("SCHEMA", "SCHEMA"),
+    ("ROW_LEVEL", "DATABASE"),
+    ("DATABASE", "SCHEMA"),
+)
 CANARY = "Zanzibarcanary"
 PATIENT = "11111111-2222-4333-8444-555555555555"
 NOBODY = "99999999-8888-4777-8666-555555555555"

@@ -110,6 +110,7 @@ def test_d8_a_scope_letter_permits_its_own_transactions_only(
     assert (answer.status_code == 200) == ("stow" in allowed)
 
 
+@pytest.mark.strategies
 def test_the_same_uids_in_two_tenants_are_two_objects(
     server: Any, tenant: Any, other_tenant: Any, twins: Any, encode: Encode, parts_of: Any
 ) -> None:
@@ -128,6 +129,7 @@ def test_the_same_uids_in_two_tenants_are_two_objects(
         assert found["00100010"]["Value"][0]["Alphabetic"] == str(mine.PatientName)
 
 
+@pytest.mark.strategies
 def test_d1_data_of_another_tenant_and_no_data_are_the_same_answer(
     server: Any, tenant: Any, other_tenant: Any, image: Image, encode: Encode
 ) -> None:
@@ -155,6 +157,7 @@ def test_d1_data_of_another_tenant_and_no_data_are_the_same_answer(
             assert theirs.StudyInstanceUID not in str(found)
 
 
+@pytest.mark.strategies
 def test_a_token_of_one_tenant_opens_no_other(
     server: Any, tenant: Any, other_tenant: Any, twins: Any
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_network_says_what_was_probably_meant(text: str, message: str) -> None
         registry.networks([text])
 
 
+@pytest.mark.strategies
 def test_tenants_do_not_see_or_change_each_others_entities(
     database: Database, tenant: Tenant, other_tenant: Tenant
 ) -> None:

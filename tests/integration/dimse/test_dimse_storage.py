@@ -243,6 +243,7 @@ def test_a_transaction_row_is_written_for_echo_and_store(
     ), operations()
 
 
+@pytest.mark.strategies
 def test_the_called_ae_title_selects_the_tenant(
     start: Any, connect: Any, make_ct: Any, tenant: Any, other_tenant: Any
 ) -> None:

@@ -95,7 +95,7 @@ def sealed_patient(fhir: httpx.Client) -> dict[str, Any]:
 
 
 def test_g6_no_table_holds_a_national_or_insurance_number_in_clear(
-    fhir: httpx.Client, owner_url: str
+    fhir: httpx.Client, place_url: str
 ) -> None:
     secret, clear = number(), number()
     div = f'<div xmlns="http://www.w3.org/1999/xhtml">{secret}</div>'
@@ -134,8 +134,8 @@ def test_g6_no_table_holds_a_national_or_insurance_number_in_clear(
         assert ids(fhir.get(f"/{query}")), query
     assert fhir.get(f"/Coverage/{coverage['id']}").json()["subscriberId"] == secret
 
-    assert tables_holding(owner_url, secret) == []
-    assert "patient_identifiers" in tables_holding(owner_url, clear)
+    assert tables_holding(place_url, secret) == []
+    assert "patient_identifiers" in tables_holding(place_url, clear)
 
 
 def test_a_sealed_resource_comes_back_as_it_was_sent(
@@ -266,12 +266,12 @@ def test_sql_cannot_write_a_number_in_clear(
 
 
 def test_g6_a_body_swapped_between_resources_is_not_shown(
-    fhir: httpx.Client, owner_url: str, tenant: Tenant, assert_outcome: Callable[..., Any]
+    fhir: httpx.Client, place_url: str, tenant: Tenant, assert_outcome: Callable[..., Any]
 ) -> None:
     mine, theirs = number(), number()
     one = create(fhir, patient(identifier=[typed("SS", SSN_SYSTEM, mine)]))
     two = create(fhir, patient(identifier=[typed("SS", SSN_SYSTEM, theirs)]))
-    with psycopg.connect(owner_url) as owner:
+    with psycopg.connect(place_url) as owner:
         owner.execute("SELECT set_config('app.tenant', %s, false)", (str(tenant.id),))
         for table in ("fhir_resources", "fhir_history"):
             owner.execute(
@@ -430,7 +430,7 @@ def test_g6_kms_down_10_min_sealed_records_fail_closed_and_all_else_goes_on(
     database: Database,
     client_for: Callable[..., httpx.Client],
     assert_outcome: Callable[..., Any],
-    owner_url: str,
+    place_url: str,
 ) -> None:
     tenant = TenantDirectory(database).create(f"kms-{uuid4().hex[:12]}")
     fhir = client_for(tenant)
@@ -464,7 +464,7 @@ def test_g6_kms_down_10_min_sealed_records_fail_closed_and_all_else_goes_on(
     time.sleep(1.1)
     assert fhir.get(f"/Patient/{sealed['id']}").json() == sealed
     assert ids(fhir.get(f"/Patient?identifier={ssn}")) == [sealed["id"]]
-    assert tables_holding(owner_url, refused) == []
+    assert tables_holding(place_url, refused) == []
 
 
 def test_g7_after_crypto_shred_a_sealed_record_is_gone_and_others_are_not(
