@@ -33,6 +33,10 @@ tenant_app = typer.Typer(no_args_is_help=True, help="Tenants: organizations kept
 Changes = Annotated[
     list[str] | None, typer.Argument(help="NAME=VALUE; 'null' is no value; without: show all.")
 ]
+VersionOption = Annotated[
+    str | None,
+    typer.Option(help="Change only what still has the version that was shown; else nothing."),
+]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.")]
 UntilOption = Annotated[
     datetime | None, typer.Option("--until", help="Until when (UTC), e.g. 2027-01-31.")
@@ -181,33 +185,43 @@ def _role_id(interop: Opened, tenant: Tenant, code: str) -> UUID:
 
 
 @tenant_app.command("settings")
-def tenant_settings(slug: str, changes: Changes = None, as_json: JsonOption = False) -> None:
+def tenant_settings(
+    slug: str, changes: Changes = None, if_match: VersionOption = None, as_json: JsonOption = False
+) -> None:
     """Show or change the settings of a tenant."""
-    _configure(slug, "settings", changes, as_json)
+    _configure(slug, "settings", changes, if_match, as_json)
 
 
 @tenant_app.command("branding")
-def tenant_branding(slug: str, changes: Changes = None, as_json: JsonOption = False) -> None:
+def tenant_branding(
+    slug: str, changes: Changes = None, if_match: VersionOption = None, as_json: JsonOption = False
+) -> None:
     """Show or change how a tenant's pages and letters look."""
-    _configure(slug, "branding", changes, as_json)
+    _configure(slug, "branding", changes, if_match, as_json)
 
 
 @tenant_app.command("quota")
-def tenant_quota(slug: str, changes: Changes = None, as_json: JsonOption = False) -> None:
+def tenant_quota(
+    slug: str, changes: Changes = None, if_match: VersionOption = None, as_json: JsonOption = False
+) -> None:
     """Show or change the quotas of a tenant, with what is used; null is unlimited."""
-    _configure(
-        slug, "quota", changes, as_json, lambda c, tenant: {"used": asdict(quotas.usage(c, tenant))}
-    )
+
+    def used(connection: Connection, tenant_id: UUID) -> dict[str, Any]:
+        return {"used": asdict(quotas.usage(connection, tenant_id))}
+
+    _configure(slug, "quota", changes, if_match, as_json, used)
 
 
 def _configure(
     slug: str,
     section: str,
     changes: list[str] | None,
+    if_match: str | None,
     as_json: bool,
     more: Callable[[Connection, UUID], dict[str, Any]] | None = None,
 ) -> None:
     # Loads the models, which the other commands need not wait for.
+    from interop.administration import sections
     from storage.tenants import configuration
 
     wanted = {}
@@ -220,8 +234,9 @@ def _configure(
         tenant = require(interop.tenants, slug)
         with interop.database.connection(tenant.id) as connection:
             if wanted:
-                configuration.change(connection, tenant.id, section, wanted, OPERATOR)
+                sections.change(connection, tenant.id, section, wanted, if_match)
             found = configuration.read(connection, tenant.id, section)
+            found["version"] = sections.version_of(section, found)
             if more is not None:
                 found |= more(connection, tenant.id)
     show(found, as_json)

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Those who change the same tenant's configuration here wait for each other, so that comparing
-# If-Match and writing are one step.
-_ONE_AT_A_TIME: LiteralString = (
-    "SELECT pg_advisory_xact_lock(hashtextextended('administration ' || %s::text, 0))"
-)
 _IS_AUDITED: LiteralString = (
     "SELECT EXISTS (SELECT FROM audit_events WHERE tenant_id = %s"
     " AND transaction_id = pg_current_xact_id())"
@@ -85,7 +80,7 @@ class Desk:
     def change(self, work: Callable[[Connection], T], what: str, resource_id: object = None) -> T:
         """Do `work`, which writes its own row where it changes something."""
         with self.database.connection(self.tenant.id) as connection:
-            connection.execute(_ONE_AT_A_TIME, (self.tenant.id,))
+            changes.take_turns(connection, self.tenant.id)
             done = work(connection)
             row = connection.execute(_IS_AUDITED, (self.tenant.id,)).fetchone()
             assert row is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from storage.audit import INSERT_AUDIT, system_audit
@@ -24,8 +24,22 @@ class Actor:
     user_agent: str | None = None
 
 
+# Those who change the same tenant's configuration wait for each other, by whatever door they come,
+# so that comparing what was seen with what is there and writing are one step.
+_ONE_AT_A_TIME: LiteralString = (
+    "SELECT pg_advisory_xact_lock(hashtextextended('administration ' || %s::text, 0))"
+)
+
 # Whoever works at the machine with the command line.
 OPERATOR = Actor("operator")
+
+
+def take_turns(connection: Connection, tenant_id: UUID) -> None:
+    """Wait for whoever changes the tenant's configuration now, and keep others waiting.
+
+    Until the end of the transaction; call it before anything is read that is compared.
+    """
+    connection.execute(_ONE_AT_A_TIME, (tenant_id,))
 
 
 def record_change(

@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from storage.database import Connection
 from storage.schema import metadata
-from storage.tenants.changes import OPERATOR, Actor, record_change
+from storage.tenants.changes import OPERATOR, Actor, record_change, take_turns
 
 SECTIONS: Mapping[str, LiteralString] = {
     "settings": "tenant_settings",
@@ -70,6 +70,7 @@ def change(
 
     `connection` is bound to the tenant. Nothing is written when one value is wrong.
     """
+    take_turns(connection, tenant_id)
     checked = {name: _check(section, name, value) for name, value in changes.items()}
     before = read(connection, tenant_id, section)
     _check_together(section, {**before, **checked})

@@ -18,7 +18,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from storage.database import Connection, Database
-from storage.tenants.changes import OPERATOR, Actor, record_change
+from storage.tenants.changes import OPERATOR, Actor, record_change, take_turns
 
 CACHE_SECONDS = 45.0
 FEATURE = re.compile(r"[A-Z][A-Z0-9_]{1,63}")
@@ -100,6 +100,7 @@ def switch_feature(
         raise ValueError(f"feature {feature!r}: 2 to 64 characters of A-Z, 0-9 and '_'")
     if valid_from is not None and valid_until is not None and valid_until < valid_from:
         raise ValueError("valid_until must not be before valid_from")
+    take_turns(connection, tenant_id)
     if is_enabled is None:
         connection.execute(
             "DELETE FROM tenant_features WHERE tenant_id = %s AND feature = %s",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from uuid import UUID
 
 import httpx
 import pytest
 
+from interop.administration import sections
 from interop.administration.documentation import STYLE
 from interop.administration.quota_routes import Quotas
 from interop.administration.tenant_routes import Branding, Settings
+from interop.errors import PreconditionFailed
 from storage.tenancy import Tenant
 from storage.tenants import configuration
 from tests.integration.access.conftest import Door
@@ -53,6 +57,62 @@ def test_c12_of_two_administrators_the_second_must_look_again(
     again = {"If-Match": first.headers["etag"]}
     assert office.rows_of(lambda: change(**again), 1) == 1
     assert office.newest()[:2] == ("CONFIG_CHANGED", "SUCCESS")
+
+
+@pytest.mark.parametrize(
+    ("section", "path", "body", "field"),
+    [
+        ("settings", "/settings", {"locale": "fr-CH"}, "locale"),
+        ("branding", "/branding", {"display_name": "By HTTP"}, "display_name"),
+        ("quota", "/quotas", {"max_locations": 7}, "max_locations"),
+    ],
+)
+def test_c12_a_change_on_the_command_line_is_not_overwritten_unseen(
+    office: Office, section: str, path: str, body: dict[str, object], field: str
+) -> None:
+    """The command has compared and written, and commits while the request waits."""
+    database, tenant = office.door.services.database, office.tenant
+    answer = office.operator.get(path)
+    seen = answer.headers["etag"]
+    typed: dict[str, object] = {"locale": "it-CH", "display_name": "Typed", "max_locations": 3}
+    method = "PUT" if section == "quota" else "PATCH"
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.connection(tenant.id) as connection:
+            before = configuration.read(connection, tenant.id, section)
+            # Both doors name the same version.
+            assert f'"{sections.version_of(section, before)}"' == seen
+            configuration.change(connection, tenant.id, section, {field: typed[field]})
+            late = pool.submit(
+                office.operator.request, method, path, json=body, headers={"If-Match": seen}
+            )
+            with pytest.raises(TimeoutError):
+                late.result(timeout=0.5)
+        assert_problem(late.result(timeout=20), 412)
+
+    with database.connection(tenant.id) as connection:
+        found = configuration.read(connection, tenant.id, section)
+    assert found[field] == typed[field]
+
+
+def test_two_commands_with_the_same_version_change_once(office: Office) -> None:
+    database, tenant = office.door.services.database, office.tenant
+    with database.connection(tenant.id) as connection:
+        values = configuration.read(connection, tenant.id, "branding")
+    seen = sections.version_of("branding", values)
+    together = Barrier(2)
+
+    def command(name: str) -> bool:
+        together.wait()
+        try:
+            with database.connection(tenant.id) as connection:
+                sections.change(connection, tenant.id, "branding", {"display_name": name}, seen)
+        except PreconditionFailed:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(command, ["one", "two"])) == [False, True]
 
 
 def test_a_wrong_value_is_named_with_its_place_and_what_is_accepted(office: Office) -> None:

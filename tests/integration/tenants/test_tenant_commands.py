@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from interop.cli import app
+from interop.errors import PreconditionFailed
 from storage.database import Database
 from storage.objects import open_object_store
 from storage.objects.keys import new_key
@@ -73,6 +74,22 @@ def test_settings_and_quotas_are_shown_and_changed(run: Run, slug: str) -> None:
     assert json.loads(run("quota", slug, "max_users=null", "--json"))["max_users"] is None
     with pytest.raises(ValueError, match="there are max_users"):
         run("quota", slug, "max_patients=5")
+
+
+def test_c12_a_change_of_what_was_changed_meanwhile_is_refused(run: Run, slug: str) -> None:
+    seen = json.loads(run("settings", slug, "--json"))["version"]
+    changed = json.loads(run("settings", slug, "currency=CHF", "--if-match", seen, "--json"))
+
+    with pytest.raises(PreconditionFailed, match="changed since you read it"):
+        run("settings", slug, "currency=EUR", "--if-match", seen)
+
+    found = json.loads(run("settings", slug, "--json"))
+    assert (found["currency"], found["version"]) == ("CHF", changed["version"])
+    assert changed["version"] != seen
+    # Quoted as an ETag is, and without: both are what somebody may have copied.
+    run("settings", slug, "currency=EUR", "--if-match", f'"{changed["version"]}"')
+    for section in ("branding", "quota"):
+        assert len(json.loads(run(section, slug, "--json"))["version"]) == 32
 
 
 def test_features_come_from_plans_and_switches(run: Run, slug: str) -> None:
