@@ -74,12 +74,20 @@ def read(text: str) -> Assertion:
     return Assertion(text, kid, header["alg"], jku, client_id)
 
 
+def require_registered_address(assertion: Assertion, client: ApiClient) -> None:
+    """Refuse a jku that is not, character for character, where the client's keys were registered.
+
+    Before any key is fetched: what is fetched is the registered address, never one from a header.
+    SMART App Launch 2.2 lets a client repeat it; security.md E1 lets nobody else name one.
+    """
+    if assertion.jku is not None and assertion.jku != client.jwks_uri:
+        raise AssertionRefused("jku is not the registered jwks_uri")
+
+
 def verify(assertion: Assertion, client: ApiClient, key: ClientKey, token_url: str) -> Once:
     """Check signature and claims. Raises AssertionRefused."""
     if algorithm_of(key) != assertion.algorithm:
         raise AssertionRefused("the key is not of the algorithm in the header")
-    if assertion.jku is not None and assertion.jku != client.jwks_uri:
-        raise AssertionRefused("jku is not the registered jwks_uri")
     try:
         claims = jwt.decode(assertion.text, key, algorithms=[assertion.algorithm]).claims
     except (JoseError, ValueError, TypeError) as error:

@@ -77,6 +77,7 @@ async def _by_assertion(
         client = await to_thread.run_sync(look_up, services.database, tenant, assertion.client_id)
         if client is None or client.authentication != PRIVATE_KEY_JWT:
             raise AssertionRefused("no such client with keys")
+        assertions.require_registered_address(assertion, client)
         key = await key_of(client, assertion.kid, services.settings)
         if key is None:
             raise AssertionRefused("no registered key with this kid")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -180,17 +181,50 @@ def test_keys_are_fetched_once_and_kept(trusting: SmartServer, host: Host) -> No
     assert host.asked.count("/kept") == 1
 
 
-def test_a_jku_is_heard_only_when_it_is_the_registered_address(
+@pytest.mark.parametrize(
+    "other",
+    ["/other", "/own/", "/own?", "/own#k", "/OWN", "//own", "/own/../other", "/%6fwn", " /own"],
+)
+def test_e1_a_jku_is_accepted_only_if_it_is_the_registered_address_and_is_never_fetched(
+    trusting: SmartServer, host: Host, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """The one exception to E1, as SMART 2.2 wants it: a jku may repeat the registered jwks_uri.
+
+    The same key lies at every address, so that only the address can be what is refused; the client
+    signs itself, so that nothing else is.
+    """
+    key = new_key()
+    host.publish("/own", key)
+    host.publish(urlsplit(host.url + other).path, key)
+    app = service(trusting, f"{host.url}/own")
+    # Nothing is kept: whoever is asked at all is asked over the wire.
+    monkeypatch.setattr(client_keys, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(client_keys, "KEEP_SECONDS", 0.0)
+    host.asked.clear()
+
+    assert ask(trusting, app, key, jku=host.url + other) == 400
+    assert host.asked == []
+    assert ask(trusting, app, key, jku=f"{host.url}/own") == 200
+    assert ask(trusting, app, key) == 200
+    assert host.asked == ["/own", "/own"]
+
+
+def test_e1_a_jku_is_refused_where_keys_and_no_address_were_registered(
     trusting: SmartServer, host: Host
 ) -> None:
     key = new_key()
-    host.publish("/own", key)
-    host.publish("/other", key)
-    app = service(trusting, f"{host.url}/own")
+    host.publish("/named", key)
+    app = trusting.register(
+        "system/*.rs",
+        authentication="PRIVATE_KEY_JWT",
+        grant_types=("client_credentials",),
+        redirect_uris=(),
+        jwks={"keys": [key.as_dict(private=False)]},
+    )
 
-    assert ask(trusting, app, key, jku=f"{host.url}/own") == 200
-    assert ask(trusting, app, key, jku=f"{host.url}/other") == 400
-    assert "/other" not in host.asked
+    assert ask(trusting, app, key, jku=f"{host.url}/named") == 400
+    assert "/named" not in host.asked
+    assert ask(trusting, app, key) == 200
 
 
 def test_a_new_key_is_found_and_unknown_ones_are_not_asked_for_in_a_loop(

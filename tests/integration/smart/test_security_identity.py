@@ -156,6 +156,7 @@ def test_e1_a_key_of_the_wrong_curve_is_refused(service: Service) -> None:
 def test_e1_a_key_or_its_address_in_the_header_is_refused_and_not_fetched(
     service: Service, name: str
 ) -> None:
+    """Of a client that registered its keys; test_backend_keys has the one that named an address."""
     asked: list[str] = []
     server = httpx_sink(asked)
     own = ECKey.generate_key("P-384", {"kid": "k1"})
