@@ -59,6 +59,24 @@ def is_treated_by(bind: Bind, tenant: str, patient: str, user_id: UUID) -> str:
     )
 
 
+def give_home(
+    connection: Connection, tenant_id: UUID, patient_id: UUID, location_ids: Iterable[UUID]
+) -> None:
+    """Make a patient without a primary location one of that above all others of these.
+
+    Where these lie under several, whose patient it is does not follow, and nothing is done.
+    """
+    connection.execute(
+        "UPDATE patients AS p SET primary_location_id = home.id FROM ("
+        "SELECT min(l.id::text)::uuid AS id FROM locations AS l WHERE l.tenant_id = %(tenant_id)s"
+        " AND l.id = ANY (%(places)s) AND (l.parent_location_id IS NULL"
+        " OR l.parent_location_id <> ALL (%(places)s)) HAVING count(*) = 1) AS home"
+        " WHERE p.tenant_id = %(tenant_id)s AND p.id = %(patient_id)s"
+        " AND p.primary_location_id IS NULL",
+        {"tenant_id": tenant_id, "patient_id": patient_id, "places": list(location_ids)},
+    )
+
+
 def has_given(tenant: str, patient: str, consent: str) -> str:
     """The newest thing that the patient said of this kind of consent is an unexpired grant.
 

@@ -18,6 +18,7 @@ from interop.fhir import json
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.references import local_references
 from interop.fhir.visibility import Visibility
+from storage.patient_access import give_home
 from storage.resource_search import SearchStatement
 from storage.resource_visibility import visible_ids
 from storage.resources import Stored
@@ -82,6 +83,21 @@ class WriteBounds:
         invisible = self._invisible(connection, resource)
         if invisible:
             raise unresolved(invisible)
+
+    def settle(
+        self, connection: Connection, resource: JsonObject, row_id: UUID | None, *, is_new: bool
+    ) -> None:
+        """Make a new patient one of the location for which alone the caller may write.
+
+        The resource cannot say where a patient belongs; who writes it can, if that is one place.
+        """
+        if self._is_open or not is_new or row_id is None or resource["resourceType"] != PATIENT:
+            return
+        places = {
+            place for way in self._filter.ways if way.units for place in way.units.location_ids
+        }
+        if places:
+            give_home(connection, self._caller.tenant.id, row_id, places)
 
     def check_rows(self, connection: Connection, resource: JsonObject, row_id: UUID | None) -> None:
         """The same for what the rows of the server made of it."""

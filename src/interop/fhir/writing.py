@@ -139,8 +139,9 @@ class Writer:
         rows = self._rows(connection)
         row_id = rows.write(key, whole, before)
         whole = rows.overlaid(key, whole, row_id)
-        self._bounds.check_rows(connection, whole, row_id)
         is_new = before is None or before.deleted
+        self._bounds.settle(connection, whole, row_id, is_new=is_new)
+        self._bounds.check_rows(connection, whole, row_id)
         version = Version(*key, number, moment, json.dumps(whole), is_new)
         blind = blinding(connection, self._tenant_id)
         search_rows = extract(whole, self._own_base, limit=MAX_ROWS, blind=blind)
