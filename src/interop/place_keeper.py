@@ -172,7 +172,7 @@ class Place(threading.Thread):
     def _serve(self) -> None:
         place = self._services.database.router.place_of(self._tenant_id)
         if self._jobs is None:
-            self._jobs = Jobs(place, self._prepare)
+            self._jobs = Jobs(place, self._prepare, f"jobs-{self._tenant_id}")
         conninfo = make_conninfo(place.conninfo, **_KEEPALIVES)
         with psycopg.connect(conninfo, autocommit=True) as listener:
             listener.execute("LISTEN fhir_stale")
@@ -232,9 +232,10 @@ class Place(threading.Thread):
 class Jobs:
     """A job runner in one place, there while there are jobs."""
 
-    def __init__(self, place: Database, prepare: Prepare) -> None:
+    def __init__(self, place: Database, prepare: Prepare, name: str) -> None:
         self._place = place
         self._prepare = prepare
+        self._name = name
         self._queues = self._made().queues
         self._runner: JobRunner | None = None
         self._thread: threading.Thread | None = None
@@ -251,7 +252,9 @@ class Jobs:
             self._busy_at = time.monotonic()
             if self._thread is None or not self._thread.is_alive():
                 self._runner = self._made()
-                self._thread = threading.Thread(target=self._runner.run, name="jobs", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._runner.run, name=self._name, daemon=True
+                )
                 self._thread.start()
         elif self._runner and time.monotonic() - self._busy_at > RUNNER_IDLE_SECONDS:
             self._runner.stop()
