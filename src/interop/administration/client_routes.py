@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -13,10 +14,11 @@ from interop.access.audit import INSERT_AUDIT, audit_parameters
 from interop.access.scopes import InvalidScope, Scopes
 from interop.administration.desk import AtDesk, Desk
 from interop.administration.door import AdministrationRoute
-from interop.administration.paging import After, Limit, Page, page, read_key
+from interop.administration.paging import After, Limit, Listing, Page
 from interop.administration.values import Body, JsonObject, LongLine, Name
 from interop.errors import BadRequest
 from interop.smart import clients, registered_clients
+from interop.smart.registered_clients import RegisteredClient
 from storage.database import Connection
 
 router = APIRouter(route_class=AdministrationRoute, tags=["clients"])
@@ -25,28 +27,8 @@ Authentication = Literal["CLIENT_SECRET", "PRIVATE_KEY_JWT", "NONE"]
 GrantType = Literal["authorization_code", "refresh_token", "client_credentials"]
 
 
-class ClientShown(BaseModel):
-    """An app or service, without its secret."""
-
-    id: UUID
-    client_id: str
-    name: str
-    scopes: list[str]
-    authentication: str
-    grant_types: list[str]
-    redirect_uris: list[str]
-    jwks_uri: str | None
-    client_uri: str | None
-    launch_uri: str | None
-    purpose: str
-    rate_limit_per_minute: int | None
-    status: str
-    expires_at: datetime | None
-    last_used_at: datetime | None
-    created_at: datetime
-
-
-class ClientMade(ClientShown):
+@dataclass(frozen=True, slots=True)
+class ClientMade(RegisteredClient):
     """A new client, with its secret where it has one: shown only here, stored only as a hash."""
 
     client_secret: str | None = None
@@ -75,19 +57,21 @@ class NewClient(Body):
     launch_uri: LongLine | None = None
 
 
+_CLIENTS = Listing(
+    "ApiClient",
+    registered_clients.list_clients,
+    tuple[datetime, UUID],
+    key=lambda one: (one.created_at, one.id),
+    show=lambda one: one,
+)
+
+
 @router.get("/tenants/{tenant}/clients")
 def list_clients(
     tenant: str, desk: AtDesk, limit: Limit = 50, after: After = None
-) -> Page[ClientShown]:
+) -> Page[RegisteredClient]:
     """The apps and services, in the order of their registration."""
-    key = read_key(after, tuple[datetime, UUID])
-    rows = desk.read(
-        lambda connection: registered_clients.list_clients(
-            connection, desk.tenant.id, after=key, limit=limit + 1
-        ),
-        "ApiClient",
-    )
-    return page(rows, limit, lambda one: (one.created_at.isoformat(), one.id), _shown)
+    return _CLIENTS.page(desk, after, limit)
 
 
 @router.post("/tenants/{tenant}/clients", status_code=201)
@@ -97,28 +81,24 @@ def register_client(tenant: str, client: NewClient, desk: AtDesk) -> ClientMade:
 
 
 @router.get("/tenants/{tenant}/clients/{id}")
-def get_client(tenant: str, id: UUID, desk: AtDesk) -> ClientShown:
+def get_client(tenant: str, id: UUID, desk: AtDesk) -> RegisteredClient:
     """One app or service."""
-    return _shown(
-        desk.read(
-            lambda connection: registered_clients.get_client(connection, desk.tenant.id, id),
-            "ApiClient",
-            id,
-        )
+    return desk.read(
+        lambda connection: registered_clients.get_client(connection, desk.tenant.id, id),
+        "ApiClient",
+        id,
     )
 
 
 @router.post("/tenants/{tenant}/clients/{id}/disable")
-def disable_client(tenant: str, id: UUID, desk: AtDesk) -> ClientShown:
+def disable_client(tenant: str, id: UUID, desk: AtDesk) -> RegisteredClient:
     """Give it no token any more; those that it holds end within a minute."""
-    return _shown(
-        desk.change(
-            lambda connection: registered_clients.disable_client(
-                connection, desk.tenant.id, id, desk.caller
-            ),
-            "ApiClient",
-            id,
-        )
+    return desk.change(
+        lambda connection: registered_clients.disable_client(
+            connection, desk.tenant.id, id, desk.caller
+        ),
+        "ApiClient",
+        id,
     )
 
 
@@ -153,9 +133,5 @@ def _register(connection: Connection, desk: Desk, client: NewClient) -> ClientMa
     made, secret = clients.insert(connection, desk.tenant, registration)
     row = audit_parameters(desk.caller, "CLIENT_CREATED", metadata={"client": str(made.id)})
     connection.execute(INSERT_AUDIT, row)
-    shown = _shown(registered_clients.get_client(connection, desk.tenant.id, made.id))
-    return ClientMade(**shown.model_dump(), client_secret=secret)
-
-
-def _shown(client: registered_clients.RegisteredClient) -> ClientShown:
-    return ClientShown.model_validate(client, from_attributes=True)
+    shown = registered_clients.get_client(connection, desk.tenant.id, made.id)
+    return ClientMade(**asdict(shown), client_secret=secret)

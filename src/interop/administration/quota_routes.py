@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from interop.administration.desk import AtDesk
 from interop.administration.door import AdministrationRoute
-from interop.administration.paging import After, Limit, Page, page, read_key
+from interop.administration.paging import After, Limit, Page, page_of
 from interop.administration.values import BigCount, Body, Count, JsonObject, Moment
 from interop.administration.versions import IfMatch, require_match, tag
 from interop.errors import BadRequest
@@ -102,13 +102,11 @@ def list_features(
     tenant: str, desk: AtDesk, limit: Limit = 50, after: After = None
 ) -> Page[FeatureShown]:
     """The features that a switch or a plan names, by name."""
-    last = read_key(after, str)
     found = desk.read(
         lambda connection: features.effective_features(connection, desk.tenant.id),
         "TENANT_FEATURE",
     )
-    rows = [one for name, one in sorted(found.items()) if last is None or name > last]
-    return page(rows, limit, lambda one: one.name, _shown)
+    return page_of(found.values(), after, limit, str, lambda one: one.name, _shown)
 
 
 @router.get("/tenants/{tenant}/features/{feature}")

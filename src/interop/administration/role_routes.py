@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from interop.administration.desk import AtDesk
 from interop.administration.door import AdministrationRoute
-from interop.administration.paging import After, Limit, Page, page, read_key
+from interop.administration.paging import After, Limit, Page, page_of
 from interop.administration.values import Body, Code, LongLine, Name
 from interop.administration.versions import IfMatch, require_match, tag
 from interop.identity import roles
@@ -54,10 +54,8 @@ def list_roles(
     tenant: str, desk: AtDesk, limit: Limit = 50, after: After = None
 ) -> Page[RoleShown]:
     """The roles of the platform, then those of the organization's own, each by code."""
-    last = read_key(after, tuple[bool, str])
     found = desk.read(lambda connection: roles.list_roles(connection, desk.tenant.id), "Role")
-    left = [one for one in sorted(found, key=_key) if last is None or _key(one) > last]
-    return page(left, limit, _key, _shown)
+    return page_of(found, after, limit, tuple[bool, str], _key, _shown)
 
 
 @router.post("/tenants/{tenant}/roles", status_code=201)

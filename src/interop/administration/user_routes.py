@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from interop.administration.desk import AtDesk, Desk
 from interop.administration.door import AdministrationRoute
-from interop.administration.paging import After, Limit, Page, page, read_key
+from interop.administration.paging import After, Limit, Listing, Page, page_of
 from interop.administration.values import Body, Code, Email, Moment, Name
 from interop.identity import invitations, passwords, roles, users
 from storage import quotas
@@ -103,19 +103,21 @@ class AssignmentShown(BaseModel):
     valid_until: datetime | None
 
 
+_MEMBERS = Listing(
+    "User",
+    users.list_members,
+    tuple[str, UUID],
+    key=lambda one: (one.full_name, one.user_id),
+    show=lambda one: _shown(one),
+)
+
+
 @router.get("/tenants/{tenant}/users")
 def list_users(
     tenant: str, desk: AtDesk, limit: Limit = 50, after: After = None
 ) -> Page[UserShown]:
     """Everybody who is or was a member and can sign in, by name."""
-    key = read_key(after, tuple[str, UUID])
-    rows = desk.read(
-        lambda connection: users.list_members(
-            connection, desk.tenant.id, after=key, limit=limit + 1
-        ),
-        "User",
-    )
-    return page(rows, limit, lambda one: (one.full_name, one.user_id), _shown)
+    return _MEMBERS.page(desk, after, limit)
 
 
 @router.post("/tenants/{tenant}/users", status_code=201)
@@ -165,15 +167,13 @@ def list_assignments(
     tenant: str, user_id: UUID, desk: AtDesk, limit: Limit = 50, after: After = None
 ) -> Page[AssignmentShown]:
     """The roles that a member holds, also those not yet or no longer valid."""
-    last = read_key(after, tuple[str, UUID])
 
     def work(connection: Connection) -> list[roles.Assignment]:
         users.get_member(connection, desk.tenant.id, user_id)
         return roles.assignments(connection, desk.tenant.id, user_id)
 
-    rows = sorted(desk.read(work, "User", user_id), key=_key)
-    left = [one for one in rows if last is None or _key(one) > last]
-    return page(left, limit, _key, _assignment)
+    rows = desk.read(work, "User", user_id)
+    return page_of(rows, after, limit, tuple[str, UUID], _key, _assignment)
 
 
 @router.post("/tenants/{tenant}/users/{user_id}/roles", status_code=201)
@@ -206,16 +206,15 @@ def list_invitations(
     tenant: str, desk: AtDesk, limit: Limit = 50, after: After = None
 ) -> Page[InvitationShown]:
     """The invitations that can still be accepted, by address."""
-    last = read_key(after, str)
-    found = desk.read(
+    rows = desk.read(
         lambda connection: invitations.list_open(connection, desk.tenant.id), "Invitation"
     )
     # An address has one open invitation at most.
-    rows = sorted(found, key=lambda one: one.email)
-    left = [one for one in rows if last is None or one.email > last]
-    return page(
-        left,
+    return page_of(
+        rows,
+        after,
         limit,
+        str,
         lambda one: one.email,
         lambda one: InvitationShown.model_validate(one, from_attributes=True),
     )
