@@ -6,11 +6,15 @@ passes untouched: its handler refuses it, and it must not use up what a tenant m
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import psycopg
+from psycopg_pool import PoolTimeout
 
 from interop.access import costs
 from interop.access.cross_origin import PROVEN_TENANT
@@ -21,10 +25,12 @@ from interop.access.limits import (
     policy_field,
     too_many,
 )
-from interop.errors import TooManyRequests, Unauthorized
+from interop.errors import ServerError, TooManyRequests, Unauthorized, Unavailable
 
 if TYPE_CHECKING:
     from interop.services import Services
+
+logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -49,27 +55,39 @@ class Gate:
         if token is None:
             await self._app(scope, receive, send)
             return
-        state = scope["app"].state
-        services: Services = state.services
-        limiter: RateLimiter = state.limiter
         try:
-            claims = (await services.authenticator.standing(token)).claims
+            leases = await _charged(scope, token)
         except Unauthorized:
-            await self._app(scope, receive, send)
+            leases = ()
+        except TooManyRequests as error:
+            await _answer(error, scope["path"], send)
             return
-        # Where its app is registered: at home, if it acts in another tenant.
-        scope[PROVEN_TENANT] = claims.via_tenant_id or claims.tenant_id
-        leases = await limiter.leases(claims.tenant_id, claims.client_id, claims.user_id)
+        except (psycopg.OperationalError, PoolTimeout):
+            # No limit is known: the tenant's place is down, outdated or on its way.
+            logger.exception("limits_unavailable")
+            await _answer(Unavailable(headers={"Retry-After": "1"}), scope["path"], send)
+            return
         if not leases:
             await self._app(scope, receive, send)
             return
-        path = scope["path"]
-        refusal = await limiter.charge(leases, costs.request_cost(scope["method"], path))
-        if refusal is not None:
-            await _answer(too_many(refusal, leases), path, send)
-            return
         scope[LEASES] = leases
         await self._app(scope, receive, _with_fields(send, leases))
+
+
+async def _charged(scope: Scope, token: str) -> Leases:
+    """The limits of the caller, with this request spent. Raises Unauthorized, TooManyRequests."""
+    state = scope["app"].state
+    services: Services = state.services
+    limiter: RateLimiter = state.limiter
+    claims = (await services.authenticator.standing(token)).claims
+    # Where its app is registered: at home, if it acts in another tenant.
+    scope[PROVEN_TENANT] = claims.via_tenant_id or claims.tenant_id
+    leases = await limiter.leases(claims.tenant_id, claims.client_id, claims.user_id)
+    if leases:
+        refusal = await limiter.charge(leases, costs.request_cost(scope["method"], scope["path"]))
+        if refusal is not None:
+            raise too_many(refusal, leases)
+    return leases
 
 
 async def charge(scope: Scope, units: int) -> None:
@@ -110,7 +128,7 @@ def _with_fields(send: Send, leases: Leases) -> Send:
     return send_with_fields
 
 
-async def _answer(error: TooManyRequests, path: str, send: Send) -> None:
+async def _answer(error: ServerError, path: str, send: Send) -> None:
     """An OperationOutcome where FHIR was asked for, else problem JSON (RFC 9457)."""
     if path.split("/", 4)[3:4] == ["fhir"]:
         kind = b"application/fhir+json"
@@ -122,7 +140,8 @@ async def _answer(error: TooManyRequests, path: str, send: Send) -> None:
         body = orjson.dumps({"resourceType": "OperationOutcome", "issue": [issue]})
     else:
         kind = b"application/problem+json"
-        title, status = "Too Many Requests", error.http_status
+        status = error.http_status
+        title = HTTPStatus(status).phrase
         body = orjson.dumps({"title": title, "status": status, "detail": error.diagnostics})
     headers = [
         (b"content-type", kind),

@@ -13,6 +13,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from storage import migrations
 from storage.database import APP_ROLE, Database
 from storage.embedded import OWNER_ROLE, SUPERUSER, EmbeddedPostgres
 from storage.partitions import databases, mirror, provisioning
@@ -139,12 +140,50 @@ def test_a_database_that_cannot_be_migrated_is_removed(
     def fail(_: str) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(databases.migrations, "upgrade", fail)
+    monkeypatch.setattr(migrations, "upgrade", fail)
 
     with pytest.raises(OSError, match="disk"):
         databases.create_database(owner.url, "interop_t_failed")
 
     assert one(platform, "SELECT 1 FROM pg_database WHERE datname = 'interop_t_failed'") is None
+
+
+def test_a_managed_login_without_special_rights_makes_places_too(
+    cluster: EmbeddedPostgres,
+) -> None:
+    """Neither superuser nor BYPASSRLS: row-level security holds for this owner."""
+    plain, home = f"managed_{uuid4().hex}", f"managed_{uuid4().hex}"
+    admin = cluster.url(SUPERUSER, "postgres")
+    role, name = sql.Identifier(plain), sql.Identifier(home)
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEDB").format(role))
+        connection.execute(sql.SQL("GRANT interop_app TO {} WITH ADMIN OPTION").format(role))
+        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, role))
+        url = make_conninfo(admin, user=plain, dbname=home)
+        names = [home]
+        try:
+            migrations.upgrade(url)
+            with closing(Database(url)) as owner, closing(Database(url, role=APP_ROLE)) as served:
+                directory = TenantDirectory(owner)
+                for strategy in ("SCHEMA", "DATABASE"):
+                    made = directory.create(strategy.lower(), partition_strategy=strategy)
+                    names += [n for n in [current(owner, made.id).database_name] if n]
+                    with served.connection(made.id) as bound:
+                        found = bound.execute(
+                            "SELECT session_user, current_user, count(*) FROM tenant_settings"
+                        ).fetchall()
+                    assert found == [(plain, APP_ROLE, 1)]
+                with psycopg.connect(url) as platform, current(owner, made.id).connect(owner) as to:
+                    platform.execute("INSERT INTO roles (code, name) VALUES ('LATER', 'Later')")
+                    platform.commit()
+                    assert mirror.mirror(platform, to, made.id) == 1
+        finally:
+            for database in names:
+                connection.execute(
+                    sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database))
+                )
+            connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(role))
+            connection.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
 # -- the mirror -----------------------------------------------------------------------------------

@@ -358,7 +358,7 @@ def test_twenty_schemas_can_be_made(owner: Database, capsys: pytest.CaptureFixtu
 
     with psycopg.connect(owner.url) as connection:
         made = [
-            schema_name(row[0])  # type: ignore[arg-type]
+            schema_name(row[0])
             for row in connection.execute("SELECT id FROM tenants WHERE slug LIKE 'one-of-%'")
         ]
         assert len(made) == 20
