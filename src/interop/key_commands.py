@@ -7,6 +7,7 @@ from uuid import UUID
 
 import psycopg
 import typer
+from psycopg_pool import PoolTimeout
 
 from interop.command_line import CommandFailed, JsonOption, Opened, opened, require
 from interop.command_line import show as show_row
@@ -78,14 +79,24 @@ def keys_rewrap(as_json: JsonOption = False) -> None:
     with opened() as interop:
         vault = interop.database.vault
         with interop.database.platform_connection() as connection:
-            rows = connection.execute("SELECT id FROM tenants ORDER BY id").fetchall()
+            rows = connection.execute("SELECT id, slug FROM tenants ORDER BY id").fetchall()
+        wrapped, away = 0, []
         try:
-            wrapped = sum(vault.rewrap(tenant_id) for tenant_id in (None, *(r[0] for r in rows)))
+            for tenant_id, slug in [(None, PLATFORM), *rows]:
+                try:
+                    wrapped += vault.rewrap(tenant_id)
+                except (psycopg.Error, PoolTimeout):
+                    away.append(slug)
         except EncryptionError as error:
             raise CommandFailed(
                 f"{error}; what was wrapped until here stays so, run the command again"
             ) from error
         signing = _reseal_signing_keys(interop)
+    if away:
+        raise CommandFailed(
+            f"the databases of {', '.join(away)} did not answer: keep the former key and run the"
+            " command again; all others are done"
+        )
     show_row({"data_keys": wrapped, "signing_keys": signing}, as_json)
 
 
