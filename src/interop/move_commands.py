@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from storage.partitions.moving import Event, Moved
     from storage.partitions.moving_state import State
 
+__all__ = ["tenant_app"]
+
 # What a step of the move means to whoever waits for its end.
 SAID = {
     "planned": "making the place",

@@ -56,7 +56,7 @@ def install(connection: Owner, tenant_id: UUID, cargo: Iterable[Cargo]) -> None:
         for event, row in (("INSERT", "NEW"), ("UPDATE", "OLD"), ("DELETE", "OLD")):
             # Rows of other tenants pass by a comparison; accounts do not say whose they are.
             mine = "" if one.is_of_accounts else f" WHEN ({row}.tenant_id = '{tenant_id}')"
-            _patiently(
+            patiently(
                 connection,
                 f"CREATE TRIGGER moving_{event.lower()} AFTER {event} ON {one.table}"
                 f" FOR EACH ROW{mine} EXECUTE FUNCTION {SCHEMA}.note_{one.table}()",
@@ -66,7 +66,7 @@ def install(connection: Owner, tenant_id: UUID, cargo: Iterable[Cargo]) -> None:
 def remove_triggers(connection: Owner) -> None:
     """Note nothing more."""
     for table, name in connection.execute(statement(_TRIGGERS)).fetchall():
-        _patiently(connection, f"DROP TRIGGER IF EXISTS {name} ON {table}")
+        patiently(connection, f"DROP TRIGGER IF EXISTS {name} ON {table}")
 
 
 def drop_schema(connection: Owner) -> None:
@@ -104,7 +104,11 @@ $$
 """
 
 
-def _patiently(connection: Owner, text: str) -> None:
+def patiently(connection: Owner, text: str) -> None:
+    """Run what needs a table for itself, in a transaction of its own. Raises TablesBusy.
+
+    Everybody else queues up behind who waits for a lock, so it is not waited for long at a time.
+    """
     deadline = time.monotonic() + PATIENCE_SECONDS
     pause = 0.02
     while True:
@@ -116,8 +120,9 @@ def _patiently(connection: Owner, text: str) -> None:
         except errors.LockNotAvailable as error:
             if time.monotonic() > deadline:
                 raise TablesBusy(
-                    f"a table was never free for {LOCK_MS} ms within {PATIENCE_SECONDS:.0f} s,"
-                    f" for: {text.partition(' EXECUTE')[0].partition(' FOR')[0]}"
+                    "a table was never free: for longer than"
+                    f" {PATIENCE_SECONDS:.0f} s there were transactions that use it"
+                    f" ({text.strip().splitlines()[0][:100]})"
                 ) from error
         time.sleep(pause)
         pause = min(pause * 2, 1.0)

@@ -59,6 +59,7 @@ def _remove_rows(owner: Database, connection: Owner, place: Destination, state: 
     everything = cargo(crosses=state.crosses)
     total = 0
     if place.strategy == "SCHEMA":
+        _detach(connection, place.place)
         drop(owner, place)
         apart = {one.table for one in cargo(crosses=False)}
         everything = [one for one in everything if one.table not in apart]
@@ -70,6 +71,27 @@ def _remove_rows(owner: Database, connection: Owner, place: Destination, state: 
         if not one.is_of_accounts:
             total += _delete(connection, one)
     return total + moving_accounts.remove(connection, state.accounts)
+
+
+def _detach(connection: Owner, schema: str) -> None:
+    """Cut the foreign keys that lead out of the schema, all at once.
+
+    To drop one the table that it points at must be free of everybody, and every transaction reads
+    `tenants`: dropping the schema as it is would keep all tenants waiting for all of it.
+    """
+    keys = connection.execute(
+        "SELECT k.conrelid::regclass::text, quote_ident(k.conname), k.confrelid::regclass::text"
+        " FROM pg_constraint AS k JOIN pg_class AS there ON there.oid = k.confrelid"
+        " JOIN pg_namespace AS n ON n.oid = k.connamespace"
+        " WHERE k.contype = 'f' AND n.nspname = %s AND there.relnamespace <> n.oid",
+        (schema,),
+    ).fetchall()
+    if keys:
+        targets = ", ".join(sorted({target for _, _, target in keys}))
+        cuts = "; ".join(f"ALTER TABLE {table} DROP CONSTRAINT {name}" for table, name, _ in keys)
+        moving_capture.patiently(
+            connection, f"LOCK TABLE {targets} IN ACCESS EXCLUSIVE MODE; {cuts}"
+        )
 
 
 def _delete(connection: Owner, one: Cargo) -> int:

@@ -6,6 +6,7 @@ connection only. Where there is a state and nobody holds the lock, a move has di
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from storage.partitions.moving_cargo import Owner
 from storage.partitions.provisioning import Destination
 from storage.places import url_place
 
+# The server notices the end of a mover that was killed after a moment only.
+ENDING_SECONDS = 3.0
 # Any number will do.
 LOCK = 0x6D6F7665
 # The destination is made and filled; what there is of it goes when the move fails.
@@ -76,11 +79,14 @@ def registry(owner: Database) -> Iterator[Owner]:
     with psycopg.connect(owner.url, autocommit=True) as connection:
         connection.execute("SET statement_timeout = 0")
         connection.execute("SET client_min_messages = warning")
-        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone()
-        if row is None or not row[0]:
-            raise MoveUnderWay(
-                "a tenant is being moved by another process; one moves at a time, try again later"
-            )
+        deadline = time.monotonic() + ENDING_SECONDS
+        while connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone() != (True,):
+            if time.monotonic() > deadline:
+                raise MoveUnderWay(
+                    "a tenant is being moved by another process; one moves at a time, try again"
+                    " later"
+                )
+            time.sleep(0.1)
         yield connection
 
 

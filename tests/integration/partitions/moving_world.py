@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import psycopg
 
@@ -98,15 +97,16 @@ class World:
         )
 
 
+@contextmanager
+def opened(database: MigratedDatabase) -> Iterator[World]:
+    """The world of a migrated database."""
+    owner = Database(database.owner_url)
+    owner.vault = database.vault
+    yield World(database, owner)
+    owner.close()
+
+
 def without_moves(rows: dict[str, list[str]]) -> dict[str, list[str]]:
     """The rows but for what the log says of moves."""
     kept = [row for row in rows["audit_events"] if "TENANT_MOVED" not in row]
     return {**rows, "audit_events": kept}
-
-
-def digest(rows: dict[str, list[str]]) -> str:
-    return json.dumps(rows, sort_keys=True)
-
-
-def ids(rows: Iterator[tuple[UUID]]) -> set[UUID]:
-    return {row[0] for row in rows}

@@ -13,7 +13,6 @@ from psycopg.conninfo import make_conninfo
 from interop.dicom.ingest import Ingest, Source
 from interop.dicom.spool import Spool
 from storage import jobs, places
-from storage.database import Database
 from storage.objects import ObjectStore
 from storage.partitions.moving import move
 from storage.partitions.provisioning import Destination
@@ -21,7 +20,7 @@ from storage.schema import metadata
 from storage.tenancy import Tenant, TenantDirectory
 from tests.conftest import MigratedDatabase
 from tests.integration.partitions.every_table import fill, fill_catalogs
-from tests.integration.partitions.moving_world import World, without_moves
+from tests.integration.partitions.moving_world import World, opened, without_moves
 from tests.unit.interop.dicom.factories import instance, spooled
 
 # Every direction between two strategies, and from one database to another.
@@ -41,10 +40,8 @@ def _short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def world(database: MigratedDatabase) -> Iterator[World]:
-    owner = Database(database.owner_url)
-    owner.vault = database.vault
-    yield World(database, owner)
-    owner.close()
+    with opened(database) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
