@@ -130,9 +130,9 @@ def test_a_page_that_its_bytes_cut_short_shows_fewer(
 
 
 def test_an_answer_that_cannot_be_logged_is_not_given(
-    http: requests.Session, root: str, owner_url: str, studies: dict[str, str]
+    http: requests.Session, root: str, place_url: str, studies: dict[str, str]
 ) -> None:
-    with psycopg.connect(owner_url, autocommit=True) as owner:
+    with psycopg.connect(place_url, autocommit=True) as owner:
         owner.execute("ALTER TABLE phi_access_logs ADD CONSTRAINT closed CHECK (false) NOT VALID")
         try:
             answer = http.get(f"{root}/studies")

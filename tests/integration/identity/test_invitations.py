@@ -414,12 +414,12 @@ def test_terms_that_mean_nothing_are_refused(
 
 
 def test_administration_is_written_down_by_ids_alone(
-    tenant: Tenant, invite: Invite, new_user: NewUser, owner_url: str
+    tenant: Tenant, invite: Invite, new_user: NewUser, place_url: str
 ) -> None:
     user_id, email = new_user(tenant, "CLINICIAN")
     invitation, token = invite(tenant)
 
-    with psycopg.connect(owner_url) as connection:
+    with psycopg.connect(place_url) as connection:
         rows = connection.execute(
             "SELECT metadata ->> 'action', a::text FROM audit_events AS a"
             " WHERE resource_id = ANY(%s) ORDER BY timestamp",

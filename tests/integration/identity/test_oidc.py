@@ -445,8 +445,8 @@ def test_a_provider_that_is_off_is_not_there(
     assert "Closed Hospital" not in browser.get("sign-in").text
 
 
-def test_the_client_secret_lies_sealed(owner_url: str, hospital: UUID) -> None:
-    with psycopg.connect(owner_url) as connection:
+def test_the_client_secret_lies_sealed(place_url: str, hospital: UUID) -> None:
+    with psycopg.connect(place_url) as connection:
         row = connection.execute(
             "SELECT p::text FROM identity_providers AS p WHERE id = %s", (hospital,)
         ).fetchone()

@@ -279,13 +279,13 @@ def test_the_second_factor_is_changed_only_with_the_password(
 
 
 def test_the_secret_of_the_second_factor_lies_sealed(
-    browser: Browser, new_user: NewUser, tenant: Tenant, owner_url: str
+    browser: Browser, new_user: NewUser, tenant: Tenant, place_url: str
 ) -> None:
     user_id, email = new_user(tenant)
     browser.sign_in(email)
     secret, codes = enrol(browser)
 
-    with psycopg.connect(owner_url) as connection:
+    with psycopg.connect(place_url) as connection:
         row = connection.execute(
             "SELECT i::text FROM user_auth_identities AS i WHERE user_id = %s", (user_id,)
         ).fetchone()
