@@ -21,6 +21,7 @@ import psycopg
 
 from ai.completeness import reschedule_forgotten
 from interop.audit.duty import SEAL_SECONDS, AuditDuty
+from interop.move_duty import end_dead_moves
 from interop.place_keeper import PlaceKeeper, Prepare, render, tenants_here
 from interop.services import Services, open_services
 from interop.settings import Settings
@@ -110,6 +111,7 @@ def _work(services: Services, prepare: Prepare, stop: threading.Event) -> None:
             ("forgotten", lambda: _reschedule_forgotten(services, stop)),
             ("audit", lambda: _keep_sealed(services, stop)),
             ("places", lambda: keeper.run(stop)),
+            ("moves", lambda: end_dead_moves(services, stop)),
         )
     ]
     for thread in background:

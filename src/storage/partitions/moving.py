@@ -143,13 +143,17 @@ def move(
 
 
 def recover(
-    owner: Database, *, told: Told = lambda _: None, grace_seconds: float = GRACE_SECONDS
+    owner: Database,
+    *,
+    told: Told = lambda _: None,
+    grace_seconds: float = GRACE_SECONDS,
+    patience_seconds: float = moving_state.ENDING_SECONDS,
 ) -> State | None:
     """Undo or finish a move that has died; the state it was in, None where there was none.
 
     Raises MoveUnderWay while the move lives.
     """
-    with moving_state.registry(owner) as registry:
+    with moving_state.registry(owner, patience_seconds) as registry:
         return _recover(registry, owner, told, grace_seconds)
 
 

@@ -74,12 +74,12 @@ class State:
 
 
 @contextmanager
-def registry(owner: Database) -> Iterator[Owner]:
+def registry(owner: Database, patience_seconds: float = ENDING_SECONDS) -> Iterator[Owner]:
     """The connection of a mover to the platform's database. Raises MoveUnderWay."""
     with psycopg.connect(owner.url, autocommit=True) as connection:
         connection.execute("SET statement_timeout = 0")
         connection.execute("SET client_min_messages = warning")
-        deadline = time.monotonic() + ENDING_SECONDS
+        deadline = time.monotonic() + patience_seconds
         while connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone() != (True,):
             if time.monotonic() > deadline:
                 raise MoveUnderWay(
