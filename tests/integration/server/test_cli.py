@@ -40,7 +40,7 @@ def test_doctor_checks_every_part(installation: LiveServer) -> None:
     checks = {c["name"]: c for c in json.loads(installation.cli("doctor", "--json"))}
 
     assert set(checks) == {
-        "disk", "database", "objects", "ports", "listeners", "dicom tls", "ai",
+        "disk", "database", "places", "objects", "ports", "listeners", "dicom tls", "ai",
     }  # fmt: skip
     assert all(check["ok"] for check in checks.values() if check["required"])
     assert "cannot bypass row-level security" in checks["database"]["detail"]
