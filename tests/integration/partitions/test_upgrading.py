@@ -20,6 +20,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from alembic import command
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from starlette.testclient import TestClient
@@ -465,3 +466,18 @@ def test_a_schema_is_not_copied_from_a_public_that_is_being_migrated(story: Stor
                 create_schema(connection, name)
             connection.rollback()
             drop_schema(connection, name)
+
+
+def test_a_new_revision_begins_with_both_parts_and_their_rules(story: Story) -> None:
+    command.revision(
+        migrations.alembic_config(),
+        "add what comes next",
+        rev_id="0007",
+        version_path=str(story.versions),
+    )
+
+    (written,) = story.versions.glob("0007_*.py")
+    source = written.read_text()
+    assert "upgrade = parts(once, for_tenants)" in source
+    assert "in the schema of every SCHEMA tenant" in source
+    assert {(p.to_revision, p.error) for p in story.upgraded().values()} == {("0007", None)}
