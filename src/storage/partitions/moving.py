@@ -449,7 +449,7 @@ class _Move:
         with moving_copy.round_(source, destination, self._cargo) as made:
             self._moved.changes += made.keys
             began = time.monotonic()
-            moving_verify.compare(source, destination, self._cargo)
+            state.rows = moving_verify.compare(source, destination, self._cargo)
             in_full = time.monotonic() - began < FULL_COMPARISON_SECONDS
         self._moved.is_compared_in_full = in_full
         self._say("compared")
@@ -465,9 +465,8 @@ class _Move:
                 )
             moving_copy.advance_sequences(destination, self._cargo)
             if in_full:
+                # Else they are those of the first comparison: to count all again takes too long.
                 state.rows = rows
-            else:
-                state.rows = moving_copy.count_all(destination, self._cargo)
             self._say("compared again")
             self._settle(held)
         except BaseException:

@@ -285,6 +285,37 @@ def test_a_transaction_that_does_not_end_puts_the_move_off_and_clients_go_on(
     write(world, filled)
 
 
+def test_of_a_large_tenant_only_what_has_changed_is_compared_in_the_last_step(
+    world: World, filled: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving, "FULL_COMPARISON_SECONDS", 0.0)
+    late: list[UUID] = []
+
+    def told(event: Event) -> None:
+        if event.step == "compared":
+            late.append(write(world, filled))
+            with world.database.connection(filled.id) as connection:
+                connection.execute("DELETE FROM fhir_pending WHERE tenant_id = %s", (filled.id,))
+
+    before = without_moves(world.rows(filled))
+    moved = move(world.owner, filled.id, "SCHEMA", told=told, grace_seconds=0)
+    after = without_moves(world.rows(filled))
+
+    assert not moved.is_compared_in_full
+    assert after.pop("fhir_pending") == [] != before.pop("fhir_pending")
+    came = {
+        table: [row for row in rows if row not in before[table]] for table, rows in after.items()
+    }
+    # The place that was written, and its mark that it is to be shown.
+    assert {table: len(rows) for table, rows in came.items() if rows} == {
+        "locations": 1,
+        "fhir_resources": 1,
+    }
+    assert all(str(late[0]) in row for rows in came.values() for row in rows)
+    assert all(set(rows) <= set(after[table]) for table, rows in before.items())
+    move(world.owner, filled.id, "ROW_LEVEL", grace_seconds=0)
+
+
 def test_whoever_holds_the_old_route_is_turned_away(world: World, filled: Tenant) -> None:
     with psycopg.connect(world.database.conninfo, autocommit=True) as stale:
         stale.execute("SELECT enter_tenant(%s)", (filled.id,))
