@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +26,7 @@ from interop.identity.actors import Actor
 from interop.identity.router import routes
 from interop.identity.sessions import current_session
 from interop.settings import Settings
-from storage.database import Database
+from storage.database import Connection, Database
 from storage.encryption import MasterKey
 from storage.tenancy import Tenant, TenantDirectory
 
@@ -41,6 +41,15 @@ async def who_am_i(request: Request) -> JSONResponse:
     session = await current_session(services, tenant, request)
     found = None if session is None else {"user_id": str(session.user_id), "amr": session.amr}
     return JSONResponse(found)
+
+
+@contextmanager
+def accounts_of(database: Database) -> Iterator[Connection]:
+    """Accounts and delays, without a tenant, where those of `tenant` are."""
+    tenant = TenantDirectory(database).by_slug("demo")
+    place = database if tenant is None else database.router.place_of(tenant.id)
+    with place.platform_connection() as connection:
+        yield connection
 
 
 def serve(database: Database, settings: Settings) -> Iterator[SimpleNamespace]:

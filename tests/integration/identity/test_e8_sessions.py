@@ -12,7 +12,7 @@ from interop.identity import roles, sessions, users
 from interop.identity.actors import Actor
 from storage.database import Database
 from storage.tenancy import Tenant
-from tests.integration.identity.conftest import PASSWORD, Browser, parsed
+from tests.integration.identity.conftest import PASSWORD, Browser, accounts_of, parsed
 from tests.integration.identity.test_sign_in import enrol
 
 NewUser = Callable[..., tuple[UUID, str]]
@@ -192,7 +192,7 @@ def _disable(database: Database, tenant: Tenant, user_id: UUID) -> None:
 
 
 def _disable_everywhere(database: Database, tenant: Tenant, user_id: UUID) -> None:
-    with database.platform_connection() as connection:
+    with accounts_of(database) as connection:
         connection.execute("UPDATE users SET status = 'DISABLED' WHERE id = %s", (user_id,))
 
 

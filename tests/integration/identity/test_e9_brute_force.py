@@ -17,7 +17,7 @@ from interop.identity import throttle, users
 from interop.identity.actors import Actor
 from storage.database import Database
 from storage.tenancy import Tenant
-from tests.integration.identity.conftest import ADDRESSES, PASSWORD, Browser, parsed
+from tests.integration.identity.conftest import ADDRESSES, PASSWORD, Browser, accounts_of, parsed
 from tests.integration.identity.test_sign_in import enrol
 
 NewUser = Callable[..., tuple[UUID, str]]
@@ -31,7 +31,7 @@ def plain(page: httpx.Response, email: str) -> str:
 
 def forget(database: Database) -> None:
     """As if all delays had passed."""
-    with database.platform_connection() as connection:
+    with accounts_of(database) as connection:
         connection.execute("DELETE FROM sign_in_throttles")
 
 
@@ -123,7 +123,7 @@ def test_e9_a_thousand_guesses_become_a_handful(
     assert len(delayed) > 480
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in delayed)
     assert len({plain(answer, email) for answer in delayed}) == 1
-    with database.platform_connection() as connection:
+    with accounts_of(database) as connection:
         row = connection.execute(
             "SELECT failures FROM sign_in_throttles WHERE key_hash = %s",
             (throttle.hash_key("ACCOUNT", email),),
@@ -146,7 +146,7 @@ def test_e9_the_delay_grows_and_its_page_is_one_for_all(
                 assert refused.status_code == 429
                 waits[email].append(int(refused.headers["retry-after"]))
                 shown[email].append(plain(refused, email))
-            with database.platform_connection() as connection:
+            with accounts_of(database) as connection:
                 connection.execute("UPDATE sign_in_throttles SET blocked_until = now()")
             assert answer.status_code == 401
 
@@ -177,7 +177,7 @@ def test_e9_one_address_that_tries_many_accounts_is_delayed(
 ) -> None:  # fmt: skip
     _, email = new_user(tenant)
     key = throttle.hash_key("ADDRESS", browser.address)
-    with database.platform_connection() as connection:
+    with accounts_of(database) as connection:
         connection.execute(
             "INSERT INTO sign_in_throttles (scope, key_hash, failures) VALUES ('ADDRESS', %s, 33)",
             (key,),
@@ -199,7 +199,7 @@ def test_e9_who_knows_one_password_cannot_pay_for_guesses_with_it(
     _, own = new_user(tenant)
 
     def failures() -> Any:
-        with database.platform_connection() as connection:
+        with accounts_of(database) as connection:
             return connection.execute(
                 "SELECT failures FROM sign_in_throttles WHERE scope = 'ADDRESS' AND key_hash = %s",
                 (throttle.hash_key("ADDRESS", browser.address),),

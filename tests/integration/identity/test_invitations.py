@@ -17,7 +17,7 @@ from interop.identity.actors import Actor
 from storage.database import Database
 from storage.tenancy import Tenant
 from tests.conftest import MigratedDatabase, create_tenant
-from tests.integration.identity.conftest import NUMBERS, PASSWORD, Browser
+from tests.integration.identity.conftest import NUMBERS, PASSWORD, Browser, accounts_of
 
 NewUser = Callable[..., tuple[UUID, str]]
 Invite = Callable[..., tuple[invitations.Invitation, str]]
@@ -248,7 +248,7 @@ def test_an_account_without_a_way_to_sign_in_is_not_given_one_by_an_invitation(
     browser: Browser, tenant: Tenant, invite: Invite, database: Database
 ) -> None:
     email = f"known{next(NUMBERS)}@clinic.example"
-    with database.platform_connection() as connection:
+    with accounts_of(database) as connection:
         users.insert_user(connection, email, "Known From Elsewhere")
     _, token = invite(tenant, email)
 

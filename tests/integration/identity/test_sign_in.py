@@ -14,7 +14,7 @@ import pytest
 from interop.identity import totp
 from storage.database import Database
 from storage.tenancy import Tenant
-from tests.integration.identity.conftest import PASSWORD, Browser, parsed
+from tests.integration.identity.conftest import PASSWORD, Browser, accounts_of, parsed
 
 NewUser = Callable[..., tuple[UUID, str]]
 Audited = Callable[[], list[tuple[Any, ...]]]
@@ -162,7 +162,7 @@ def enrol(browser: Browser) -> tuple[str, list[str]]:
 
 def rewind(database: Database, user_id: UUID) -> None:
     """Forget which time step was used, as if half a minute had passed."""
-    with database.platform_connection() as connection:
+    with accounts_of(database) as connection:
         connection.execute(
             "UPDATE user_auth_identities SET mfa_last_step = mfa_last_step - 2 WHERE user_id = %s",
             (user_id,),
@@ -339,14 +339,14 @@ def test_a_hash_of_older_parameters_is_replaced_at_the_next_sign_in(
 
     user_id, email = new_user(tenant)
     weak = argon2.PasswordHasher(time_cost=1, memory_cost=8192, parallelism=1).hash(PASSWORD)
-    with database.platform_connection() as connection:
+    with accounts_of(database) as connection:
         connection.execute(
             "UPDATE user_auth_identities SET password_hash = %s WHERE user_id = %s", (weak, user_id)
         )
 
     first = browser.sign_in(email)
 
-    with database.platform_connection() as connection:
+    with accounts_of(database) as connection:
         row = connection.execute(
             "SELECT password_hash FROM user_auth_identities WHERE user_id = %s", (user_id,)
         ).fetchone()
