@@ -122,6 +122,7 @@ EVENT_TYPES: dict[str, EventType] = _listed(
     EventType("CONFIG_CHANGED", "U", "110100"),
     EventType("CONFIG_VIEWED", "R", "110100"),
     EventType("TENANT_CREATED", "C", "110100"),
+    EventType("TENANT_MOVED", "U", "110100"),
     EventType("CLIENT_CREATED", "C", "110100"),
     EventType("JOBS_LISTED", "R", "110100"),
     EventType("QUARANTINE_LISTED", "R", "110103"),

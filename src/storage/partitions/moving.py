@@ -59,6 +59,8 @@ from storage.tenants.changes import OPERATOR, Actor
 
 logger = logging.getLogger(__name__)
 
+EVENT_TYPE = "TENANT_MOVED"
+
 # Of the last step together; clients wait WAIT_SECONDS.
 HOLD_SECONDS = 0.7 * WAIT_SECONDS
 OLDER_SECONDS = 0.35 * WAIT_SECONDS
@@ -236,6 +238,12 @@ def _planned(
         raise MoveFailed(f"--to {strategy}: one of {', '.join(STRATEGIES)}")
     if url is not None and strategy != "DATABASE":
         raise MoveFailed(f"--database-url is for DATABASE only, not for {strategy}")
+    mine = registry.execute("SELECT has_table_privilege('tenants', 'DELETE')").fetchone()
+    if mine != (True,):
+        raise MoveFailed(
+            f"the login {registry.info.user} does not own this database: a tenant is moved with its"
+            " owner's (INTEROP_DATABASE_OWNER_URL)"
+        )
     source = current(owner, tenant_id)
     if source.place == MOVING:
         raise MoveFailed("the tenant has no place yet: it is being created")
@@ -470,7 +478,8 @@ class _Move:
             self._say("compared again")
             self._settle(held)
         except BaseException:
-            if not self._registry.closed:
+            # Once the registry leads to the destination there is no way back.
+            if state.phase == COPYING and not self._registry.closed:
                 moving_fence.reopen(self._registry, source, state.source, state.tenant_id)
                 if state.destination.strategy == "DATABASE":
                     moving_fence.mark_own(destination, state.tenant_id, MOVING)
@@ -551,13 +560,14 @@ class _Move:
         self._destination.execute(
             "INSERT INTO audit_events (tenant_id, id, user_id, api_client_id, actor_type,"
             " event_type, resource_type, resource_id, outcome, request_id, metadata) VALUES"
-            " (%s, %s, %s, %s, %s, 'TENANT_MOVED', 'TENANT', %s, 'SUCCESS', %s, %s)",
+            " (%s, %s, %s, %s, %s, %s, 'TENANT', %s, 'SUCCESS', %s, %s)",
             (
                 state.tenant_id,
                 state.move_id,
                 actor.user_id,
                 actor.api_client_id,
                 actor.actor_type,
+                EVENT_TYPE,
                 str(state.tenant_id),
                 actor.request_id,
                 Jsonb(said),

@@ -38,14 +38,17 @@ def close(registry: Owner, source_: Owner, source: Destination, tenant_id: UUID)
         mark_own(source_, tenant_id, MOVING)
 
 
-def reopen(registry: Owner, source_: Owner | None, source: Destination, tenant_id: UUID) -> None:
-    """The tenant stays where it was. Nothing happens where it was not marked."""
-    if source.strategy == "DATABASE" and source_ is not None:
-        mark_own(source_, tenant_id, HERE)
-    registry.execute(
-        "UPDATE tenants SET place = %s WHERE id = %s AND place = %s",
-        (source.place, tenant_id, MOVING),
-    )
+def reopen(registry: Owner, source_: Owner, source: Destination, tenant_id: UUID) -> None:
+    """The tenant stays where it was; nothing happens where it is not on its way."""
+    with registry.transaction():
+        closed = registry.execute(
+            "SELECT FROM tenants WHERE id = %s AND place = %s FOR UPDATE", (tenant_id, MOVING)
+        ).fetchone()
+        if closed is None:
+            return
+        if source.strategy == "DATABASE":
+            mark_own(source_, tenant_id, HERE)
+        registry.execute("UPDATE tenants SET place = %s WHERE id = %s", (source.place, tenant_id))
 
 
 def mark_own(place: Owner, tenant_id: UUID, mark: str) -> None:

@@ -53,13 +53,22 @@ def world(database: MigratedDatabase) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def filled(world: World, tenant: Tenant, other_tenant: Tenant) -> Tenant:
+def full(world: World, tenant: Tenant, other_tenant: Tenant) -> Tenant:
+    """A tenant with rows in every table, wherever it is; there is another one like it."""
     with psycopg.connect(world.owner.url) as connection:
         fill_catalogs(connection)
     for one in (tenant, other_tenant):
         with world.database.connection(one.id) as connection:
             fill(connection, one)
     return tenant
+
+
+@pytest.fixture
+def filled(world: World, full: Tenant) -> Tenant:
+    """The same, among the tables of the installation."""
+    if world.place(full).strategy != "ROW_LEVEL":
+        move(world.owner, full.id, "ROW_LEVEL", grace_seconds=0.6)
+    return full
 
 
 @pytest.fixture(scope="module")
@@ -115,28 +124,48 @@ def test_a_move_that_is_killed_is_undone_or_finished_by_the_next_command(
 
 @pytest.mark.parametrize("step", ["copied", "closed", "compared again", "settled"])
 def test_a_killed_move_out_of_a_database_leaves_the_database_open(
-    world: World, filled: Tenant, mover: Callable[[Tenant, str, str], int], step: str
+    world: World, full: Tenant, mover: Callable[[Tenant, str, str], int], step: str
 ) -> None:
-    if world.place(filled).strategy != "DATABASE":
-        move(world.owner, filled.id, "DATABASE", grace_seconds=0)
-    before = without_moves(world.rows(filled))
+    if world.place(full).strategy != "DATABASE":
+        move(world.owner, full.id, "DATABASE", grace_seconds=0)
+    before = without_moves(world.rows(full))
 
-    assert mover(filled, "ROW_LEVEL", step) == -9
+    assert mover(full, "ROW_LEVEL", step) == -9
     if step == "settled":
         recover(world.owner, grace_seconds=0.5)
-        assert world.place(filled).strategy == "ROW_LEVEL"
+        assert world.place(full).strategy == "ROW_LEVEL"
         assert not world.execute(
             "SELECT FROM pg_database WHERE datname LIKE 'interop_t_%%' AND datname = %s",
-            f"interop_t_{filled.id.hex}",
+            f"interop_t_{full.id.hex}",
         )
     else:
         recover(world.owner)
-        assert world.place(filled).strategy == "DATABASE"
-        assert world.leftovers(filled, world_place()) == {}
+        assert world.place(full).strategy == "DATABASE"
+        assert world.leftovers(full, world_place()) == {}
     assert world.is_tidy()
 
-    assert without_moves(world.rows(filled)) == before
-    write(world, filled)
+    assert without_moves(world.rows(full)) == before
+    write(world, full)
+
+
+def test_what_fails_after_the_switch_does_not_bring_the_tenant_back(
+    world: World, filled: Tenant
+) -> None:
+    before = without_moves(world.rows(filled))
+
+    def told(event: Event) -> None:
+        if event.step == "settled":
+            raise RuntimeError("the terminal is gone")
+
+    for strategy in ("DATABASE", "ROW_LEVEL"):
+        with pytest.raises(MoveFailed, match="moved all the same"):
+            move(world.owner, filled.id, strategy, told=told, grace_seconds=0.6)
+
+        assert world.place(filled).strategy == strategy
+        assert world.is_tidy()
+        assert without_moves(world.rows(filled)) == before
+        with world.database.connection(filled.id):
+            pass
 
 
 def world_place() -> Destination:
@@ -161,8 +190,6 @@ def test_the_next_move_goes_on_after_one_that_was_killed_in_the_last_step(
 def test_a_row_that_was_changed_at_the_destination_refuses_the_switch(
     world: World, filled: Tenant, step: str
 ) -> None:
-    if world.place(filled).strategy != "ROW_LEVEL":
-        move(world.owner, filled.id, "ROW_LEVEL", grace_seconds=0.5)
     before = world.rows(filled)
 
     def tamper(event: Event) -> None:
@@ -387,6 +414,11 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
     with pytest.raises(MoveFailed, match=said):
         move(world.owner, filled.id, strategy, url)
     assert world.is_tidy()
+
+
+def test_only_the_owner_of_the_database_moves_a_tenant(world: World, filled: Tenant) -> None:
+    with pytest.raises(MoveFailed, match="INTEROP_DATABASE_OWNER_URL"):
+        move(world.database, filled.id, "SCHEMA")
 
 
 def test_a_database_that_is_not_empty_is_left_alone(
