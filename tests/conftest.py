@@ -31,6 +31,7 @@ from storage.encryption.providers import KeyProviders, LocalKeyProvider
 from storage.encryption.vault import Vault
 from storage.objects import ObjectStore, open_object_store
 from storage.places import ELSEWHERE
+from storage.partitions.databases import drop_database
 from storage.postgres_binaries import PostgresBinaries, system_binaries
 from storage.tenancy import Tenant, TenantDirectory
 
@@ -185,10 +186,8 @@ def database(
             "SELECT database_name FROM tenants WHERE database_name IS NOT NULL"
         ).fetchall()
     made.close()
-    with psycopg.connect(cluster.url(OWNER_ROLE, "postgres"), autocommit=True) as connection:
-        for one in (name, *(row[0] for row in apart)):
-            dropped = sql.Identifier(one)
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(dropped))
+    for one in (name, *(row[0] for row in apart)):
+        drop_database(cluster.url(OWNER_ROLE, "postgres"), one)
 
 
 def copy_template(cluster: EmbeddedPostgres, name: str) -> None:
