@@ -30,8 +30,8 @@ from storage.encryption import KEY_BYTES, MasterKey
 from storage.encryption.providers import KeyProviders, LocalKeyProvider
 from storage.encryption.vault import Vault
 from storage.objects import ObjectStore, open_object_store
-from storage.places import ELSEWHERE
 from storage.partitions.databases import drop_database
+from storage.places import ELSEWHERE
 from storage.postgres_binaries import PostgresBinaries, system_binaries
 from storage.tenancy import Tenant, TenantDirectory
 
