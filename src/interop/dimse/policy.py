@@ -17,6 +17,8 @@ from typing import Final, LiteralString, TypeVar
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from interop.access import Caller, decide
+from interop.access.devices import device
 from interop.dimse.budgets import Budget, Budgets
 from interop.dimse.places import Place, SharedPlaces
 from interop.dimse.refusals import RefusalLog
@@ -88,8 +90,19 @@ class Admission:
         return self.peer.remote_address
 
     @property
+    def caller(self) -> Caller:
+        """For whom the one policy decides."""
+        return device(
+            self.tenant,
+            self.calling_ae_title,
+            self.remote_address,
+            may_send=self.entity is None or self.entity.may_send,
+            may_query=self.entity is None or self.entity.may_query,
+        )
+
+    @property
     def may_send(self) -> bool:
-        return self.entity is None or self.entity.may_send
+        return decide(self.caller, "c", "ImagingStudy").is_allowed
 
 
 @dataclass(frozen=True, slots=True)

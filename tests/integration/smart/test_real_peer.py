@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import pytest
 from fhirclient.client import FHIRClient
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from interop.identity.passwords import hash_password
 from tests.integration.smart.conftest import App, SmartServer
@@ -155,7 +155,8 @@ def test_a_standalone_launch_in_a_browser(
     page.get_by_role("searchbox").fill(family)
     page.get_by_role("button", name="Search").click()
     page.get_by_role("button", name=family).click()
-    assert "Read all records of this one patient" in page.inner_text("main")
+    # Waits for the page: sign-in goes on to it by itself.
+    expect(page.locator("main")).to_contain_text("Read all records of this one patient")
     page.get_by_role("button", name="Allow").click()
     page.wait_for_url(f"{web_server.callback}?*")
     client.handle_callback(web_server.returned())
@@ -176,7 +177,7 @@ def test_an_ehr_launch_in_a_browser(
 
     page.goto(client.authorize_url)
     sign_in(page, email)
-    assert "Launched" in page.inner_text("main")
+    expect(page.locator("main")).to_contain_text("Launched")
     page.get_by_role("button", name="Allow").click()
     page.wait_for_url(f"{web_server.callback}?*")
     client.handle_callback(web_server.returned())
