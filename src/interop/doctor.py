@@ -126,7 +126,10 @@ def _revision(place: Database) -> str:
 def _place_problem(owner: Database, wanted: str, tenant_id: UUID, home: Home) -> str | None:
     """What is wrong with one place and how it is mended; None where nothing is."""
     if home.is_moving:
-        return "on its way to another place; if that stays so, run 'interop tenant move' again"
+        return (
+            "on its way to another place, or being made; if that stays so, run"
+            " 'interop tenant move --abort', or 'interop tenant create' again"
+        )
     where = home.database_name if home.is_other_database else home.place
     try:
         found = _revision(owner.router.place_of(tenant_id))
