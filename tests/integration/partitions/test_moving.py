@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 
 from interop.dicom.ingest import Ingest, Source
 from interop.dicom.spool import Spool
-from storage import jobs, places
+from storage import jobs
 from storage.objects import ObjectStore
 from storage.partitions.moving import move
 from storage.partitions.provisioning import Destination
@@ -20,8 +20,10 @@ from storage.schema import metadata
 from storage.tenancy import Tenant, TenantDirectory
 from tests.conftest import MigratedDatabase
 from tests.integration.partitions.every_table import fill, fill_catalogs
-from tests.integration.partitions.moving_world import World, opened, without_moves
+from tests.integration.partitions.moving_world import World, without_moves
 from tests.unit.interop.dicom.factories import instance, spooled
+
+pytestmark = pytest.mark.usefixtures("short_memory")
 
 # Every direction between two strategies, and from one database to another.
 ROUTE = ("SCHEMA", "DATABASE", "SCHEMA", "ROW_LEVEL", "DATABASE", "ELSEWHERE", "ROW_LEVEL")
@@ -31,17 +33,6 @@ JOBS = ("procrastinate_jobs",)
 
 # Long enough for what processes remember, in these tests.
 GRACE_SECONDS = 0.6
-
-
-@pytest.fixture(autouse=True)
-def _short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "REMEMBER_SECONDS", 0.3)
-
-
-@pytest.fixture(scope="module")
-def world(database: MigratedDatabase) -> Iterator[World]:
-    with opened(database) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -7,28 +7,18 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from storage import places
 from storage.embedded import OWNER_ROLE, EmbeddedPostgres
 from storage.partitions import moving
 from storage.partitions.moving import MoveFailed, move
 from storage.tenancy import Tenant
-from tests.conftest import MigratedDatabase, start_cluster
+from tests.conftest import start_cluster
 from tests.integration.partitions.every_table import SECRET, fill, fill_catalogs
-from tests.integration.partitions.moving_world import World, opened, without_moves
+from tests.integration.partitions.moving_world import World, without_moves
+
+pytestmark = pytest.mark.usefixtures("short_memory")
 
 # More than a new server has used.
 MANY = 30_000
-
-
-@pytest.fixture(autouse=True)
-def _short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "REMEMBER_SECONDS", 0.3)
-
-
-@pytest.fixture(scope="module")
-def world(database: MigratedDatabase) -> Iterator[World]:
-    with opened(database) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

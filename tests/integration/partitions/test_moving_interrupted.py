@@ -15,7 +15,6 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from storage import places
 from storage.database import Database
 from storage.partitions import moving
 from storage.partitions.moving import Event, MoveFailed, move, recover
@@ -24,7 +23,9 @@ from storage.partitions.provisioning import Destination
 from storage.tenancy import Tenant
 from tests.conftest import MigratedDatabase
 from tests.integration.partitions.every_table import fill, fill_catalogs
-from tests.integration.partitions.moving_world import World, opened, without_moves
+from tests.integration.partitions.moving_world import World, without_moves
+
+pytestmark = pytest.mark.usefixtures("short_memory")
 
 HERE = Path(__file__).parent
 STEPS = (
@@ -39,17 +40,6 @@ STEPS = (
     "compared again",
     "settled",
 )
-
-
-@pytest.fixture(autouse=True)
-def _short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "REMEMBER_SECONDS", 0.3)
-
-
-@pytest.fixture(scope="module")
-def world(database: MigratedDatabase) -> Iterator[World]:
-    with opened(database) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
