@@ -79,6 +79,8 @@ def registry(owner: Database, patience_seconds: float = ENDING_SECONDS) -> Itera
     with psycopg.connect(owner.url, autocommit=True) as connection:
         connection.execute("SET statement_timeout = 0")
         connection.execute("SET client_min_messages = warning")
+        # Where a tenant lives is nothing that its FHIR resources tell: none becomes stale.
+        connection.execute("SELECT set_config('app.lens', 'on', false)")
         deadline = time.monotonic() + patience_seconds
         while connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone() != (True,):
             if time.monotonic() > deadline:
