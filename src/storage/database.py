@@ -11,7 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -187,11 +193,17 @@ class Database:
         """A psycopg connection in one transaction of one tenant; commits on success."""
         require_tenant(tenant_id)
         with ExitStack() as stack:
-            yield self.router.enter(tenant_id, lambda place: place._entered(stack, tenant_id))
+            yield self.router.enter(
+                tenant_id, lambda place: place._entered(stack, tenant_id, place._lent())
+            )
 
-    def _entered(self, stack: ExitStack, tenant_id: UUID) -> Connection:
+    @staticmethod
+    def _entered(
+        stack: ExitStack, tenant_id: UUID, given: AbstractContextManager[Connection]
+    ) -> Connection:
+        """The connection that `given` opens, in the tenant; `stack` closes it."""
         with ExitStack() as trying:
-            connection = trying.enter_context(self._lent())
+            connection = trying.enter_context(given)
             connection.execute(ENTER_TENANT, (tenant_id,))
             stack.push(trying.pop_all())
         return connection
@@ -243,14 +255,9 @@ class Database:
             return
         require_tenant(tenant_id)
         with ExitStack() as stack:
-            yield self.router.enter(tenant_id, lambda place: place._apart(stack, tenant_id))
-
-    def _apart(self, stack: ExitStack, tenant_id: UUID) -> Connection:
-        with ExitStack() as trying:
-            connection = trying.enter_context(self._checkout())
-            connection.execute(ENTER_TENANT, (tenant_id,))
-            stack.push(trying.pop_all())
-        return connection
+            yield self.router.enter(
+                tenant_id, lambda place: place._entered(stack, tenant_id, place._checkout())
+            )
 
     # -- asyncio ----------------------------------------------------------------------------
 

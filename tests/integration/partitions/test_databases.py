@@ -27,14 +27,6 @@ Owner = psycopg.Connection[Any]
 
 
 @pytest.fixture(scope="module")
-def owner(database: MigratedDatabase) -> Iterator[Database]:
-    """The platform's database as its owner."""
-    with closing(Database(database.owner_url)) as owner:
-        owner.vault = database.vault
-        yield owner
-
-
-@pytest.fixture(scope="module")
 def apart(owner: Database) -> Tenant:
     """A tenant with a database of its own, between one above it and one below."""
     directory = TenantDirectory(owner)

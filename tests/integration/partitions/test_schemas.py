@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
 from storage.database import Database
-from storage.partitions import creation
+from storage.partitions import creation, databases
 from storage.partitions.provisioning import ProvisioningFailed, prepare
 from storage.partitions.schemas import (
     create_schema,
@@ -24,14 +23,6 @@ from storage.tenancy import Tenant, TenantDirectory, TenantExists
 from tests.conftest import MigratedDatabase
 
 Owner = psycopg.Connection[tuple[object, ...]]
-
-
-@pytest.fixture(scope="module")
-def owner(database: MigratedDatabase) -> Iterator[Database]:
-    """The platform's database as its owner."""
-    with closing(Database(database.owner_url)) as owner:
-        owner.vault = database.vault
-        yield owner
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +45,29 @@ def rows(url: str, query: str, *values: object) -> list[tuple[object, ...]]:
         return connection.execute(query.encode(), values).fetchall()
 
 
+# Databases that this process was about to make: others make theirs in the same cluster.
+ASKED_FOR: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _note_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = databases.create_database
+
+    def noted(owner_url: str, name: str) -> str:
+        ASKED_FOR.append(name)
+        return real(owner_url, name)
+
+    monkeypatch.setattr(databases, "create_database", noted)
+
+
 def leftovers(database: MigratedDatabase) -> set[object]:
     """Every tenant, schema and database of a tenant that there is."""
     found = rows(
         database.owner_url,
         "SELECT slug FROM tenants UNION ALL SELECT nspname::text FROM pg_namespace"
         " WHERE nspname LIKE 't\\_%%' UNION ALL SELECT datname::text FROM pg_database"
-        " WHERE datname LIKE 'interop\\_t\\_%%'",
+        " WHERE datname = ANY (%s)",
+        ASKED_FOR,
     )
     return {row[0] for row in found}
 

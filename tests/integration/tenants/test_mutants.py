@@ -19,6 +19,7 @@ from psycopg import errors
 from storage.database import Connection, Database
 from storage.tenancy import Tenant
 from tests.conftest import MigratedDatabase
+from tests.unit.storage.tenants.conftest import add_member
 
 REFUSED = (
     errors.InsufficientPrivilege,
@@ -110,10 +111,7 @@ def refers(world: World) -> bool:
 
 def takes_a_role(world: World) -> bool:
     with world.database.connection(world.mine.id) as connection:
-        user = _one(connection, "INSERT INTO users (full_name) VALUES ('A') RETURNING id")
-        connection.execute(
-            "INSERT INTO user_tenants (tenant_id, user_id) VALUES (%s, %s)", (world.mine.id, user)
-        )
+        user = add_member(connection, world.mine.id)
         connection.execute(
             "INSERT INTO user_roles (tenant_id, user_id, role_id) VALUES (%s, %s, %s)",
             (world.mine.id, user, world.role),
@@ -125,10 +123,7 @@ def takes_a_role(world: World) -> bool:
 def grants_sideways(world: World) -> bool:
     """A grant on a tenant that does not lie below."""
     with world.database.connection(world.mine.id) as connection:
-        user = _one(connection, "INSERT INTO users (full_name) VALUES ('A') RETURNING id")
-        connection.execute(
-            "INSERT INTO user_tenants (tenant_id, user_id) VALUES (%s, %s)", (world.mine.id, user)
-        )
+        user = add_member(connection, world.mine.id)
         connection.execute(
             "INSERT INTO tenant_grants (tenant_id, root_tenant_id, user_id) VALUES (%s, %s, %s)",
             (world.mine.id, world.theirs.id, user),

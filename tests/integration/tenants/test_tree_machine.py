@@ -30,6 +30,7 @@ from storage.database import Database
 from storage.tenancy import Tenant
 from storage.tenant_tree import NotInTree
 from storage.tenants import lifecycle
+from tests.unit.storage.tenants.conftest import add_member
 
 MakePlacedTenant = Callable[..., Tenant]
 MOST_TENANTS = 7
@@ -119,15 +120,8 @@ class Tree(RuleBasedStateMachine):
         above = None if parent is None else Tenant(parent, "", "", None, "ACTIVE", "ROW_LEVEL")
         made = type(self).make(f"m{uuid4().hex[:12]}", None, place, above)
         with self.database.connection(made.id) as connection:
-            row = connection.execute(
-                "INSERT INTO users (full_name) VALUES ('A') RETURNING id"
-            ).fetchone()
-            assert row is not None
-            connection.execute(
-                "INSERT INTO user_tenants (tenant_id, user_id, user_type) VALUES (%s, %s, 'ADMIN')",
-                (made.id, row[0]),
-            )
-        self.known[made.id] = Known(parent, row[0])
+            user = add_member(connection, made.id)
+        self.known[made.id] = Known(parent, user)
         return made.id
 
     @rule(tenant=tenants, parent=st.one_of(st.none(), tenants))
