@@ -6,7 +6,6 @@ import os
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from interop.dimse.transport_guard import TransportLimits
 from storage.database import Database
 from storage.objects import ObjectStore
 from storage.tenancy import Tenant, TenantDirectory
+from tests.waiting import eventually
 
 CT = str(CTImageStorage)
 EXPLICIT = str(ExplicitVRLittleEndian)
@@ -411,16 +411,6 @@ def rss_growth() -> Callable[[], Any]:
             thread.join()
 
     return measure
-
-
-def eventually(claim: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """True as soon as the claim holds; False when it still does not at the end."""
-    deadline = time.monotonic() + seconds
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @pytest.fixture(name="eventually")

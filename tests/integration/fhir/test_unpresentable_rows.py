@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ from interop.fhir import json
 from interop.fhir.rendering import render_stale
 from storage.database import Database
 from storage.tenancy import Tenant
+from tests.waiting import eventually
 
 FHIR_JSON = {"Content-Type": "application/fhir+json"}
 Outcome = Callable[..., dict[str, Any]]
@@ -116,15 +116,6 @@ def stale(database: Database, tenant: Tenant) -> set[str]:
     with database.connection(tenant.id) as connection:
         rows = connection.execute("SELECT resource_id FROM fhir_resources WHERE stale").fetchall()
     return {row[0] for row in rows}
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if holds():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 @pytest.fixture

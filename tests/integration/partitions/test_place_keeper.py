@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from uuid import uuid4
 
 import psycopg
@@ -18,6 +17,7 @@ from storage.database import Database
 from storage.jobs import JobRunner, defer
 from storage.tenancy import Tenant
 from tests.conftest import MakePlacedTenant, MigratedDatabase
+from tests.waiting import eventually
 
 QUEUE = "keeper-test"
 
@@ -73,15 +73,6 @@ def keeper(
     stop.set()
     thread.join(10)
     made.close()
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if holds():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def queue_job(database: Database, tenant: Tenant, word: str) -> None:
