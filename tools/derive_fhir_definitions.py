@@ -85,7 +85,18 @@ def elements_of(definition: Json) -> dict[str, dict[str, Json]]:
     return tables
 
 
+def summaries_of(definition: Json) -> dict[str, list[str]]:
+    """The names of the elements of each type that belong to its summary (search.html#summary)."""
+    found: dict[str, list[str]] = {}
+    for element in definition["snapshot"]["element"][1:]:
+        owner, _, name = element["path"].rpartition(".")
+        if element.get("isSummary"):
+            found.setdefault(owner, []).append(name.removesuffix("[x]"))
+    return found
+
+
 def derive_elements(definitions: list[Json], value_sets: list[Json]) -> Json:
+    summaries: dict[str, list[str]] = {}
     kinds: dict[str, str] = {}
     types: dict[str, Json] = {}
     for definition in definitions:
@@ -96,16 +107,19 @@ def derive_elements(definitions: list[Json], value_sets: list[Json]) -> Json:
         kinds[name] = "abstract" if abstract else definition["kind"]
         if definition["kind"] != "primitive-type":
             types |= elements_of(definition)
+            summaries |= summaries_of(definition)
     # The specializations of Quantity carry the type Quantity in their definition.
     for definition in definitions:
         if definition["kind"] == "complex-type" and definition["id"] not in kinds:
             kinds[definition["id"]] = "complex-type"
             types[definition["id"]] = types[definition["type"]]
+            summaries[definition["id"]] = summaries[definition["type"]]
     bound = {row[4].split("|")[0] for table in types.values() for row in table.values() if row[4:]}
     systems = code_systems(value_sets)
     return {
         "kinds": dict(sorted(kinds.items())),
         "types": dict(sorted(types.items())),
+        "summaries": dict(sorted(summaries.items())),
         "systems": {url: systems[url] for url in sorted(bound) if url in systems},
     }
 

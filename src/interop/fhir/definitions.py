@@ -59,6 +59,7 @@ class Definitions:
     resource_types: frozenset[str]
     search_parameters: dict[str, dict[str, SearchParameter]]
     patient_compartment: dict[str, tuple[str, ...]]
+    summaries: dict[str, frozenset[str]]  # type -> elements marked isSummary, without [x]
 
     def is_primitive(self, type_: str) -> bool:
         return self.kinds.get(type_) == "primitive-type"
@@ -84,6 +85,7 @@ def definitions() -> Definitions:
         patient_compartment={
             type_: tuple(codes) for type_, codes in read_table("compartment-patient").items()
         },
+        summaries={type_: frozenset(names) for type_, names in table["summaries"].items()},
     )
 
 
