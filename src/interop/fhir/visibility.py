@@ -17,9 +17,9 @@ from interop.errors import ServerError
 from interop.fhir import json
 from interop.fhir.definitions import definitions
 from interop.fhir.lens import Connection, JsonObject
+from interop.fhir.search.clauses import clause
 from interop.fhir.search.conditions import Conditions
 from interop.fhir.search.extraction import extract
-from interop.fhir.search.request import clause
 from storage import resource_visibility as visibility
 from storage.database import Database
 from storage.resource_search import SearchStatement

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from uuid import UUID
 
+from interop.fhir.search.clauses import Clause, split_values, unescape
 from interop.fhir.search.extraction import reads_identifiers
-from interop.fhir.search.request import Clause, split_values, unescape
 from interop.fhir.sensitive import DOMAIN, Blind, is_sensitive_system, is_sensitive_type
 from storage.database import Database
 

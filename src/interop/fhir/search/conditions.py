@@ -13,13 +13,13 @@ from decimal import Decimal
 from interop.errors import BadRequest
 from interop.fhir.definitions import SearchParameter
 from interop.fhir.references import parse_target
+from interop.fhir.search.clauses import Clause, split_values, unescape
 from interop.fhir.search.converters import OF_TYPE
 from interop.fhir.search.extraction import (
     component_name,
     component_tables,
     reads_identifiers,
 )
-from interop.fhir.search.request import Clause, split_values, unescape
 from interop.fhir.search.values import (
     INDEXED_CHARACTERS,
     approximate_interval,

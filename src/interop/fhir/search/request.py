@@ -17,10 +17,10 @@ import orjson
 
 from interop.errors import BadRequest, TooCostly, UnsupportedParameter
 from interop.fhir.definitions import SearchParameter, definitions
+from interop.fhir.search.clauses import Clause, clause, known_parameter
 
 DEFAULT_COUNT = 20
 MAX_COUNT = 1000
-MAX_VALUES = 500
 MAX_CLAUSES = 50
 MAX_SORT_KEYS = 4
 MAX_INCLUDES = 20
@@ -28,17 +28,6 @@ CURSOR = "_cursor"
 # How fhirpy's count() asks for the total, after Aidbox.
 TOTAL_METHOD = "_totalMethod"
 
-MODIFIERS: dict[str, tuple[str, ...]] = {
-    "string": ("exact", "contains", "missing"),
-    "token": ("not", "of-type", "missing"),
-    "reference": ("identifier", "missing"),  # and the name of a resource type
-    "uri": ("missing",),
-    "date": ("missing",),
-    "number": ("missing",),
-    "quantity": ("missing",),
-    "composite": ("missing",),
-    "special": ("missing",),
-}
 # Parameters about the answer, not about resources.
 RESULT_PARAMETERS = (
     "_count", "_sort", "_include", "_revinclude", "_total", "_summary", "_format", CURSOR,
@@ -47,19 +36,6 @@ RESULT_PARAMETERS = (
 UNSORTABLE = ("composite", "special")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class Clause:
-    """`name[:modifier]=value,value`: values are alternatives, clauses are all required."""
-
-    parameter: SearchParameter
-    modifier: str | None
-    values: tuple[str, ...]  # still escaped
-
-    @property
-    def name(self) -> str:
-        return self.parameter.code + (f":{self.modifier}" if self.modifier else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,58 +183,13 @@ def clamped(digits: str) -> int:
 def _sort(resource_type: str, value: str) -> list[tuple[SearchParameter, bool]]:
     keys: list[tuple[SearchParameter, bool]] = []
     for key in value.split(","):
-        parameter = _parameter(resource_type, key.removeprefix("-"), "_sort")
+        parameter = known_parameter(resource_type, key.removeprefix("-"), "_sort")
         if parameter.type in UNSORTABLE:
             raise UnsupportedParameter(f"_sort={key}: {parameter.type} parameters have no order")
         keys.append((parameter, key.startswith("-")))
     if len(keys) > MAX_SORT_KEYS:
         raise TooCostly(f"_sort by {len(keys)} keys; at most {MAX_SORT_KEYS}")
     return keys
-
-
-def _parameter(resource_type: str, code: str, place: str) -> SearchParameter:
-    known = definitions().search_parameters[resource_type]
-    parameter = known.get(code)
-    if parameter is None or not parameter.has_index():
-        accepted = ", ".join(name for name, found in known.items() if found.has_index())
-        raise UnsupportedParameter(
-            f"{place}: {resource_type} has no search parameter {code[:64]!r}; accepted: {accepted}"
-        )
-    return parameter
-
-
-def clause(resource_type: str, name: str, value: str) -> Clause:
-    """Read one search parameter. Raises BadRequest, UnsupportedParameter, TooCostly."""
-    code, _, modifier = name.partition(":")
-    parameter = _parameter(resource_type, code, repr(name[:64]))
-    if modifier or name.endswith(":"):
-        _check_modifier(parameter, modifier)
-    values = split_values(value)
-    if not values or not all(values):
-        raise BadRequest(f"{name[:64]} has no value, or an empty one between commas")
-    if len(values) > MAX_VALUES:
-        raise TooCostly(f"{name[:64]} lists {len(values)} values; at most {MAX_VALUES}")
-    return Clause(parameter, modifier or None, values)
-
-
-def _check_modifier(parameter: SearchParameter, modifier: str) -> None:
-    accepted = MODIFIERS[parameter.type]
-    if parameter.code in ("_id", "_lastUpdated"):
-        accepted = ()
-    if modifier in accepted:
-        return
-    if parameter.type == "reference" and modifier in definitions().resource_types:
-        if parameter.targets and modifier not in parameter.targets:
-            raise BadRequest(
-                f"{parameter.code}:{modifier}: accepted types: {', '.join(parameter.targets)}"
-            )
-        return
-    offered = ", ".join(f":{one}" for one in accepted) or "none"
-    if parameter.type == "reference":
-        offered += ", :<resource type>"
-    raise UnsupportedParameter(
-        f"the modifier :{modifier[:64]} of {parameter.code} is not supported; accepted: {offered}"
-    )
 
 
 def _include(resource_type: str, name: str, value: str) -> IncludeRequest:
@@ -272,7 +203,7 @@ def _include(resource_type: str, name: str, value: str) -> IncludeRequest:
     reverse = name == "_revinclude"
     if not reverse and source != resource_type:
         raise BadRequest(f"{name}={value[:64]!r}; the resources found are of type {resource_type}")
-    parameter = _parameter(source, code, name)
+    parameter = known_parameter(source, code, name)
     if parameter.type != "reference":
         raise BadRequest(f"{name}={value[:64]!r}: {code} is not a reference")
     if reverse and target and target[0] != resource_type:
@@ -280,27 +211,3 @@ def _include(resource_type: str, name: str, value: str) -> IncludeRequest:
     if target and parameter.targets and target[0] not in parameter.targets:
         raise BadRequest(f"{name}={value[:64]!r}: {code} refers to {', '.join(parameter.targets)}")
     return IncludeRequest(source, parameter, target[0] if target else None, reverse)
-
-
-# -- escaping (search.html 3.1.1.4.19) ------------------------------------------------------
-
-
-def split_values(text: str, separator: str = ",") -> tuple[str, ...]:
-    """Split at separators that no backslash escapes; the parts stay escaped."""
-    parts: list[str] = []
-    at = start = 0
-    while at < len(text):
-        if text[at] == "\\":
-            at += 2
-            continue
-        if text[at] == separator:
-            parts.append(text[start:at])
-            start = at + 1
-        at += 1
-    parts.append(text[start:])
-    return tuple(parts)
-
-
-def unescape(text: str) -> str:
-    r"""\, \| \$ and \\ as they are meant; any other backslash is itself."""
-    return re.sub(r"\\([\\,|$])", r"\1", text) if "\\" in text else text

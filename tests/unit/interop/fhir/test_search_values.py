@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interop.fhir.search.request import Cursor, split_values, unescape
+from interop.fhir.search.clauses import split_values, unescape
+from interop.fhir.search.request import Cursor
 from interop.fhir.search.values import (
     LATEST,
     date_interval,
