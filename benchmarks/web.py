@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,14 +27,12 @@ import web_client
 import web_corpus
 from web_client import Figures
 from web_corpus import Study
-from web_servers import Running, orthanc, ours
+from web_servers import Running, orthanc, orthanc_on_postgres, ours
 
 JSON = "application/dicom+json"
 DICOM = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 OCTETS = 'multipart/related; type="application/octet-stream"'
 JPEG = "image/jpeg"
-# Of these a rate says more than a latency.
-RATES = ("STOW",)
 
 Case = Callable[[Running], Figures]
 
@@ -134,7 +133,7 @@ def measure(name: str, case: Case, server: Running) -> Figures:
     figures = case(server)
     figures.cpu_ms = (server.cpu_seconds() - spent) * 1000 / sum(figures.statuses.values())
     print(
-        f"{server.name:8} {name:44} {figures.p50_ms:9.2f} ms {figures.per_second:9.1f}/s"
+        f"{server.name:10} {name:44} {figures.p50_ms:9.2f} ms {figures.per_second:9.1f}/s"
         f" {figures.megabytes_per_second:8.1f} MB/s {figures.cpu_ms:8.2f} ms CPU"
         f"  {figures.statuses}",
         flush=True,
@@ -145,25 +144,25 @@ def measure(name: str, case: Case, server: Running) -> Figures:
 
 
 def report(results: dict[str, dict[str, list[Figures]]], servers: list[Running]) -> str:
-    """A markdown table of medians; the ratio is how many times ours is faster."""
-    lines = [
-        "| case | ours p50 ms | Orthanc p50 ms | ours CPU ms | Orthanc CPU ms | ours /s"
-        " | Orthanc /s | times faster |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """A markdown table of medians; the last columns are how many times ours is faster."""
+    mine, *peers = [server.name for server in servers]
+    names = [mine, *peers]
+    heads = [f"{n} p50 ms" for n in names] + [f"{n} CPU ms" for n in names]
+    heads += [f"times {peer}" for peer in peers]
+    lines = [f"| case | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for name, by_server in results.items():
-        mine, theirs = by_server.get("ours", []), by_server.get("Orthanc", [])
-        if not mine or not theirs:
-            continue
-        p50 = [statistics.median(f.p50_ms for f in found) for found in (mine, theirs)]
-        cpu = [statistics.median(f.cpu_ms for f in found) for found in (mine, theirs)]
-        rate = [statistics.median(f.per_second for f in found) for found in (mine, theirs)]
-        lines.append(
-            f"| {name} | {p50[0]:.2f} | {p50[1]:.2f} | {cpu[0]:.2f} | {cpu[1]:.2f} "
-            f"| {rate[0]:,.1f} | {rate[1]:,.1f} | {rate[0] / rate[1]:.1f} |"
-        )
+        p50 = [_median(by_server[n], "p50_ms") for n in names]
+        cpu = [_median(by_server[n], "cpu_ms") for n in names]
+        rate = [_median(by_server[n], "per_second") for n in names]
+        cells = [f"{value:.2f}" for value in (*p50, *cpu)]
+        cells += [f"{rate[0] / other:.1f}" for other in rate[1:]]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     memory = ", ".join(f"{s.name} {s.peak_bytes / 1e6:.0f} MB" for s in servers)
     return "\n".join([*lines, "", f"Largest resident set of one process: {memory}."])
+
+
+def _median(figures: list[Figures], name: str) -> float:
+    return statistics.median(getattr(found, name) for found in figures)
 
 
 def run(options: argparse.Namespace, folder: Path) -> str:
@@ -171,21 +170,24 @@ def run(options: argparse.Namespace, folder: Path) -> str:
     plan = {"io": (24, 1), "cbct": (1, 400), "multiframe": (1, 1), "tiny": (tiny, 10)}
     studies = web_corpus.make(folder / "files", plan)
     results: dict[str, dict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
-    with ours(folder / "ours", options.app, options.workers) as mine:
-        with orthanc(folder / "orthanc") as theirs:
-            servers = [mine] if options.only_ours else [mine, theirs]
-            for name, case in storing_cases(studies).items():
-                for server in servers:
-                    results[name][server.name].append(measure(name, case, server))
-            for _ in range(options.rounds):
-                for name, case in reading_cases(studies, options.seconds).items():
-                    if options.case in name:
-                        for server in servers:
-                            results[name][server.name].append(measure(name, case, server))
-            lines = [report(results, servers)]
-            if options.gigabyte:
-                lines.append(in_and_out(mine, folder))
-            return "\n".join(lines)
+    with ExitStack() as stack:
+        mine = stack.enter_context(ours(folder / "ours", options.app, options.workers))
+        servers = [mine]
+        if not options.only_ours:
+            servers.append(stack.enter_context(orthanc(folder / "orthanc")))
+            servers.append(stack.enter_context(orthanc_on_postgres(folder / "orthanc-postgres")))
+        for name, case in storing_cases(studies).items():
+            for server in servers:
+                results[name][server.name].append(measure(name, case, server))
+        for _ in range(options.rounds):
+            for name, case in reading_cases(studies, options.seconds).items():
+                if options.case in name:
+                    for server in servers:
+                        results[name][server.name].append(measure(name, case, server))
+        lines = [report(results, servers)]
+        if options.gigabyte:
+            lines.append(in_and_out(mine, folder))
+        return "\n".join(lines)
 
 
 def _end(number: int, frame: object) -> None:

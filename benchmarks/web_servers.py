@@ -1,16 +1,15 @@
 """The two servers of the web benchmark as processes: ours with all it does, Debian's Orthanc.
 
-Both keep their default durability (files synced). Orthanc gets `TCP_NODELAY=1`, without which it
+Both sync files. Of Orthanc there are two: with SQLite, as shipped, whose index is not synced, and
+with its index in PostgreSQL, which is as durable as ours. It gets `TCP_NODELAY=1`, without which it
 waits 40 ms for a delayed ACK, and no authentication; ours checks a token, writes an audit row for
 each request and runs under row-level security.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.orthanc import Orthanc
 from interop.access import Scopes
 from interop.services import open_tokens
 from interop.settings import Settings
@@ -31,9 +31,6 @@ from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.migrations import upgrade
 from storage.tenancy import TenantDirectory
-
-ORTHANC = Path("/usr/sbin/Orthanc")
-PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
 @dataclass
@@ -162,24 +159,23 @@ def ours(folder: Path, app: str, workers: int) -> Iterator[Running]:
 
 @contextmanager
 def orthanc(folder: Path) -> Iterator[Running]:
-    """Debian's Orthanc with its DICOMweb plugin, without DIMSE."""
-    if not ORTHANC.exists() or not PLUGIN.exists():
-        raise RuntimeError("Orthanc is not installed: apt-get install orthanc orthanc-dicomweb")
-    port = free_port()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    configuration = {
-        "Name": "bench", "StorageDirectory": str(folder / "store"),
-        "IndexDirectory": str(folder / "store"), "Plugins": [str(PLUGIN)], "HttpPort": port,
-        "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "DicomServerEnabled": False,
-        "KeepAlive": True, "TcpNoDelay": True, "HttpThreadsCount": 50,
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }  # fmt: skip
-    path = folder / "orthanc.json"
-    path.write_text(json.dumps(configuration))
-    with process(
-        [str(ORTHANC), str(path)], port, folder / "orthanc.log", {"TCP_NODELAY": "1"}
-    ) as pid:
-        running = Running("Orthanc", f"http://127.0.0.1:{port}/dicom-web", {}, pid)
-        yield running
-        running.stop.set()
+    """Debian's Orthanc with its DICOMweb plugin and, as shipped, an index that is not synced."""
+    with Orthanc(folder) as server:
+        yield from _peer("Orthanc", server)
+
+
+@contextmanager
+def orthanc_on_postgres(folder: Path) -> Iterator[Running]:
+    """The same with its index in PostgreSQL: as durable as ours."""
+    with (
+        EmbeddedPostgres(folder / "postgres") as postgres,
+        Orthanc(folder, postgres=postgres) as server,
+    ):
+        yield from _peer("Orthanc/PG", server, postgres.pid)
+
+
+def _peer(name: str, server: Orthanc, database_pid: int | None = None) -> Iterator[Running]:
+    assert server.process is not None
+    running = Running(name, server.dicom_web, {}, server.process.pid, database_pid)
+    yield running
+    running.stop.set()
