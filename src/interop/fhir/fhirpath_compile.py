@@ -14,14 +14,13 @@ from typing import Any
 
 from interop.fhir.definitions import ABSTRACT, Definitions, Element, definitions
 from interop.fhir.fhirpath import (
-    And,
     Call,
-    Comparison,
     FhirPathError,
     Index,
     Literal,
     Name,
     Node,
+    Operation,
     Step,
     TypeTest,
     Union,
@@ -85,7 +84,7 @@ class _Compiler:
                 return self._step([Stream(self._context_type, _identity)], node)
             case TypeTest(of, type_, True):
                 return self._of_type(self.streams(of), type_)
-            case And() | Comparison():
+            case Operation():
                 return [Stream(BOOLEAN, self._truth(node))]
             case _:
                 raise FhirPathError(f"{node} yields no values")
@@ -102,7 +101,7 @@ class _Compiler:
         match then:
             case Name(name):
                 return self._child(streams, name)
-            case Index(position):
+            case Index(Literal(int(position))):
                 return [Stream(s.type, _nth(s.get, position), s.element) for s in streams]
             case Call("as" | "ofType", (Name(type_),)):
                 return self._of_type(streams, type_)
@@ -142,10 +141,10 @@ class _Compiler:
     def predicate(self, node: Node) -> Predicate:
         """A condition on one item: true, false, or None for FHIRPath's empty."""
         match node:
-            case And(left, right):
+            case Operation("and", left, right):
                 return _both(self.predicate(left), self.predicate(right))
-            case Comparison(left, equal, Literal(value)):
-                return _compares([s.get for s in self.streams(left)], equal, value)
+            case Operation("=" | "!=" as sign, left, Literal(value)):
+                return _compares([s.get for s in self.streams(left)], sign == "=", value)
             case Step(of, Call("exists", ())):
                 return _exists([s.get for s in self.streams(of)])
             case TypeTest(Call("resolve", ()), type_, False):
