@@ -22,6 +22,10 @@ TARGETS: Final[dict[str, tuple[LiteralString, LiteralString]]] = {
     "Condition": ("patient_conditions", "id"),
     "Procedure": ("procedures", "id"),
     "ImagingStudy": ("imaging_studies", "id"),
+    # Another tenant is an Organization here once rows of this one name it (organization.py).
+    "Organization": ("(SELECT id, %(tenant_id)s::uuid AS tenant_id FROM tenants)", "id"),
+    "Coverage": ("patient_insurance_policies", "id"),
+    "Claim": ("claims", "id"),
 }
 _OWN_URL = re.compile(r"https?://.*/t/(?P<slug>[^/]+)/fhir/R4/(?P<rest>[^/]+/[^/]+)")
 
@@ -71,6 +75,22 @@ def unresolved(connection: Connection, tenant_id: UUID, named: Iterable[str]) ->
     """Those of the references that have no row yet."""
     waiting = [item for item in named if resolve(connection, tenant_id, item) is None]
     return local_parts(connection, tenant_id, waiting)
+
+
+def literals(
+    connection: Connection, tenant_id: UUID, resource_type: str, rows: Iterable[UUID | None]
+) -> dict[UUID, str]:
+    """The references to several rows of one type."""
+    wanted = [row for row in rows if row is not None]
+    found = {row: f"{resource_type}/{row}" for row in wanted}
+    if wanted:
+        named = connection.execute(
+            "SELECT row_id, resource_id FROM fhir_resources"
+            " WHERE tenant_id = %s AND resource_type = %s AND row_id = ANY(%s)",
+            (tenant_id, resource_type, wanted),
+        )
+        found |= {row: f"{resource_type}/{resource_id}" for row, resource_id in named}
+    return found
 
 
 def literal(connection: Connection, tenant_id: UUID, resource_type: str, row: UUID) -> str:

@@ -9,6 +9,7 @@ no row.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,6 +21,20 @@ from interop.fhir.mappings.tables import with_id
 
 # Elements that would say in other words, or take back, what the rows say.
 RESERVED: Final = ("text", "implicitRules", "modifierExtension")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An element as a loader has made it of rows, whole."""
+
+    label: str
+
+    def get(self, node: Any) -> Any:
+        return node
+
+    def put(self, value: Any, node: Any) -> Any:
+        return value
+
 
 Loader = Callable[[Connection, UUID, UUID], Rows | None]
 
