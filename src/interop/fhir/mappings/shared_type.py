@@ -61,9 +61,11 @@ class SharedLens:
         if self._view(connection, tenant_id, proposed) is not None:
             return proposed
         table = self._table(resource)
+        if table is None:
+            return None
         if isinstance(table, NamesItsRow):
             return table.row_id(connection, tenant_id, resource, proposed)
-        return proposed if table is not None else None
+        return proposed
 
     def write(
         self,
@@ -85,7 +87,7 @@ class SharedLens:
     def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:
         """References whose columns are empty until their resources exist."""
         table = self._table(resource)
-        if not isinstance(table, FillsLinks):
+        if table is None or not isinstance(table, FillsLinks):
             return []
         return table.waits_for(connection, tenant_id, resource)
 
@@ -106,7 +108,7 @@ class SharedLens:
         if view is not None:
             return view.overlay(connection, tenant_id, row_id, resource)
         table = self._table(resource)
-        if not isinstance(table, ShowsRows):
+        if table is None or not isinstance(table, ShowsRows):
             return resource
         return table.overlay(connection, tenant_id, row_id, resource)
 
