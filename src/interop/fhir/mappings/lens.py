@@ -113,7 +113,7 @@ class Children:
         rows = [self._row(item) for item in self._items(resource) if self._is_row(item)]
         if self.key:
             # A repeated key is one row; the first item says what is in it.
-            rows = list({self._key(row): row for row in reversed(rows)}.values())
+            rows = list({self.key_of(row): row for row in reversed(rows)}.values())
         return self.sorted(rows)
 
     def sorted(self, rows: Iterable[Row]) -> tuple[Row, ...]:
@@ -138,14 +138,17 @@ class Children:
 
     def is_successor(self, row: Row, other: Row) -> bool:
         """Whether `row` is what `other` has become."""
-        return not self.key or self._key(row) == self._key(other)
+        return not self.key or self.key_of(row) == self.key_of(other)
 
     def _pair(self, wanted: Sequence[Row], items: list[Any]) -> list[tuple[Any, Row | None]]:
         """Each item with the row that it becomes."""
         if self.key:
-            by_key = {self._key(row): row for row in wanted}
+            by_key = {self.key_of(row): row for row in wanted}
             return [
-                (item, by_key.pop(self._key(self._row(item)), None) if self._is_row(item) else None)
+                (
+                    item,
+                    by_key.pop(self.key_of(self._row(item)), None) if self._is_row(item) else None,
+                )
                 for item in items
             ]
         left = list(wanted)
@@ -161,7 +164,7 @@ class Children:
     def _rank(self, row: Row) -> tuple[Any, ...]:
         leading = tuple((row[column] is None, row[column]) for column in self.order)
         if self.key:
-            return *leading, *map(str, self._key(row))
+            return *leading, *map(str, self.key_of(row))
         return *leading, repr(sorted(row.items(), key=_name_of))
 
     def _is_row(self, item: Any) -> bool:
@@ -174,7 +177,8 @@ class Children:
     def _row(self, item: JsonObject) -> Row:
         return get_entries(self.entries, item)
 
-    def _key(self, row: Row) -> tuple[Any, ...]:
+    def key_of(self, row: Row) -> tuple[Any, ...]:
+        """What tells the row from its siblings."""
         return tuple(row[column] for column in self.key)
 
 

@@ -8,7 +8,7 @@ its column empty and the reference in the resource (see `waits_for`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -33,6 +33,7 @@ class TableLens:
         parent: str = "",
         where: Row | None = None,
         normalize: Callable[[Row], Row] = lambda row: row,
+        beside: tuple[str, ...] = (),
     ) -> None:
         self.mapping = mapping
         # Columns without which there is no row; for links, the row waits until they resolve.
@@ -43,7 +44,13 @@ class TableLens:
         self.where = where or {}
         # What a row written in SQL may leave out and means all the same.
         self.normalize = normalize
-        self.links = {entry.columns[0]: types for entry, types in _links(mapping)}
+        # Further columns for the template of the mapping: what a row says once, when it is new.
+        self.beside = beside
+        self.links = {entry.columns[0]: types for entry, types in _links(mapping.entries)}
+        self.child_links = {
+            children.table: {entry.columns[0]: types for entry, types in _links(children.entries)}
+            for children in mapping.children
+        }
 
     @property
     def resource_type(self) -> str:
@@ -75,7 +82,7 @@ class TableLens:
                     " resource"
                 )
             return []
-        resolved = self._resolve(connection, tenant_id, rows.row)
+        resolved = _resolve(connection, tenant_id, self.links, rows.row)
         waiting = [rows.row[c] for c in self.needs if c in self.links and resolved[c] is None]
         if waiting:
             return references.local_parts(connection, tenant_id, waiting)
@@ -83,7 +90,11 @@ class TableLens:
         with refusing_bad_rows(self.resource_type):
             is_new = self._upsert(connection, tenant_id, row_id, row, actor)
             for children in self.mapping.children:
-                wanted = rows.children[children.table]
+                links = self.child_links[children.table]
+                wanted = tuple(
+                    {**child, **_resolve(connection, tenant_id, links, child)}
+                    for child in rows.children[children.table]
+                )
                 if is_new:
                     self._add(connection, tenant_id, row_id, children, wanted, actor)
                 else:
@@ -92,18 +103,15 @@ class TableLens:
 
     def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:
         """References whose columns are empty until their resources exist."""
-        row = self.get(resource).row
-        optional = [row[c] for c in self.links if c not in self.needs and row[c]]
+        rows = self.get(resource)
+        optional = [rows.row[c] for c in self.links if c not in self.needs]
+        for table, links in self.child_links.items():
+            optional += [child[c] for child in rows.children[table] for c in links]
+        optional = [reference for reference in optional if reference]
         return references.unresolved(connection, tenant_id, optional)
 
     def exists(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> bool:
         return self._select(connection, tenant_id, row_id) is not None
-
-    def _resolve(self, connection: Connection, tenant_id: UUID, row: Row) -> dict[str, UUID | None]:
-        return {
-            column: references.resolve(connection, tenant_id, row[column]) if row[column] else None
-            for column in self.links
-        }
 
     def _upsert(
         self, connection: Connection, tenant_id: UUID, row_id: UUID, row: Row, actor: str
@@ -172,21 +180,39 @@ class TableLens:
         if row is None:
             return None
         row = self.normalize(row)
-        said = self.get(stored).row if stored else {}
+        rows = self.get(stored) if stored else Rows({})
         for column, types in self.links.items():
-            spelled = said.get(column)
+            spelled = rows.row.get(column)
             meant = references.resolve(connection, tenant_id, spelled) if spelled else None
             if spelled and meant is None and column in self.needs:
                 # The stored resource is newer than its row, which it cannot have yet.
                 return stored
             row[column] = spell(connection, tenant_id, types, row[column], spelled, meant)
         children = {
-            item.table: item.sorted(
-                child for _, child in self._children(connection, tenant_id, row_id, item)
-            )
+            item.table: self._present_children(connection, tenant_id, row_id, item, rows)
             for item in self.mapping.children
         }
         return with_id(self.put(Rows(row, children), stored), row_id)
+
+    def _present_children(
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        row_id: UUID,
+        children: Children,
+        stored: Rows,
+    ) -> tuple[Row, ...]:
+        """The rows of one list, their references spelled as the client's item of that key does."""
+        found = [row for _, row in self._children(connection, tenant_id, row_id, children)]
+        links = self.child_links[children.table]
+        if links:
+            said = {children.key_of(row): row for row in stored.children.get(children.table, ())}
+            for row in found:
+                for column, types in links.items():
+                    spelled = said.get(children.key_of(row), {}).get(column)
+                    meant = references.resolve(connection, tenant_id, spelled) if spelled else None
+                    row[column] = spell(connection, tenant_id, types, row[column], spelled, meant)
+        return children.sorted(found)
 
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
         with refusing_bad_rows(self.resource_type):
@@ -195,7 +221,8 @@ class TableLens:
 
     def _select(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> Row | None:
         key = {"tenant_id": tenant_id, "id": row_id, **self.where}
-        found = statements.select(connection, self.mapping.table, self.mapping.columns, key)
+        columns = (*self.mapping.columns, *self.beside)
+        found = statements.select(connection, self.mapping.table, columns, key)
         return found[0] if found else None
 
     def _children(
@@ -210,8 +237,17 @@ def _is_equal(row: Row, other: Row) -> bool:
     return row == other
 
 
-def _links(mapping: ResourceMapping) -> Iterator[tuple[Entry, tuple[str, ...]]]:
-    for entry in mapping.entries:
+def _resolve(
+    connection: Connection, tenant_id: UUID, links: Mapping[str, tuple[str, ...]], row: Row
+) -> dict[str, UUID | None]:
+    return {
+        column: references.resolve(connection, tenant_id, row[column]) if row[column] else None
+        for column in links
+    }
+
+
+def _links(entries: Iterable[Entry]) -> Iterator[tuple[Entry, tuple[str, ...]]]:
+    for entry in entries:
         reference = _reference(entry.converter)
         if reference is not None:
             yield entry, reference.types
