@@ -72,13 +72,25 @@ class _Refused(ValueError):
 
 def loads(data: bytes) -> JsonObject:
     """Read one JSON object. Raises MalformedJson with the place and what would be accepted."""
-    try:
-        value = _fast(data)
-    except (ValueError, RecursionError):
-        raise _explained(data) from None
+    value = _loaded(data)
     if type(value) is not dict:
         raise MalformedJson("the body is not a JSON object; expected one FHIR resource: {...}")
     return value
+
+
+def loads_array(data: bytes) -> list[Any]:
+    """The same for one JSON array, which a JSON Patch is."""
+    value = _loaded(data)
+    if type(value) is not list:
+        raise MalformedJson("the body is not a JSON array; expected a JSON Patch: [{...}]")
+    return value
+
+
+def _loaded(data: bytes) -> Any:
+    try:
+        return _fast(data)
+    except (ValueError, RecursionError):
+        raise _explained(data) from None
 
 
 def dumps(value: object) -> bytes:
