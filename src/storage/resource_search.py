@@ -117,6 +117,49 @@ class SearchStatement:
                 wheres.append(f"({condition(alias)})")
         return f"EXISTS (SELECT FROM {', '.join(tables)} WHERE {' AND '.join(wheres)})"
 
+    def refers_to(self, parameter: str, other: SearchStatement, conditions: Sequence[str]) -> str:
+        """By the parameter it names some `other` resource that meets the conditions."""
+        row = f"h{other.alias}"
+        return self._joined(
+            row,
+            other,
+            [
+                f"{row}.resource_type = '{self.resource_type}'",
+                f"{row}.parameter = '{parameter}'",
+                f"{row}.resource_id = {self.alias}.resource_id",
+                f"{row}.target_type = '{other.resource_type}'",
+                f"{row}.target_id = {other.alias}.resource_id",
+                *conditions,
+            ],
+        )
+
+    def referred_to_by(
+        self, parameter: str, other: SearchStatement, conditions: Sequence[str]
+    ) -> str:
+        """Some `other` resource that meets the conditions names it by the parameter."""
+        row = f"h{other.alias}"
+        return self._joined(
+            row,
+            other,
+            [
+                f"{row}.resource_type = '{other.resource_type}'",
+                f"{row}.parameter = '{parameter}'",
+                f"{row}.resource_id = {other.alias}.resource_id",
+                f"{row}.target_type = '{self.resource_type}'",
+                f"{row}.target_id = {self.alias}.resource_id",
+                *conditions,
+            ],
+        )
+
+    def _joined(self, row: str, other: SearchStatement, wheres: Sequence[str]) -> str:
+        return (
+            f"EXISTS (SELECT FROM fhir_search_reference AS {row}, fhir_resources AS {other.alias}"
+            f" WHERE {row}.tenant_id = $1 AND {other.alias}.tenant_id = $1"
+            f" AND {other.alias}.resource_type = '{other.resource_type}'"
+            f" AND NOT {other.alias}.deleted AND {other.alias}.version > 0"
+            f" AND {' AND '.join(wheres)})"
+        )
+
     def ids(self, resource_ids: Sequence[str]) -> str:
         return f"{self.id_column} = ANY ({self.bind_all(resource_ids)})"
 

@@ -152,6 +152,20 @@ def visible_ids(connection: Connection, tenant_id: UUID, statement: SearchStatem
     return {row[0] for row in rows}
 
 
+def first_ids(
+    connection: Connection, tenant_id: UUID, statement: SearchStatement, limit: int
+) -> list[str]:
+    """The first ids, in their order, of the resources that meet the conditions of a statement."""
+    query = (
+        "SELECT r.resource_id FROM fhir_resources AS r WHERE r.tenant_id = $1"
+        f" AND r.resource_type = '{statement.resource_type}' AND NOT r.deleted AND r.version > 0"
+        + "".join(f" AND {condition}" for condition in statement.conditions)
+        + f" ORDER BY r.resource_id LIMIT {limit}"
+    )
+    rows = connection.execute(JUDGE, (tenant_id, query, statement.values, None)).fetchall()
+    return [row[0] for row in rows]
+
+
 # -- versions -------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from interop.fhir.search.clauses import Clause, split_values, unescape
 from interop.fhir.search.extraction import reads_identifiers
+from interop.fhir.search.terms import FILTER, HAS, Term, leaves, term
 from interop.fhir.sensitive import DOMAIN, Blind, is_sensitive_system, is_sensitive_type
 from storage.database import Database
 
@@ -16,13 +17,13 @@ LEFT_OUT = "***"
 
 
 async def search_blinding(
-    database: Database, tenant_id: UUID, clauses: Sequence[Clause], resource_type: str
+    database: Database, tenant_id: UUID, resource_type: str, terms: Sequence[Term]
 ) -> Blind | None:
-    """None where no clause asks for an identifier, or none is indexed blindly in this tenant.
+    """None where no term asks for an identifier, or none is indexed blindly in this tenant.
 
     Raises KeysUnavailable: what is sealed cannot be searched then, and must not seem to be absent.
     """
-    if not any(_asks_for_identifier(clause, resource_type) for clause in clauses):
+    if not any(asks_for_identifier(resource_type, one) for one in terms):
         return None
     index = database.vault.index_now(tenant_id)
     if index is None:
@@ -40,10 +41,14 @@ def without_numbers(resource_type: str, pairs: Iterable[tuple[str, str]]) -> lis
 
 
 def _without(resource_type: str, name: str, value: str) -> str:
-    code, _, modifier = name.partition(":")
-    is_of_identifiers = modifier == "identifier" or reads_identifiers(resource_type, code)
-    if modifier == "missing" or not is_of_identifiers:
+    if name.startswith("_") and not name.startswith((HAS, FILTER)):
         return value
+    asked = term(resource_type, name, value)
+    if not asks_for_identifier(resource_type, asked):
+        return value
+    if name == FILTER:
+        # Where in the text the numbers stand is not looked for.
+        return LEFT_OUT
     alternatives = (split_values(alternative, "|") for alternative in split_values(value, ","))
     return ",".join(
         "|".join(parts if _is_clear(parts) else [*parts[:-1], LEFT_OUT]) for parts in alternatives
@@ -58,8 +63,14 @@ def _is_clear(parts: Sequence[str]) -> bool:
     return bool(known) and bool(known[0]) and not is_sensitive_system(known[0])
 
 
-def _asks_for_identifier(clause: Clause, resource_type: str) -> bool:
+def asks_for_identifier(resource_type: str, found: Term) -> bool:
+    """Whether some clause of a term compares the numbers of identifiers."""
+    return any(_compares_numbers(type_, clause) for type_, clause in leaves(resource_type, found))
+
+
+def _compares_numbers(resource_type: str, clause: Clause) -> bool:
+    if clause.modifier == "missing":
+        return False
     if clause.modifier == "identifier":
         return True
-    is_token = clause.parameter.type == "token"
-    return is_token and reads_identifiers(resource_type, clause.parameter.code)
+    return reads_identifiers(resource_type, clause.parameter.code)

@@ -17,7 +17,8 @@ import orjson
 
 from interop.errors import BadRequest, TooCostly, UnsupportedParameter
 from interop.fhir.definitions import SearchParameter, definitions
-from interop.fhir.search.clauses import Clause, clause, known_parameter
+from interop.fhir.search.clauses import known_parameter
+from interop.fhir.search.terms import Budget, Term, term, touched
 
 DEFAULT_COUNT = 20
 MAX_COUNT = 1000
@@ -76,7 +77,7 @@ class SearchRequest:
     """A search over one resource type, checked."""
 
     resource_type: str
-    clauses: list[Clause] = field(default_factory=list)
+    terms: list[Term] = field(default_factory=list)
     includes: list[IncludeRequest] = field(default_factory=list)
     sort: list[tuple[SearchParameter, bool]] = field(default_factory=list)
     count: int = DEFAULT_COUNT
@@ -88,6 +89,8 @@ class SearchRequest:
     def types(self) -> list[str]:
         """Every resource type that the search may touch."""
         found = {self.resource_type}
+        for one in self.terms:
+            found.update(touched(one))
         for include in self.includes:
             if include.reverse:
                 found.add(include.source_type)
@@ -112,23 +115,24 @@ def parse(
     """
     request = SearchRequest(resource_type)
     single: set[str] = set()
+    budget = Budget()
     for name, value in pairs:
         if "\x00" in name or "\x00" in value:
             raise BadRequest(f"the parameter {name[:64]!r} holds a NUL character")
         try:
-            _one(request, name, value, single)
+            _one(request, name, value, single, budget)
         except UnsupportedParameter:
             if not lenient:
                 raise
             continue
         # The self link says what the server did: the largest page where a larger was asked for.
         request.applied.append((name, str(request.count) if name == "_count" else value))
-    if len(request.clauses) > MAX_CLAUSES:
-        raise TooCostly(f"{len(request.clauses)} search parameters; at most {MAX_CLAUSES}")
+    if len(request.terms) > MAX_CLAUSES:
+        raise TooCostly(f"{len(request.terms)} search parameters; at most {MAX_CLAUSES}")
     return request
 
 
-def _one(request: SearchRequest, name: str, value: str, single: set[str]) -> None:
+def _one(request: SearchRequest, name: str, value: str, single: set[str], budget: Budget) -> None:
     if name.partition(":")[0] in RESULT_PARAMETERS:
         if name not in ("_include", "_revinclude"):
             if name in single:
@@ -136,7 +140,7 @@ def _one(request: SearchRequest, name: str, value: str, single: set[str]) -> Non
             single.add(name)
         _result_parameter(request, name, value)
     else:
-        request.clauses.append(clause(request.resource_type, name, value))
+        request.terms.append(term(request.resource_type, name, value, budget))
 
 
 def _result_parameter(request: SearchRequest, name: str, value: str) -> None:

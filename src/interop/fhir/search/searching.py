@@ -17,7 +17,6 @@ from interop.fhir import bundles
 from interop.fhir.definitions import definitions
 from interop.fhir.rendering import render_stale
 from interop.fhir.search.blinding import search_blinding, without_numbers
-from interop.fhir.search.conditions import Conditions
 from interop.fhir.search.request import (
     CURSOR,
     Cursor,
@@ -25,6 +24,7 @@ from interop.fhir.search.request import (
     SearchRequest,
     targets_of,
 )
+from interop.fhir.search.term_conditions import TermConditions
 from interop.fhir.sensitive import Blind
 from interop.fhir.visibility import Visibility
 from storage import resources
@@ -53,7 +53,7 @@ class Searcher:
         statement = SearchStatement(request.resource_type)
         tenant_id = self._caller.tenant.id
         blind = await search_blinding(
-            self._database, tenant_id, request.clauses, request.resource_type
+            self._database, tenant_id, request.resource_type, request.terms
         )
         query = self._query(request, statement, blind)
         audit = audit_parameters(
@@ -107,9 +107,9 @@ class Searcher:
         self, request: SearchRequest, statement: SearchStatement, blind: Blind | None
     ) -> str:
         self._visibility.restrict(statement, self._filter)
-        conditions = Conditions(statement, self._own_base, blind)
-        for clause in request.clauses:
-            conditions.add(clause)
+        conditions = TermConditions(self._visibility, self._own_base, blind)
+        for term in request.terms:
+            conditions.require(statement, term)
         order = [
             _sort_key(statement, parameter.code, parameter.type, descending)
             for parameter, descending in request.sort
