@@ -21,6 +21,7 @@ from interop.fhir.search.extraction import SearchRows, extract
 from interop.fhir.sensitive import blinding
 from interop.fhir.versions import is_same_content, next_time, stamped
 from storage import resources
+from storage.acting import as_server
 from storage.database import Database
 from storage.encryption import KeysUnavailable
 from storage.resources import Stored
@@ -54,6 +55,28 @@ def render_stale(
             if found < size:
                 break
     return rendered
+
+
+def render_stale_within(
+    connection: Connection, tenant_id: UUID, types: Sequence[str], own_base: str | None = None
+) -> None:
+    """Render the stale resources of `types` in the open transaction, whose actor stays who it was.
+
+    For what must see, and lock, everything in one transaction. One that cannot be presented is left
+    as it was.
+    """
+    stale = sorted(set(types) & set(resources.stale_types(connection, tenant_id)))
+    if not stale:
+        return
+    with as_server(connection):
+        for resource_type in stale:
+            after = ""
+            while found := resources.lock_stale(
+                connection, tenant_id, resource_type, BATCH, after=after
+            ):
+                for stale_id, stored in found:
+                    render_apart(connection, tenant_id, resource_type, stale_id, stored, own_base)
+                after = found[-1][0]
 
 
 def render_one(
@@ -94,28 +117,38 @@ class _Batch:
             found = resources.lock_stale(
                 connection, *self._key, size, after=self._after, resource_id=resource_id
             )
-            done = sum(self._render_apart(connection, *one) for one in found)
+            done = sum(
+                render_apart(connection, *self._key, *one, self._own_base) for one in found
+            )
         if found:
             self._after = found[-1][0]
         return len(found), done
 
-    def _render_apart(self, connection: Connection, stale_id: str, stored: Stored) -> bool:
-        """One row that cannot be presented must not hide the others of its type."""
-        try:
-            with connection.transaction():
-                render_resource(connection, *self._key, stale_id, stored, self._own_base)
-        except psycopg.OperationalError:  # deadlocks among them
-            raise
-        except KeysUnavailable:
-            logger.warning("row_waits_for_keys", extra={"resource_type": self._key[1]})
-            return False
-        except Exception:
-            logger.exception(
-                "row_not_presentable",
-                extra={"resource_type": self._key[1], "resource_id": stale_id},
-            )
-            return False
-        return True
+
+def render_apart(
+    connection: Connection,
+    tenant_id: UUID,
+    resource_type: str,
+    resource_id: str,
+    stored: Stored,
+    own_base: str | None,
+) -> bool:
+    """Render one; a row that cannot be presented must not hide the others of its type."""
+    try:
+        with connection.transaction():
+            render_resource(connection, tenant_id, resource_type, resource_id, stored, own_base)
+    except psycopg.OperationalError:  # deadlocks among them
+        raise
+    except KeysUnavailable:
+        logger.warning("row_waits_for_keys", extra={"resource_type": resource_type})
+        return False
+    except Exception:
+        logger.exception(
+            "row_not_presentable",
+            extra={"resource_type": resource_type, "resource_id": resource_id},
+        )
+        return False
+    return True
 
 
 def render_resource(
