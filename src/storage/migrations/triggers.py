@@ -7,11 +7,11 @@ not one per row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sqlalchemy import MetaData
 
-from storage.schema.presentation import PRESENTED, SOURCES, Presented
+from storage.schema.presentation import PRESENTED, Presented, source_of
 
 
 def statements(metadata: MetaData) -> Iterator[str]:
@@ -31,19 +31,22 @@ def statements(metadata: MetaData) -> Iterator[str]:
                     " FOR EACH ROW EXECUTE FUNCTION"
                     f" refuse_foreign_platform_row('{column.name}', '{target}')"
                 )
-    yield from staleness(PRESENTED, SOURCES)
+    yield from staleness(PRESENTED)
 
 
-def staleness(
-    presented: Mapping[str, Iterable[Presented]], sources: Mapping[str, str]
-) -> Iterator[str]:
+def staleness(presented: Mapping[str, Iterable[Presented]]) -> Iterator[str]:
     """The functions and triggers that mark resources stale."""
     for table, resources in presented.items():
-        source = sources.get(table, "SELECT * FROM {rows} AS rows")
+        # What a resource shows through a row that comes or goes cannot be there yet, or any more.
+        always = [(item.rows(table, "changed"), item) for item in resources if not item.when]
+        yield _function(f"stale_{table}_changed", table, "changed", always)
         # An update may have moved a row from one resource to another: both are stale.
-        moved = source.format(rows="(SELECT * FROM changed UNION ALL SELECT * FROM former)")
-        yield _function(f"stale_{table}_changed", source.format(rows="changed"), resources)
-        yield _function(f"stale_{table}_moved", moved, resources)
+        both = "(SELECT * FROM changed UNION ALL SELECT * FROM former)"
+        moved = [
+            (item.rows(table, _changed_in(item.when) if item.when else both), item)
+            for item in resources
+        ]
+        yield _function(f"stale_{table}_moved", table, both, moved)
         for event, transition, name in (
             ("INSERT", "NEW TABLE AS changed", "changed"),
             ("DELETE", "OLD TABLE AS changed", "changed"),
@@ -56,8 +59,19 @@ def staleness(
             )
 
 
-def _function(name: str, source: str, resources: Iterable[Presented]) -> str:
-    marks = "\n".join(_mark(source, resource) for resource in resources)
+def _changed_in(columns: Sequence[str]) -> str:
+    """The changed rows of which one of the columns is another."""
+    now = ", ".join(f"c.{column}" for column in columns)
+    before = ", ".join(f"f.{column}" for column in columns)
+    return (
+        "(SELECT c.* FROM changed AS c JOIN former AS f ON f.tenant_id = c.tenant_id"
+        f" AND f.id = c.id WHERE ({now}) IS DISTINCT FROM ({before}))"
+    )
+
+
+def _function(name: str, table: str, changed: str, sources: Iterable[tuple[str, Presented]]) -> str:
+    marks = "\n".join(_mark(source, resource) for source, resource in sources)
+    tenants = source_of(table).format(rows=changed)
     return f"""
 CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY INVOKER AS $$
 DECLARE
@@ -71,7 +85,7 @@ BEGIN
 {marks}
     IF total > 0 THEN
         PERFORM pg_notify('fhir_stale', tenant_id::text)
-        FROM (SELECT DISTINCT tenant_id FROM ({source}) AS rows) AS tenants;
+        FROM (SELECT DISTINCT tenant_id FROM ({tenants}) AS rows) AS tenants;
     END IF;
     RETURN NULL;
 END;

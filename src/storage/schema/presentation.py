@@ -11,10 +11,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """The rows of a table are the resource `resource_type` whose row id stands in `column`."""
+    """The rows of a table are the resource `resource_type` whose row id stands in `column`.
+
+    `source`: how the rows with that column follow from the changed `{rows}`, where they are not
+    simply those. `when`: only a change of these columns matters, for a resource that shows them
+    through another row (the patient of a note is that of its visit).
+    """
 
     resource_type: str
     column: str = "id"
+    source: str | None = None
+    when: tuple[str, ...] = ()
+
+    def rows(self, table: str, changed: str) -> str:
+        """The SELECT of the rows to present, given the one of those that have changed."""
+        return (self.source or source_of(table)).format(rows=changed)
+
+
+def source_of(table: str) -> str:
+    """How the rows to present follow from the changed rows of a table, for all that it shows."""
+    return SOURCES.get(table, "SELECT * FROM {rows} AS rows")
 
 
 # How the rows to present follow from the changed rows, where they are not simply those rows. The
