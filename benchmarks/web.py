@@ -98,8 +98,8 @@ def storing_cases(studies: list[Study]) -> dict[str, Case]:
     return {
         "STOW IO 2.5 MB, one a request": stow(io[:half], 1, 1),
         "STOW IO 2.5 MB, one a request, 4 clients": stow(io[half:], 4, 1),
-        "STOW CT slices, one a request": stow(cbct.files[:100], 1, 1),
-        "STOW CT slices, 20 a request": stow(cbct.files[100:], 1, 20),
+        "STOW CT slices, one a request": stow(cbct.files[:200], 1, 1),
+        "STOW CT slices, 20 a request": stow(cbct.files[200:], 1, 20),
         "STOW 128 MB object": stow(multiframe.files, 1, 1),
         "STOW small, 20 a request, 4 clients": stow(tiny, 4, 20),
     }
@@ -167,7 +167,7 @@ def _median(figures: list[Figures], name: str) -> float:
 
 def run(options: argparse.Namespace, folder: Path) -> str:
     tiny = 100 if options.quick else 1000
-    plan = {"io": (24, 1), "cbct": (1, 400), "multiframe": (1, 1), "tiny": (tiny, 10)}
+    plan = {"io": (96, 1), "cbct": (1, 400), "multiframe": (1, 1), "tiny": (tiny, 10)}
     studies = web_corpus.make(folder / "files", plan)
     results: dict[str, dict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
     with ExitStack() as stack:
