@@ -11,7 +11,6 @@ and version. It is sealed and opened here; of others, only the first characters 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -31,10 +30,13 @@ CURRENT: LiteralString = (
     "SELECT row_id, version, last_updated, deleted, stale, body FROM fhir_resources"
     " WHERE tenant_id = %(tenant)s AND resource_type = %(type)s AND resource_id = %(id)s"
 )
-STORE: LiteralString = (
-    "SELECT fhir_store(%(tenant)s, %(type)s, %(id)s, %(row_id)s, %(version)s, %(last_updated)s,"
-    " %(method)s, %(body)s, %(rows)s)"
+STORE: LiteralString = "SELECT fhir_store(%s, %s, %s)"
+BEGIN_WRITE: LiteralString = "SELECT * FROM fhir_begin_write(%s, %s)"
+LOCK_NAMES: LiteralString = (
+    "SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) FROM unnest(%s::text[]) AS name"
 )
+# Advisory locks that one transaction may take: PostgreSQL has room for some thousands in all.
+MOST_LOCKS = 200
 AUDIT_WRITE: LiteralString = "SELECT fhir_audit_write(%s, %s, %s, %s)"
 
 
@@ -66,11 +68,28 @@ class Version:
 # -- writing, in the caller's transaction ---------------------------------------------------
 
 
-def begin_write(connection: Connection, actor: str) -> datetime:
-    """Name the actor, silence the staleness triggers, and return the database's clock in ms.
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A write that has begun: the database's clock in ms, and what the tenant asks of writers."""
 
-    All processes stamp versions with the one clock, so that history never runs backwards.
+    now: datetime
+    requires_resolution: bool
+    requires_if_match: bool
+
+
+def begin(connection: Connection, tenant_id: UUID, actor: str) -> Begun:
+    """Bind a connection to the tenant, name the actor and silence the staleness triggers.
+
+    All processes stamp versions with the one clock, so that history never runs backwards. Raises
+    CannotConnectNow where the tenant lives elsewhere.
     """
+    row = connection.execute(BEGIN_WRITE, (tenant_id, actor)).fetchone()
+    assert row is not None
+    return Begun(row[0], bool(row[1]), bool(row[2]))
+
+
+def begin_write(connection: Connection, actor: str) -> datetime:
+    """The same on a connection that is bound to its tenant already; returns the clock."""
     row = connection.execute(
         "SELECT date_trunc('milliseconds', clock_timestamp()),"
         " set_config('app.lens', 'on', true), set_config('app.actor', %s, true)",
@@ -83,9 +102,29 @@ def begin_write(connection: Connection, actor: str) -> datetime:
 
 def lock_name(connection: Connection, tenant_id: UUID, reference: str) -> None:
     """Hold "Type/id" until the transaction ends, whether or not there is such a resource yet."""
+    connection.execute(LOCK_NAMES, ([f"{tenant_id}/{reference}"],))
+
+
+def lock_names(connection: Connection, tenant_id: UUID, references: Iterable[str]) -> None:
+    """Hold many names, in one order. So many that the database could not keep them are one lock.
+
+    That lock keeps others from beginning to wait for any of them (`lock_awaited`), as each name's
+    does.
+    Whoever writes one of the resources meanwhile is found out when it is stored (`fhir_store`).
+    """
+    names = [f"{tenant_id}/{reference}" for reference in sorted(set(references))]
+    if len(names) > MOST_LOCKS:
+        names = [f"{tenant_id}/*"]
+    connection.execute(LOCK_NAMES, (names,))
+
+
+def lock_awaited(connection: Connection, tenant_id: UUID, references: Iterable[str]) -> None:
+    """Hold the names that a resource is about to wait for, so that who makes them will see it."""
+    names = [f"{tenant_id}/{reference}" for reference in sorted(set(references))]
     connection.execute(
-        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{tenant_id}/{reference}",)
+        "SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 0))", (f"{tenant_id}/*",)
     )
+    connection.execute(LOCK_NAMES, (names,))
 
 
 def current(
@@ -98,6 +137,23 @@ def current(
     if row is None:
         return None
     return opened(connection, tenant_id, resource_type, resource_id, Stored(*row))
+
+
+def current_many(
+    connection: Connection, tenant_id: UUID, keys: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Stored]:
+    """The current versions of many resources by type and id, locked in the order of the keys."""
+    rows = connection.execute(
+        "SELECT r.resource_type, r.resource_id, r.row_id, r.version, r.last_updated, r.deleted,"
+        " r.stale, r.body FROM unnest(%s::text[], %s::text[]) AS w(type, id)"
+        " JOIN fhir_resources AS r ON r.tenant_id = %s AND r.resource_type = w.type"
+        " AND r.resource_id = w.id ORDER BY r.resource_type, r.resource_id FOR UPDATE OF r",
+        ([key[0] for key in keys], [key[1] for key in keys], tenant_id),
+    ).fetchall()
+    return {
+        (row[0], row[1]): opened(connection, tenant_id, row[0], row[1], Stored(*row[2:]))
+        for row in rows
+    }
 
 
 def opened(
@@ -128,42 +184,61 @@ def row_owner(
     return row[0] if row else None
 
 
-def store(
-    connection: Connection,
-    tenant_id: UUID,
-    resource_type: str,
-    resource_id: str,
-    *,
-    row_id: UUID | None,
-    version: int,
-    last_updated: datetime,
-    method: str,
-    body: bytes | None,
-    search_rows: Mapping[str, Any],
-    is_sensitive: bool = False,
-) -> None:
-    """Write a version: current bytes, history, search rows and the outbox. No body: deleted.
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """A version to be stored. No body: deleted. `audit` is the row of the write, where it has one.
 
-    Raises EncryptionError where the body `is_sensitive` and cannot be sealed.
+    `search_rows` is what `fhir_write_search_rows` takes; where the resource `is_sensitive` its body
+    is stored sealed.
     """
-    text = None if body is None else body.decode()
-    if text is not None and is_sensitive:
-        where = body_place(resource_type, resource_id, version)
-        text = vault_of(connection).seal(tenant_id, where, text, connection)
-    connection.execute(
-        STORE,
-        {
-            "tenant": tenant_id,
-            "type": resource_type,
-            "id": resource_id,
-            "row_id": row_id,
-            "version": version,
-            "last_updated": last_updated,
-            "method": method,
-            "body": text,
-            "rows": json.dumps(search_rows, allow_nan=False),
-        },
-    )
+
+    resource_type: str
+    resource_id: str
+    row_id: UUID | None
+    version: int
+    last_updated: datetime
+    method: str
+    body: bytes | None
+    search_rows: Mapping[str, Any]
+    is_sensitive: bool = False
+    audit: Audit | None = None
+
+
+def store(connection: Connection, tenant_id: UUID, *versions: NewVersion) -> None:
+    """Write versions, no resource twice: current bytes, history, search rows, outbox and audit.
+
+    One round trip. Raises EncryptionError where a body is sensitive and cannot be sealed.
+    """
+    bodies = [_stored_text(connection, tenant_id, version) for version in versions]
+    entries = [_entry(version) for version in versions]
+    connection.execute(STORE, (tenant_id, orjson.dumps(entries).decode(), bodies))
+
+
+def _entry(version: NewVersion) -> dict[str, Any]:
+    """A version as the SQL function `fhir_store` takes it."""
+    entry: dict[str, Any] = {
+        "type": version.resource_type,
+        "id": version.resource_id,
+        "row_id": version.row_id,
+        "version": version.version,
+        "last_updated": version.last_updated,
+        "method": version.method,
+        "replace": version.version > 1,
+        "rows": version.search_rows,
+    }
+    if version.audit is not None:
+        entry["audit"] = orjson.Fragment(json_text(version.audit))
+    return entry
+
+
+def _stored_text(connection: Connection, tenant_id: UUID, version: NewVersion) -> str | None:
+    if version.body is None:
+        return None
+    text = version.body.decode()
+    if not version.is_sensitive:
+        return text
+    where = body_place(version.resource_type, version.resource_id, version.version)
+    return vault_of(connection).seal(tenant_id, where, text, connection)
 
 
 def missing(connection: Connection, tenant_id: UUID, references: Iterable[str]) -> list[str]:
@@ -222,6 +297,16 @@ def pending_on(connection: Connection, tenant_id: UUID, reference: str) -> list[
         (tenant_id, reference),
     ).fetchall()
     return [(row[0], row[1]) for row in rows]
+
+
+def awaited(connection: Connection, tenant_id: UUID, references: Sequence[str]) -> list[str]:
+    """Those of the "Type/id" that some resource waits for."""
+    rows = connection.execute(
+        "SELECT DISTINCT reference FROM fhir_pending"
+        " WHERE tenant_id = %s AND reference = ANY (%s) ORDER BY 1",
+        (tenant_id, list(references)),
+    ).fetchall()
+    return [row[0] for row in rows]
 
 
 def set_row_id(

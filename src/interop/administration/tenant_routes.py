@@ -51,6 +51,9 @@ class Settings(Body):
     allow_any_calling_ae: Flag | None = None
     quiet_window_seconds: Annotated[int, Field(strict=True, ge=0, le=86400)] | None = None
     require_reference_resolution: Flag | None = None
+    require_if_match: Flag | None = Field(
+        None, description="FHIR: changes must name the version that they change (If-Match)."
+    )
     default_issuer_of_patient_id: Line | None = None
 
 

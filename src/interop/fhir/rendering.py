@@ -117,9 +117,7 @@ class _Batch:
             found = resources.lock_stale(
                 connection, *self._key, size, after=self._after, resource_id=resource_id
             )
-            done = sum(
-                render_apart(connection, *self._key, *one, self._own_base) for one in found
-            )
+            done = sum(render_apart(connection, *self._key, *one, self._own_base) for one in found)
         if found:
             self._after = found[-1][0]
         return len(found), done
@@ -206,12 +204,14 @@ def _store(
     resources.store(
         connection,
         tenant_id,
-        *key,
-        row_id=stored.row_id,
-        version=version,
-        last_updated=moment,
-        method="DELETE" if body is None else ("PUT" if stored.version else "POST"),
-        body=body,
-        search_rows=rows.as_json(),
-        is_sensitive=rows.is_sensitive,
+        resources.NewVersion(
+            *key,
+            row_id=stored.row_id,
+            version=version,
+            last_updated=moment,
+            method="DELETE" if body is None else ("PUT" if stored.version else "POST"),
+            body=body,
+            search_rows=rows.as_json(),
+            is_sensitive=rows.is_sensitive,
+        ),
     )

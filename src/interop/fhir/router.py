@@ -16,7 +16,6 @@ from starlette.routing import Match, Route
 
 from interop.access import Filter, Letter
 from interop.errors import (
-    BadRequest,
     MethodNotAllowed,
     NotFound,
     UnsupportedMediaType,
@@ -40,7 +39,7 @@ from interop.fhir.reading import Reader
 from interop.fhir.search.request import parse
 from interop.fhir.search.searching import Searcher
 from interop.fhir.versions import Version
-from interop.fhir.writing import Writer
+from interop.fhir.writing import Writer, require_id
 from storage.tenancy import SLUG
 
 BASE = "/t/{tenant}/fhir/R4"
@@ -128,13 +127,13 @@ async def search_by_post(exchange: Exchange) -> Response:
 @endpoint
 async def create(exchange: Exchange) -> Response:
     _refuse_audit_event(exchange)
-    filter_ = exchange.require("c")
+    exchange.require("c")
     exchange.refuse_parameters()
     if "if-none-exist" in exchange.request.headers:
         raise UnsupportedParameter("If-None-Exist is not supported; search, then create")
     body = await json_body(exchange.request)
     version = await asyncio.to_thread(
-        lambda: _writer(exchange, filter_).create(_accepted(body, exchange.resource_type))
+        lambda: _writer(exchange).create(_accepted(body, exchange.resource_type))
     )
     return _written(exchange, version)
 
@@ -142,7 +141,7 @@ async def create(exchange: Exchange) -> Response:
 @endpoint
 async def update(exchange: Exchange) -> Response:
     _refuse_audit_event(exchange)
-    filter_ = exchange.require("u")
+    exchange.require("u")
     exchange.refuse_parameters()
     exchange.require_valid_id()
     body = await json_body(exchange.request)
@@ -150,12 +149,8 @@ async def update(exchange: Exchange) -> Response:
 
     def write() -> Version:
         resource = _accepted(body, exchange.resource_type)
-        if resource.get("id") != exchange.resource_id:
-            raise BadRequest(
-                f"the resource's id must be that of the URL, {exchange.resource_id!r}",
-                expression=f"{exchange.resource_type}.id",
-            )
-        return _writer(exchange, filter_).update(exchange.resource_id, resource, condition)
+        require_id(resource, exchange.resource_type, exchange.resource_id)
+        return _writer(exchange).update(exchange.resource_id, resource, condition)
 
     return _written(exchange, await asyncio.to_thread(write))
 
@@ -163,10 +158,10 @@ async def update(exchange: Exchange) -> Response:
 @endpoint
 async def delete(exchange: Exchange) -> Response:
     _refuse_audit_event(exchange)
-    filter_ = exchange.require("d")
+    exchange.require("d")
     exchange.refuse_parameters()
     version = await asyncio.to_thread(
-        _writer(exchange, filter_).delete,
+        _writer(exchange).delete,
         exchange.resource_type,
         exchange.resource_id,
         precondition(exchange.request),
@@ -232,8 +227,8 @@ def _reader(exchange: Exchange) -> Reader:
     return Reader(exchange.database, exchange.caller, exchange.own_base, filter_)
 
 
-def _writer(exchange: Exchange, filter_: Filter) -> Writer:
-    return Writer(exchange.database, exchange.caller, exchange.own_base, filter_)
+def _writer(exchange: Exchange) -> Writer:
+    return Writer(exchange.database, exchange.caller, exchange.own_base)
 
 
 def _accepted(body: bytes, resource_type: str) -> JsonObject:

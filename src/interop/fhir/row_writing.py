@@ -47,11 +47,24 @@ class RowWriter:
         self.tenant_id = tenant_id
         self._actor = actor
         self._lenses = lenses(own_base)
+        # Whether something that was written here waits for a reference.
+        self.has_waited = False
+
+    def has_lens(self, resource_type: str) -> bool:
+        """Whether there are tables behind a resource type."""
+        return resource_type in self._lenses
 
     def write(
-        self, key: tuple[str, str], resource: JsonObject, before: Stored | None
+        self,
+        key: tuple[str, str],
+        resource: JsonObject,
+        before: Stored | None,
+        *,
+        is_own_id: bool = False,
     ) -> UUID | None:
         """Write the rows of a resource, or remember what they wait for.
+
+        With `is_own_id` the server has just made the id: nothing can stand for it yet.
 
         Returns the row that holds it: None while it waits, and where no table holds it. Raises
         Unprocessable where the tenant requires references to resolve.
@@ -59,7 +72,10 @@ class RowWriter:
         lens = self._lenses.get(key[0])
         if lens is None:
             return None
-        proposed = before.row_id if before and before.row_id else self._free_row_id(key)
+        if is_own_id:
+            proposed = UUID(key[1])
+        else:
+            proposed = before.row_id if before and before.row_id else self._free_row_id(key)
         named = self._named_row(lens, key, resource, proposed)
         row_id = named or proposed
         unresolved = lens.write(self.connection, self.tenant_id, row_id, resource, self._actor)
@@ -135,8 +151,8 @@ class RowWriter:
         self, lens: Lens, row_id: UUID, resource: JsonObject, unresolved: list[str]
     ) -> list[str]:
         """Look once more, holding the names: whoever creates them now will see that we wait."""
-        for reference in sorted(set(unresolved)):
-            resources.lock_name(self.connection, self.tenant_id, reference)
+        self.has_waited = True
+        resources.lock_awaited(self.connection, self.tenant_id, unresolved)
         unresolved = lens.write(self.connection, self.tenant_id, row_id, resource, self._actor)
         if unresolved and resources.requires_resolution(self.connection, self.tenant_id):
             raise Unprocessable(f"references that do not resolve: {', '.join(unresolved)}")
@@ -151,8 +167,8 @@ class RowWriter:
         waiting = lens.waits_for(self.connection, self.tenant_id, resource)
         if not waiting:
             return
-        for reference in sorted(set(waiting)):
-            resources.lock_name(self.connection, self.tenant_id, reference)
+        self.has_waited = True
+        resources.lock_awaited(self.connection, self.tenant_id, waiting)
         lens.write(self.connection, self.tenant_id, row_id, resource, self._actor)
         waiting = lens.waits_for(self.connection, self.tenant_id, resource)
         resources.set_pending(self.connection, self.tenant_id, *key, waiting)

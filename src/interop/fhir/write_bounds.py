@@ -30,13 +30,16 @@ def unresolved(references: list[str]) -> Unprocessable:
 
 
 class WriteBounds:
-    """The bounds of one caller's write to one resource type."""
+    """The bounds of one caller's writes of one kind to one resource type.
+
+    They are open where the whole tenant may be written: then nothing is asked here.
+    """
 
     def __init__(self, caller: Caller, own_base: str, filter_: Filter) -> None:
         self._caller = caller
         self._own_base = own_base
         self._filter = filter_
-        self._is_open = filter_.is_whole_tenant
+        self.is_open = filter_.is_whole_tenant
         self._visibility = Visibility(caller, own_base)
 
     def seen(
@@ -46,7 +49,7 @@ class WriteBounds:
 
         Raises Forbidden for what may be read and not written so.
         """
-        if self._is_open or before is None:
+        if self.is_open or before is None:
             return before
         if before.deleted or before.version == 0:
             return None
@@ -64,12 +67,12 @@ class WriteBounds:
         Else creating under the id of a resource that the caller cannot see would show that it is
         there.
         """
-        if not self._is_open and before is None:
+        if not self.is_open and before is None:
             raise NotFound
 
     def check(self, connection: Connection, resource: JsonObject, row_id: UUID | None) -> None:
         """Raise unless what is about to be written, and all it refers to, is within the bounds."""
-        if self._is_open:
+        if self.is_open:
             return
         # Whose a new patient is, only its rows tell.
         is_new_patient = resource["resourceType"] == PATIENT and row_id is None
@@ -91,7 +94,7 @@ class WriteBounds:
 
         The resource cannot say where a patient belongs; who writes it can, if that is one place.
         """
-        if self._is_open or not is_new or row_id is None or resource["resourceType"] != PATIENT:
+        if self.is_open or not is_new or row_id is None or resource["resourceType"] != PATIENT:
             return
         places = {
             place for way in self._filter.ways if way.units for place in way.units.location_ids
@@ -101,7 +104,7 @@ class WriteBounds:
 
     def check_rows(self, connection: Connection, resource: JsonObject, row_id: UUID | None) -> None:
         """The same for what the rows of the server made of it."""
-        if not self._is_open and not self._visibility.admits(
+        if not self.is_open and not self._visibility.admits(
             connection, self._filter, resource, row_id
         ):
             raise Forbidden("the record behind this resource is outside what may be written")

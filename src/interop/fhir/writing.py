@@ -1,41 +1,55 @@
-"""Create, update and delete: one transaction for rows, bytes, history, search rows and audit.
+"""Create, update, patch, delete: one transaction for rows, bytes, history, search rows and audit.
 
-Blocking; the router runs these in threads. FHIR R4 http.html#create, #update, #delete.
+Blocking; the router runs these in threads. A `WriteSession` does any number of writes in one
+transaction and keeps versions back until they can be stored together. FHIR R4 http.html#create,
+#update, #patch, #delete.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeVar
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import psycopg
 from psycopg import errors
 
-from interop.access import Caller, Filter
+from interop.access import Caller, Letter, decide
 from interop.access.audit import audit_parameters, is_audit_failure, mark_audited
-from interop.errors import Conflict, PreconditionFailed, Unavailable, Unprocessable
-from interop.fhir import json
+from interop.errors import (
+    BadRequest,
+    Conflict,
+    Gone,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+    Unprocessable,
+)
+from interop.fhir import gate, json
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.references import local_references
 from interop.fhir.rendering import render_resource
 from interop.fhir.row_writing import RowWriter, resolve_waiting
-from interop.fhir.search.extraction import MAX_ROWS, SearchRows, extract
+from interop.fhir.search.extraction import MAX_ROWS, extract
 from interop.fhir.sensitive import blinding
 from interop.fhir.versions import Version, next_time, stamped
 from interop.fhir.write_bounds import WriteBounds, unresolved
 from storage import resources
 from storage.database import Database
 from storage.encryption import EncryptionError
-from storage.resources import Stored
+from storage.places import is_elsewhere
+from storage.resources import Begun, NewVersion, Stored
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 5
+# Versions stored by one statement: few enough that none of them runs for long.
+STORED_AT_ONCE = 200
 T = TypeVar("T")
+Key = tuple[str, str]
+Change = Callable[[JsonObject], JsonObject]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,188 +74,320 @@ class Precondition:
             )
 
 
-class Writer:
-    """Writes of one caller to what the policy's `filter_` admits, before and after the write.
+class WriteSession:
+    """Writes of one caller in one open transaction, of what the policy admits before and after.
 
-    `own_base` is the tenant's FHIR base URL.
+    `own_base` is the tenant's FHIR base URL. No resource may be written twice. What was written is
+    stored with `flush`, and the transaction is complete with `finish`.
     """
 
-    def __init__(self, database: Database, caller: Caller, own_base: str, filter_: Filter) -> None:
-        self._database = database
-        self._caller = caller
-        self._own_base = own_base
+    def __init__(self, connection: Connection, caller: Caller, own_base: str, begun: Begun) -> None:
+        self.connection = connection
+        self.caller = caller
+        self.own_base = own_base
         self._tenant_id = caller.tenant.id
-        self._bounds = WriteBounds(caller, own_base, filter_)
+        self._begun = begun
+        self._rows = RowWriter(connection, self._tenant_id, caller.actor_name, own_base)
+        self._bounds: dict[tuple[Letter, str], WriteBounds] = {}
+        self._known: dict[Key, Stored | None] = {}
+        # Versions that are not stored yet, by their references, and those somebody may wait for.
+        self._kept: dict[str, NewVersion] = {}
+        self._expected: list[str] = []
+        self._references: set[str] = set()
 
-    def create(self, resource: JsonObject) -> Version:
-        """Store a new resource under an id of ours. It passed the gate."""
+    # -- writes -------------------------------------------------------------------------
+
+    def create(self, resource: JsonObject, resource_id: str | None = None) -> Version:
+        """Store a new resource under an id of ours, one that nobody knows. It passed the gate."""
         resource_type = str(resource["resourceType"])
-
-        def attempt(connection: Connection, now: datetime) -> Version:
-            key = (resource_type, str(uuid4()))
-            return self._put(connection, now, key, resource, None, "POST", "FHIR_CREATE")
-
-        return self._in_transaction(attempt)
+        key = (resource_type, resource_id or str(uuid4()))
+        bounds = self._bounds_of("c", resource_type)
+        return self._put(key, resource, None, bounds, "POST", "FHIR_CREATE")
 
     def update(self, resource_id: str, resource: JsonObject, precondition: Precondition) -> Version:
         """Store a new version under the client's id, or create it (update as create)."""
         resource_type = str(resource["resourceType"])
+        bounds = self._bounds_of("u", resource_type)
+        key = (resource_type, resource_id)
+        before = bounds.seen(self.connection, key, self._current(key))
+        self._check(precondition, before)
+        bounds.require_existing(before)
+        event = "FHIR_UPDATE" if before and not before.deleted else "FHIR_CREATE"
+        return self._put(key, resource, before, bounds, "PUT", event)
 
-        def attempt(connection: Connection, now: datetime) -> Version:
-            before = self._current(connection, resource_type, resource_id)
-            before = self._bounds.seen(connection, (resource_type, resource_id), before)
-            precondition.check(before)
-            self._bounds.require_existing(before)
-            key = (resource_type, resource_id)
-            event = "FHIR_UPDATE" if before and not before.deleted else "FHIR_CREATE"
-            return self._put(connection, now, key, resource, before, "PUT", event)
+    def patch(
+        self,
+        resource_type: str,
+        resource_id: str,
+        change: Change,
+        precondition: Precondition,
+        *,
+        event: str = "FHIR_PATCH",
+    ) -> Version:
+        """Store what `change` makes of the current version; it passes the gate as any other.
 
-        return self._in_transaction(attempt)
+        The id cannot be changed, and version and time are the server's, whatever the change says.
+        Raises NotFound and Gone.
+        """
+        bounds = self._bounds_of("u", resource_type)
+        key = (resource_type, resource_id)
+        before = bounds.seen(self.connection, key, self._current(key))
+        if before is None or before.version == 0:
+            raise NotFound
+        self._check(precondition, before)
+        if before.deleted:
+            raise Gone(f"{resource_type}/{resource_id} was deleted")
+        changed = change(json.loads(before.body.encode()))
+        gate.check(changed, resource_type)
+        require_id(changed, resource_type, resource_id)
+        return self._put(key, changed, before, bounds, "PUT", event)
 
     def delete(
         self, resource_type: str, resource_id: str, precondition: Precondition
     ) -> Version | None:
         """Mark a resource deleted; None when there was nothing to delete."""
+        bounds = self._bounds_of("d", resource_type)
+        key = (resource_type, resource_id)
+        before = bounds.seen(self.connection, key, self._current(key))
+        precondition.check(before)
+        if before is None or before.deleted:
+            self._audit("FHIR_DELETE", key)
+            return None
+        self._rows.delete(key, before)
+        moment = next_time(self._begun.now, before.last_updated)
+        version = Version(*key, before.version + 1, moment, None)
+        audit = audit_parameters(self.caller, "FHIR_DELETE", *key)
+        self._keep(
+            NewVersion(
+                *key, before.row_id, version.version, moment, "DELETE", None, {}, audit=audit
+            )
+        )
+        return version
 
-        def attempt(connection: Connection, now: datetime) -> Version | None:
-            before = self._current(connection, resource_type, resource_id)
-            before = self._bounds.seen(connection, (resource_type, resource_id), before)
-            precondition.check(before)
-            self._audit(connection, "FHIR_DELETE", resource_type, resource_id)
-            if before is None or before.deleted:
-                return None
-            key = (resource_type, resource_id)
-            self._rows(connection).delete(key, before)
-            moment = next_time(now, before.last_updated)
-            version = Version(resource_type, resource_id, before.version + 1, moment, None)
-            self._store(connection, version, before.row_id, "DELETE", SearchRows())
-            return version
+    def existing(self, resource_type: str, resource_id: str, event: str) -> Version:
+        """The current version of a resource that a condition has found, audited as `event`."""
+        key = (resource_type, resource_id)
+        stored = self._current(key)
+        if stored is None or stored.deleted:
+            raise Conflict(f"{resource_type}/{resource_id} was deleted in this moment; try again")
+        self._audit(event, key)
+        return Version(*key, stored.version, stored.last_updated, stored.body.encode())
 
-        return self._in_transaction(attempt)
+    def lock(self, name: str) -> None:
+        """Have whoever else asks for this name in the tenant wait until the transaction ends."""
+        resources.lock_name(self.connection, self._tenant_id, name)
+
+    def prefetch(self, keys: Iterable[Key]) -> None:
+        """Lock what will be written, in one order, and learn its current versions at once."""
+        wanted = sorted(set(keys))
+        found = resources.current_many(self.connection, self._tenant_id, wanted)
+        missing = [key for key in wanted if key not in found or found[key].deleted]
+        if missing:
+            resources.lock_names(self.connection, self._tenant_id, map("/".join, missing))
+            found |= resources.current_many(self.connection, self._tenant_id, missing)
+        self._known = {
+            key: found.get(key) for key in wanted if key not in found or not found[key].stale
+        }
+
+    def flush(self) -> None:
+        """Store what was kept back, and write the rows of what waited for it."""
+        if not self._kept:
+            return
+        kept, self._kept = self._kept, {}
+        resources.store(self.connection, self._tenant_id, *kept.values())
+        # Nobody can wait for an id that we have just made, but for those of this transaction.
+        awaited = list(kept) if self._rows.has_waited else self._expected
+        self._expected = []
+        if awaited:
+            for reference in resources.awaited(self.connection, self._tenant_id, awaited):
+                resolve_waiting(self._rows, reference)
+
+    def finish(self) -> None:
+        """Store what is left. Raises Unprocessable for references that the tenant forbids."""
+        self.flush()
+        if self._references:
+            if unknown := resources.missing(self.connection, self._tenant_id, self._references):
+                raise unresolved(unknown)
+            self._references.clear()
 
     # -- one write ----------------------------------------------------------------------
 
+    def _bounds_of(self, letter: Letter, resource_type: str) -> WriteBounds:
+        """The bounds of such a write. Raises Forbidden where nothing may be written so."""
+        key = (letter, resource_type)
+        if key not in self._bounds:
+            filter_ = decide(self.caller, letter, resource_type).require()
+            self._bounds[key] = WriteBounds(self.caller, self.own_base, filter_)
+        return self._bounds[key]
+
+    def _check(self, precondition: Precondition, before: Stored | None) -> None:
+        precondition.check(before)
+        if (
+            self._begun.requires_if_match
+            and before is not None
+            and not before.deleted
+            and precondition.version is None
+        ):
+            raise BadRequest(
+                "this organization asks every change to name the version that it changes; send"
+                ' If-Match: W/"<version>" (a read has it as ETag)'
+            )
+
     def _put(
         self,
-        connection: Connection,
-        now: datetime,
-        key: tuple[str, str],
+        key: Key,
         resource: JsonObject,
         before: Stored | None,
+        bounds: WriteBounds,
         method: str,
         event: str,
     ) -> Version:
+        connection = self.connection
         number = before.version + 1 if before else 1
-        moment = next_time(now, before.last_updated if before else None)
+        moment = next_time(self._begun.now, before.last_updated if before else None)
         whole = stamped(resource, key[1], number, moment)
-        self._check_references(connection, whole)
-        self._bounds.check(connection, whole, before.row_id if before else None)
-        rows = self._rows(connection)
-        row_id = rows.write(key, whole, before)
-        whole = rows.overlaid(key, whole, row_id)
+        self._follow_references(whole, bounds)
+        bounds.check(connection, whole, before.row_id if before else None)
+        row_id = self._rows.write(key, whole, before, is_own_id=method == "POST")
+        whole = self._rows.overlaid(key, whole, row_id)
         is_new = before is None or before.deleted
-        self._bounds.settle(connection, whole, row_id, is_new=is_new)
-        self._bounds.check_rows(connection, whole, row_id)
+        bounds.settle(connection, whole, row_id, is_new=is_new)
+        bounds.check_rows(connection, whole, row_id)
         version = Version(*key, number, moment, json.dumps(whole), is_new)
         blind = blinding(connection, self._tenant_id)
-        search_rows = extract(whole, self._own_base, limit=MAX_ROWS, blind=blind)
-        self._store(connection, version, row_id, method, search_rows)
-        self._audit(connection, event, *key)
-        resolve_waiting(rows, version.reference)
+        rows = extract(whole, self.own_base, limit=MAX_ROWS, blind=blind)
+        audit = audit_parameters(self.caller, event, *key)
+        if method != "POST":
+            self._expected.append(version.reference)
+        self._keep(
+            NewVersion(
+                *key,
+                row_id,
+                number,
+                moment,
+                method,
+                version.body,
+                rows.as_json(),
+                rows.is_sensitive,
+                audit,
+            )
+        )
         return version
 
-    def _rows(self, connection: Connection) -> RowWriter:
-        return RowWriter(connection, self._tenant_id, self._caller.actor_name, self._own_base)
+    def _keep(self, version: NewVersion) -> None:
+        self._kept[f"{version.resource_type}/{version.resource_id}"] = version
+        if len(self._kept) >= STORED_AT_ONCE:
+            self.flush()
 
-    def _current(
-        self, connection: Connection, resource_type: str, resource_id: str
-    ) -> Stored | None:
+    def _follow_references(self, resource: JsonObject, bounds: WriteBounds) -> None:
+        """Have what a resource refers to stored before it, and note what must exist in the end."""
+        asks_for_rows = self._rows.has_lens(resource["resourceType"]) or not bounds.is_open
+        if not (self._begun.requires_resolution or (self._kept and asks_for_rows)):
+            return
+        references = set(local_references(resource, self.own_base))
+        references.discard(f"{resource['resourceType']}/{resource['id']}")
+        if self._begun.requires_resolution:
+            self._references |= references
+        if asks_for_rows and not references.isdisjoint(self._kept):
+            self.flush()
+
+    def _current(self, key: Key) -> Stored | None:
         """The current version, locked, and what its rows say now rendered into it."""
-        key = (self._tenant_id, resource_type, resource_id)
-        before = resources.current(connection, *key)
+        if "/".join(key) in self._kept:
+            self.flush()
+        elif key in self._known:
+            return self._known.pop(key)
+        before = resources.current(self.connection, self._tenant_id, *key)
         if before is None or before.deleted:
             # Two clients may create the same id at once: the second waits, and then finds it. And
             # whoever begins to wait for this resource holds its name until we can see them wait.
-            resources.lock_name(connection, self._tenant_id, f"{resource_type}/{resource_id}")
-            before = resources.current(connection, *key)
+            self.lock("/".join(key))
+            before = resources.current(self.connection, self._tenant_id, *key)
         if before is not None and before.stale:
-            self._render(connection, resource_type, resource_id, before)
-            before = resources.current(connection, *key)
+            self._render(key, before)
+            before = resources.current(self.connection, self._tenant_id, *key)
         return before
 
-    def _render(
-        self, connection: Connection, resource_type: str, resource_id: str, before: Stored
-    ) -> None:
+    def _render(self, key: Key, before: Stored) -> None:
         """Raises Conflict where the rows cannot be shown: nobody has seen what would be lost."""
         try:
-            with connection.transaction():
-                key = (self._tenant_id, resource_type, resource_id)
-                render_resource(connection, *key, before, self._own_base)
+            with self.connection.transaction():
+                render_resource(self.connection, self._tenant_id, *key, before, self.own_base)
         except (psycopg.OperationalError, EncryptionError):  # deadlocks among the former
             raise
         except Exception as error:
-            reference = f"{resource_type}/{resource_id}"
+            reference = "/".join(key)
             logger.exception("row_not_presentable", extra={"reference": reference})
             raise Conflict(
                 f"the record behind {reference} was changed to what no resource can hold; it can "
                 "be written again when an operator has corrected it"
             ) from error
 
-    def _check_references(self, connection: Connection, resource: JsonObject) -> None:
-        references = set(local_references(resource, self._own_base))
-        references.discard(f"{resource['resourceType']}/{resource['id']}")
-        if not references or not resources.requires_resolution(connection, self._tenant_id):
-            return
-        if unknown := resources.missing(connection, self._tenant_id, references):
-            raise unresolved(unknown)
-
-    def _store(
-        self,
-        connection: Connection,
-        version: Version,
-        row_id: UUID | None,
-        method: str,
-        search_rows: SearchRows,
-    ) -> None:
-        resources.store(
-            connection,
-            self._tenant_id,
-            version.resource_type,
-            version.resource_id,
-            row_id=row_id,
-            version=version.version,
-            last_updated=version.last_updated,
-            method=method,
-            body=version.body,
-            search_rows=search_rows.as_json(),
-            is_sensitive=search_rows.is_sensitive,
+    def _audit(self, event: str, key: Key) -> None:
+        audit = audit_parameters(self.caller, event, *key)
+        self.connection.execute(
+            resources.AUDIT_WRITE, (self._tenant_id, *key, resources.json_text(audit))
         )
 
-    def _audit(
-        self, connection: Connection, event: str, resource_type: str, resource_id: str
-    ) -> None:
-        audit = audit_parameters(self._caller, event, resource_type, resource_id)
-        connection.execute(
-            resources.AUDIT_WRITE,
-            (self._tenant_id, resource_type, resource_id, resources.json_text(audit)),
-        )
 
-    # -- the transaction around it ------------------------------------------------------
+class Writer:
+    """Opens the transactions of one caller's writes. `own_base` is the tenant's FHIR base URL."""
 
-    def _in_transaction(self, attempt: Callable[[Connection, datetime], T]) -> T:
-        """Run a write, again where the database asks for it (deadlock, a race for one key)."""
+    def __init__(self, database: Database, caller: Caller, own_base: str) -> None:
+        self._database = database
+        self._caller = caller
+        self._own_base = own_base
+
+    def create(self, resource: JsonObject) -> Version:
+        """Store a new resource under an id of ours. It passed the gate."""
+        return self.run(lambda session: session.create(resource))
+
+    def update(self, resource_id: str, resource: JsonObject, precondition: Precondition) -> Version:
+        """Store a new version under the client's id, or create it (update as create)."""
+        return self.run(lambda session: session.update(resource_id, resource, precondition))
+
+    def delete(
+        self, resource_type: str, resource_id: str, precondition: Precondition
+    ) -> Version | None:
+        """Mark a resource deleted; None when there was nothing to delete."""
+        return self.run(lambda session: session.delete(resource_type, resource_id, precondition))
+
+    def run(self, work: Callable[[WriteSession], T]) -> T:
+        """Do writes in one transaction, again where the database asks for it.
+
+        So `work` may be called several times: a deadlock, a race for one key, a tenant that moved.
+        """
+        tenant_id = self._caller.tenant.id
         for left in reversed(range(ATTEMPTS)):
             try:
-                with self._database.connection(self._tenant_id) as connection:
-                    now = resources.begin_write(connection, self._caller.actor_name)
-                    written = attempt(connection, now)
+                with self._database.unbound_connection(tenant_id) as connection:
+                    begun = resources.begin(connection, tenant_id, self._caller.actor_name)
+                    session = WriteSession(connection, self._caller, self._own_base, begun)
+                    done = work(session)
+                    session.finish()
                 mark_audited()
-                return written
-            except (errors.DeadlockDetected, errors.SerializationFailure) as error:
-                logger.info("write_retried", extra={"reason": type(error).__name__, "left": left})
+                return done
             except psycopg.Error as error:
-                raise translated(error) from error
+                if not is_worth_another_try(error):
+                    raise translated(error) from error
+                logger.info("write_retried", extra={"reason": type(error).__name__, "left": left})
         raise Unavailable("too many writes to the same resources at once; try again")
+
+
+def require_id(resource: JsonObject, resource_type: str, resource_id: str) -> None:
+    """Raise BadRequest unless a resource has the id under which it is written."""
+    if resource.get("id") != resource_id:
+        raise BadRequest(
+            f"the resource's id must be that of the URL, {resource_id!r}",
+            expression=f"{resource_type}.id",
+        )
+
+
+def is_worth_another_try(error: psycopg.Error) -> bool:
+    """Whether a transaction failed for others that ran at the same time."""
+    return isinstance(error, errors.DeadlockDetected | errors.SerializationFailure) or is_elsewhere(
+        error
+    )
 
 
 def translated(error: psycopg.Error) -> Exception:

@@ -123,80 +123,106 @@ BEGIN
 END;
 $$;
 
--- Replace the search rows of a resource: {"token": [[parameter, ordinal, cluster, ...], ...], ...}.
+-- The search rows of many resources: p_entries is [{"type", "id", "replace": whether there are rows
+-- already, "rows": {"token": [[parameter, ordinal, cluster, ...], ...], ...}}, ...].
+CREATE OR REPLACE FUNCTION fhir_write_search_rows(p_tenant uuid, p_entries jsonb)
+    RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    e jsonb;
+BEGIN
+    -- One resource at a time, so that each DELETE is a look-up by its key.
+    FOR e IN SELECT v FROM jsonb_array_elements(p_entries) AS v WHERE v -> 'replace' = 'true' LOOP
+        PERFORM fhir_delete_search_rows(p_tenant, e ->> 'type', e ->> 'id');
+    END LOOP;
+    IF jsonb_path_exists(p_entries, '$[*].rows.token') THEN
+        INSERT INTO fhir_search_token (tenant_id, resource_type, resource_id, parameter, ordinal,
+            cluster, system, code)
+        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
+            r ->> 3, r ->> 4
+        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'token') AS r;
+    END IF;
+    IF jsonb_path_exists(p_entries, '$[*].rows.string') THEN
+        INSERT INTO fhir_search_string (tenant_id, resource_type, resource_id, parameter, ordinal,
+            cluster, value, value_exact)
+        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
+            r ->> 3, r ->> 4
+        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'string') AS r;
+    END IF;
+    IF jsonb_path_exists(p_entries, '$[*].rows.gram') THEN
+        INSERT INTO fhir_search_gram (tenant_id, resource_type, gram, resource_id)
+        SELECT p_tenant, v ->> 'type', g, v ->> 'id'
+        FROM jsonb_array_elements(p_entries) AS v,
+            jsonb_array_elements_text(v -> 'rows' -> 'gram') AS g;
+    END IF;
+    IF jsonb_path_exists(p_entries, '$[*].rows.reference') THEN
+        INSERT INTO fhir_search_reference (tenant_id, resource_type, resource_id, parameter, ordinal,
+            cluster, target_type, target_id, target_url, target_version,
+            identifier_system, identifier_value)
+        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
+            r ->> 3, r ->> 4, r ->> 5, r ->> 6, r ->> 7, r ->> 8
+        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'reference') AS r;
+    END IF;
+    IF jsonb_path_exists(p_entries, '$[*].rows.date') THEN
+        INSERT INTO fhir_search_date (tenant_id, resource_type, resource_id, parameter, ordinal,
+            cluster, low, high)
+        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
+            (r ->> 3)::timestamptz, (r ->> 4)::timestamptz
+        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'date') AS r;
+    END IF;
+    IF jsonb_path_exists(p_entries, '$[*].rows.number') THEN
+        INSERT INTO fhir_search_number (tenant_id, resource_type, resource_id, parameter, ordinal,
+            cluster, low, high)
+        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
+            (r ->> 3)::float8, (r ->> 4)::float8
+        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'number') AS r;
+    END IF;
+    IF jsonb_path_exists(p_entries, '$[*].rows.quantity') THEN
+        INSERT INTO fhir_search_quantity (tenant_id, resource_type, resource_id, parameter, ordinal,
+            cluster, low, high, system, code, unit, base_unit, base_low, base_high)
+        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
+            (r ->> 3)::float8, (r ->> 4)::float8, r ->> 5, r ->> 6, r ->> 7,
+            r ->> 8, (r ->> 9)::float8, (r ->> 10)::float8
+        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'quantity') AS r;
+    END IF;
+    IF jsonb_path_exists(p_entries, '$[*].rows.uri') THEN
+        INSERT INTO fhir_search_uri (tenant_id, resource_type, resource_id, parameter, ordinal,
+            cluster, value)
+        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
+            r ->> 3
+        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'uri') AS r;
+    END IF;
+END;
+$$;
+
+-- The same for one resource.
 CREATE OR REPLACE FUNCTION fhir_write_search_rows(p_tenant uuid, p_type text, p_id text,
         p_rows jsonb, p_replace boolean)
     RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 BEGIN
-    IF p_replace THEN
-        DELETE FROM fhir_search_token
-            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
-        DELETE FROM fhir_search_string
-            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
-        DELETE FROM fhir_search_gram
-            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
-        DELETE FROM fhir_search_reference
-            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
-        DELETE FROM fhir_search_date
-            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
-        DELETE FROM fhir_search_number
-            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
-        DELETE FROM fhir_search_quantity
-            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
-        DELETE FROM fhir_search_uri
-            WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
-    END IF;
-    IF p_rows ? 'token' THEN
-        INSERT INTO fhir_search_token (tenant_id, resource_type, resource_id, parameter, ordinal,
-            cluster, system, code)
-        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int, r ->> 3, r ->> 4
-        FROM jsonb_array_elements(p_rows -> 'token') AS r;
-    END IF;
-    IF p_rows ? 'string' THEN
-        INSERT INTO fhir_search_string (tenant_id, resource_type, resource_id, parameter, ordinal,
-            cluster, value, value_exact)
-        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int, r ->> 3, r ->> 4
-        FROM jsonb_array_elements(p_rows -> 'string') AS r;
-    END IF;
-    IF p_rows ? 'gram' THEN
-        INSERT INTO fhir_search_gram (tenant_id, resource_type, gram, resource_id)
-        SELECT p_tenant, p_type, g, p_id FROM jsonb_array_elements_text(p_rows -> 'gram') AS g;
-    END IF;
-    IF p_rows ? 'reference' THEN
-        INSERT INTO fhir_search_reference (tenant_id, resource_type, resource_id, parameter,
-            ordinal, cluster, target_type, target_id, target_url, target_version,
-            identifier_system, identifier_value)
-        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int, r ->> 3, r ->> 4,
-            r ->> 5, r ->> 6, r ->> 7, r ->> 8
-        FROM jsonb_array_elements(p_rows -> 'reference') AS r;
-    END IF;
-    IF p_rows ? 'date' THEN
-        INSERT INTO fhir_search_date (tenant_id, resource_type, resource_id, parameter, ordinal,
-            cluster, low, high)
-        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
-            (r ->> 3)::timestamptz, (r ->> 4)::timestamptz
-        FROM jsonb_array_elements(p_rows -> 'date') AS r;
-    END IF;
-    IF p_rows ? 'number' THEN
-        INSERT INTO fhir_search_number (tenant_id, resource_type, resource_id, parameter, ordinal,
-            cluster, low, high)
-        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
-            (r ->> 3)::float8, (r ->> 4)::float8
-        FROM jsonb_array_elements(p_rows -> 'number') AS r;
-    END IF;
-    IF p_rows ? 'quantity' THEN
-        INSERT INTO fhir_search_quantity (tenant_id, resource_type, resource_id, parameter,
-            ordinal, cluster, low, high, system, code, unit)
-        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
-            (r ->> 3)::float8, (r ->> 4)::float8, r ->> 5, r ->> 6, r ->> 7
-        FROM jsonb_array_elements(p_rows -> 'quantity') AS r;
-    END IF;
-    IF p_rows ? 'uri' THEN
-        INSERT INTO fhir_search_uri (tenant_id, resource_type, resource_id, parameter, ordinal,
-            cluster, value)
-        SELECT p_tenant, p_type, p_id, r ->> 0, (r ->> 1)::int, (r ->> 2)::int, r ->> 3
-        FROM jsonb_array_elements(p_rows -> 'uri') AS r;
-    END IF;
+    PERFORM fhir_write_search_rows(p_tenant, jsonb_build_array(jsonb_build_object('type', p_type,
+        'id', p_id, 'replace', p_replace, 'rows', p_rows)));
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION fhir_delete_search_rows(p_tenant uuid, p_type text, p_id text)
+    RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+BEGIN
+    DELETE FROM fhir_search_token
+        WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+    DELETE FROM fhir_search_string
+        WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+    DELETE FROM fhir_search_gram
+        WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+    DELETE FROM fhir_search_reference
+        WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+    DELETE FROM fhir_search_date
+        WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+    DELETE FROM fhir_search_number
+        WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+    DELETE FROM fhir_search_quantity
+        WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+    DELETE FROM fhir_search_uri
+        WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
 END;
 $$;
 
@@ -226,44 +252,89 @@ BEGIN
 END;
 $$;
 
--- A new version of a resource: current bytes, history, search rows, outbox. p_body NULL deletes.
-CREATE OR REPLACE FUNCTION fhir_store(p_tenant uuid, p_type text, p_id text, p_row_id uuid,
-        p_version bigint, p_last_updated timestamptz, p_method text, p_body text, p_rows jsonb)
+-- Begin a write in one round trip: the tenant and the actor are bound, the staleness triggers keep
+-- quiet. Returns the database's clock in milliseconds, which stamps all versions, and what the
+-- tenant asks of writers.
+CREATE OR REPLACE FUNCTION fhir_begin_write(p_tenant uuid, p_actor text)
+    RETURNS TABLE (moment timestamptz, requires_resolution boolean, requires_if_match boolean)
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    ignored text;
+BEGIN
+    ignored := enter_tenant(p_tenant);
+    ignored := set_config('app.lens', 'on', true);
+    ignored := set_config('app.actor', p_actor, true);
+    SELECT s.require_reference_resolution, s.require_if_match
+        INTO requires_resolution, requires_if_match
+        FROM tenant_settings AS s WHERE s.tenant_id = p_tenant;
+    moment := date_trunc('milliseconds', clock_timestamp());
+    RETURN NEXT;
+END;
+$$;
+
+-- New versions of resources: current bytes, history, search rows, outbox and audit. p_entries is
+-- [{"type", "id", "row_id", "version", "last_updated", "method", "rows", "audit"}, ...], no resource
+-- twice; p_bodies has their bytes in the same order, NULL where the version is a deletion.
+CREATE OR REPLACE FUNCTION fhir_store(p_tenant uuid, p_entries jsonb, p_bodies text[])
     RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 DECLARE
+    about constant text[] := ARRAY['patient', 'subject', 'beneficiary', 'individual', 'subscriber',
+        'policy-holder', 'actor', 'member'];
+    e jsonb;
+    written bigint;
     patient uuid;
+    ignored uuid;
 BEGIN
-    IF p_type = 'Patient' OR p_rows ? 'reference' THEN
-        patient := fhir_patient_of(p_tenant, p_type, p_id, p_row_id, p_rows -> 'reference');
-    END IF;
     INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id, row_id, patient_id,
         version, last_updated, body, stale, deleted)
-    VALUES (p_tenant, p_type, p_id, p_row_id, patient, p_version, p_last_updated,
-        coalesce(p_body, ''), false, p_body IS NULL)
+    SELECT p_tenant, v ->> 'type', v ->> 'id', (v ->> 'row_id')::uuid,
+        CASE WHEN v ->> 'type' = 'Patient' OR v -> 'rows' ? 'reference' THEN
+            fhir_patient_of(p_tenant, v ->> 'type', v ->> 'id', (v ->> 'row_id')::uuid,
+                v -> 'rows' -> 'reference') END,
+        (v ->> 'version')::bigint, (v ->> 'last_updated')::timestamptz,
+        coalesce(p_bodies[n], ''), false, p_bodies[n] IS NULL
+    FROM jsonb_array_elements(p_entries) WITH ORDINALITY AS listed(v, n)
     ON CONFLICT (tenant_id, resource_type, resource_id) DO UPDATE
         SET row_id = excluded.row_id, version = excluded.version,
             -- Whose it was is still to be known of what was deleted.
-            patient_id = CASE WHEN p_body IS NULL THEN known.patient_id
+            patient_id = CASE WHEN excluded.deleted THEN known.patient_id
                 ELSE excluded.patient_id END,
             last_updated = excluded.last_updated, body = excluded.body, stale = false,
-            deleted = excluded.deleted;
+            deleted = excluded.deleted
+        WHERE known.version = excluded.version - 1;
+    GET DIAGNOSTICS written = ROW_COUNT;
+    IF written <> jsonb_array_length(p_entries) THEN
+        RAISE serialization_failure USING
+            MESSAGE = 'another transaction has written one of these resources meanwhile';
+    END IF;
     INSERT INTO fhir_history (tenant_id, resource_type, resource_id, version, last_updated,
         method, body)
-    VALUES (p_tenant, p_type, p_id, p_version, p_last_updated, p_method, p_body);
-    PERFORM fhir_write_search_rows(p_tenant, p_type, p_id, p_rows, p_version > 1);
-    IF p_type = 'Patient' AND p_version = 1 AND p_id <> patient::text THEN
+    SELECT p_tenant, v ->> 'type', v ->> 'id', (v ->> 'version')::bigint,
+        (v ->> 'last_updated')::timestamptz, v ->> 'method', p_bodies[n]
+    FROM jsonb_array_elements(p_entries) WITH ORDINALITY AS listed(v, n);
+    PERFORM fhir_write_search_rows(p_tenant, p_entries);
+    INSERT INTO outbox (tenant_id, topic, payload)
+    SELECT p_tenant, 'fhir', jsonb_build_object('resource_type', v -> 'type',
+        'resource_id', v -> 'id', 'version', v -> 'version', 'method', v -> 'method')
+    FROM jsonb_array_elements(p_entries) AS v;
+    FOR e IN SELECT v FROM jsonb_array_elements(p_entries) AS v
+            WHERE v ->> 'type' = 'Patient' AND v -> 'version' = '1'
+                AND v -> 'row_id' <> v -> 'id' AND v -> 'row_id' <> 'null' LOOP
         -- What came before its patient could not know the id of the row.
-        UPDATE fhir_resources AS r SET patient_id = patient
+        UPDATE fhir_resources AS r SET patient_id = (e ->> 'row_id')::uuid
         FROM fhir_search_reference AS s
-        WHERE s.tenant_id = p_tenant AND s.target_id = p_id AND s.target_type = 'Patient'
+        WHERE s.tenant_id = p_tenant AND s.target_id = e ->> 'id' AND s.target_type = 'Patient'
             AND r.tenant_id = p_tenant AND r.resource_type = s.resource_type
             AND r.resource_id = s.resource_id AND r.patient_id IS NULL
-            AND s.parameter IN ('patient', 'subject', 'beneficiary', 'individual', 'subscriber',
-                'policy-holder', 'actor', 'member');
-    END IF;
-    INSERT INTO outbox (tenant_id, topic, payload)
-    VALUES (p_tenant, 'fhir', jsonb_build_object('resource_type', p_type, 'resource_id', p_id,
-        'version', p_version, 'method', p_method));
+            AND s.parameter = ANY (about);
+    END LOOP;
+    -- After it all, so that the patient is known.
+    FOR e IN SELECT v FROM jsonb_array_elements(p_entries) AS v WHERE v ? 'audit' LOOP
+        SELECT r.patient_id INTO patient FROM fhir_resources AS r
+            WHERE r.tenant_id = p_tenant AND r.resource_type = e ->> 'type'
+                AND r.resource_id = e ->> 'id';
+        ignored := write_audit_event(p_tenant, e -> 'audit', patient);
+    END LOOP;
 END;
 $$;
 

@@ -168,6 +168,8 @@ class TenantSettings(TenantTable, Base):
     allow_any_calling_ae: Mapped[bool] = flag()
     quiet_window_seconds: Mapped[int | None] = bounded(0, 86400, Integer())
     require_reference_resolution: Mapped[bool] = flag()
+    # FHIR: a PUT or PATCH of what is there must name the version that it changes.
+    require_if_match: Mapped[bool] = flag()
     default_issuer_of_patient_id: Mapped[str | None]
 
 
