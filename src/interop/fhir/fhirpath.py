@@ -274,16 +274,17 @@ class _Parser:
                 self._at += 1
                 return Literal(text == "true")
             return self._invocation()
-        readers = {
-            "text": lambda: Literal(_unescaped(text[1:-1])),
-            "number": lambda: self._number(text),
-            "moment": lambda: MomentLiteral(text[1:]),
-            "variable": lambda: Variable(text if text[0] == "$" else text[1:].strip("`'")),
-        }
-        if kind not in readers:
-            raise FhirPathError(f"{self._expression!r}: a value expected at token {self._at}")
         self._at += 1
-        return readers[kind]()
+        match kind:
+            case "text":
+                return Literal(_unescaped(text[1:-1]))
+            case "number":
+                return self._number(text)
+            case "moment":
+                return MomentLiteral(text[1:])
+            case "variable":
+                return Variable(text if text[0] == "$" else text[1:].strip("`'"))
+        raise FhirPathError(f"{self._expression!r}: a value expected at token {self._at - 1}")
 
     def _group(self, opening: str) -> Node:
         self._at += 1
