@@ -51,6 +51,10 @@ PRESENTED: dict[str, tuple[Presented, ...]] = {
     "patients": (Presented("Patient"),),
     "patient_identifiers": (Presented("Patient", "patient_id"),),
     "patient_addresses": (Presented("Patient", "patient_id"),),
+    "patient_insurance_policies": (
+        Presented("Coverage"),
+        Presented("Organization", "payer_id"),
+    ),
     "user_tenants": (Presented("Practitioner", "user_id"),),
     "users": (Presented("Practitioner", "user_id"),),
     # The one settings row of a tenant stands for the tenant.

@@ -15,6 +15,7 @@ from interop.fhir.mappings import (
     ai_job,
     condition,
     consent,
+    coverage,
     encounter,
     imaging_study,
     location,
@@ -41,6 +42,7 @@ _FACTORIES: Final[tuple[Callable[[str | None], Lens], ...]] = (
     ai_job.provenance,
     ai_job.task,
     consent.lens,
+    coverage.lens,
 )
 
 

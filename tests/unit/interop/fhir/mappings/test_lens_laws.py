@@ -12,7 +12,7 @@ import itertools
 import json
 import tarfile
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -39,54 +39,28 @@ from interop.fhir.mappings import (
     procedure,
     vital_signs,
 )
-from interop.fhir.mappings.lens import ResourceMapping, Row, Rows
-from storage.dental import TEETH
+from interop.fhir.mappings.lens import Row, Rows
+from tests.unit.interop.fhir.mappings.business_cases import BUSINESS_CASES
+from tests.unit.interop.fhir.mappings.law_strategies import (
+    BODY_SITE,
+    DAYS,
+    MOMENTS,
+    PUBLIC,
+    TEETH_OR_NONE,
+    TEXT,
+    UIDS,
+    Case,
+    distinct,
+    enum,
+    floats,
+    joined,
+    maybe,
+    record,
+    ref,
+    refs,
+)
 
 SHARED = Path(__file__).parents[6] / "shared" / "fhir"
-PUBLIC = "https://example.org"
-TEXT = st.text(
-    st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1, max_size=12
-)
-MOMENTS = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
-DAYS = st.dates(date(1850, 1, 1), date(2200, 1, 1))
-TEETH_OR_NONE = st.none() | st.sampled_from([int(tooth.fdi) for tooth in TEETH])
-SURFACES = st.none() | st.text("MODBLIFVP", min_size=1, max_size=6)
-UIDS = st.from_regex(r"1\.2\.[1-9][0-9]{0,6}", fullmatch=True)
-
-
-def ref(*types: str) -> st.SearchStrategy[str]:
-    return st.builds(
-        "{}/{}".format, st.sampled_from(types), st.from_regex(r"[a-z0-9\-.]{1,8}", fullmatch=True)
-    )
-
-
-def refs(*types: str) -> st.SearchStrategy[tuple[str, ...]]:
-    return st.sets(ref(*types), max_size=4).map(lambda items: tuple(sorted(items)))
-
-
-def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.none() | strategy
-
-
-def record(**columns: st.SearchStrategy[Any]) -> st.SearchStrategy[Row]:
-    return st.fixed_dictionaries(columns)
-
-
-def joined(*parts: st.SearchStrategy[Row]) -> st.SearchStrategy[Row]:
-    return st.tuples(*parts).map(lambda items: {k: v for item in items for k, v in item.items()})
-
-
-def enum(*values: str) -> st.SearchStrategy[str]:
-    return st.sampled_from(values)
-
-
-def distinct(rows: st.SearchStrategy[Row], *key: str) -> st.SearchStrategy[list[Row]]:
-    def by(row: Row) -> tuple[Any, ...]:
-        return tuple(row[column] for column in key)
-
-    return st.lists(rows, max_size=4, unique_by=by if key else lambda row: repr(row))
-
-
 IDENTIFIER = record(
     system=enum("INTERNAL", "MRN", "INSURANCE_MEMBER", "NATIONAL_ID", "DSO_GLOBAL_ID"),
     assigner=maybe(TEXT | enum("urn:oid:1.2.3", "http://hl7.org/fhir/sid/us-ssn")),
@@ -192,10 +166,6 @@ MEASURED = st.one_of(
 )
 
 
-def floats(low: float, high: float) -> st.SearchStrategy[float | None]:
-    return maybe(st.floats(low, high))
-
-
 VITALS = record(
     systolic_mmhg=floats(0, 400),
     diastolic_mmhg=floats(0, 300),
@@ -213,9 +183,7 @@ SUBJECT = record(
     encounter_id=maybe(ref("Encounter")),
     measured_at=maybe(MOMENTS),
 )
-BODY_SITE = record(tooth_number=TEETH_OR_NONE, surface=SURFACES)
 
-Case = tuple[ResourceMapping, st.SearchStrategy[Row], dict[str, st.SearchStrategy[Any]]]
 CASES: dict[str, Case] = {
     "Patient": (
         patient.MAPPING,
@@ -486,6 +454,8 @@ CASES: dict[str, Case] = {
         {},
     ),
 }
+
+CASES |= BUSINESS_CASES
 
 
 def rows_of(case: Case) -> st.SearchStrategy[Rows]:
