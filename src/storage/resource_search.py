@@ -8,6 +8,7 @@ position in a text) only filters rows that such a condition has already found.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -212,6 +213,14 @@ class SearchStatement:
         value, whole = self.bind(indexed), self.bind(exact)
         return lambda s: f"{s}.value = {value} AND {s}.value_exact = {whole}"
 
+    def text(self, folded: str) -> RowCondition:
+        value = self.bind(folded)
+        return lambda s: f"{s}.value = {value}"
+
+    def text_end(self, folded: str) -> RowCondition:
+        part = self.bind(folded)
+        return lambda s: f"right({s}.value, {len(folded)}) = {part}"
+
     def text_contains(self, folded: str) -> RowCondition:
         part = self.bind(folded)
         return lambda s: f"strpos({s}.value, {part}) > 0"
@@ -260,27 +269,39 @@ class SearchStatement:
             "sa": f"{s}.low >= {end}",
             "eb": f"{s}.high <= {start}",
             "ap": f"{s}.low < {end} AND {s}.high > {start}",
+            "po": f"{s}.low < {end} AND {s}.high > {start}",
         }[comparison]
 
-    def number(self, comparison: str, exact: float, low: float, high: float) -> RowCondition:
+    def number(
+        self, comparison: str, exact: float, low: float, high: float, columns: str = ""
+    ) -> RowCondition:
         """A row is the numbers low to high, both included; [low, high) is the value's precision.
 
         search.html: eq, ne and ap work with the precision that the client wrote, the others with
-        the exact value.
+        the exact value. `columns` is what the names of the two columns begin with.
         """
         value = self.bind(repr(exact), "float8")
         start, end = self.bind(repr(low), "float8"), self.bind(repr(high), "float8")
-        return lambda s: {
-            "eq": f"{s}.low >= {start} AND {s}.low < {end} AND {s}.high < {end}",
-            "ne": f"NOT ({s}.low >= {start} AND {s}.high < {end})",
-            "gt": f"{s}.high > {value}",
-            "lt": f"{s}.low < {value}",
-            "ge": f"{s}.high >= {value}",
-            "le": f"{s}.low <= {value}",
-            "sa": f"{s}.low > {value}",
-            "eb": f"{s}.high < {value}",
-            "ap": f"{s}.low <= {end} AND {s}.high >= {start}",
+        condition = {
+            "eq": f"low >= {start} AND low < {end} AND high < {end}",
+            "ne": f"NOT (low >= {start} AND high < {end})",
+            "gt": f"high > {value}",
+            "lt": f"low < {value}",
+            "ge": f"high >= {value}",
+            "le": f"low <= {value}",
+            "sa": f"low > {value}",
+            "eb": f"high < {value}",
+            "ap": f"low <= {end} AND high >= {start}",
         }[comparison]
+        return lambda s: re.sub(r"\b(low|high)\b", rf"{s}.{columns}\1", condition)
+
+    def in_base_units(
+        self, unit: str, comparison: str, exact: float, low: float, high: float
+    ) -> RowCondition:
+        """The same of quantities in base units, among those that are of the same ones."""
+        of_number = self.number(comparison, exact, low, high, "base_")
+        value = self.bind(unit)
+        return lambda s: f"{s}.base_unit <> '' AND {s}.base_unit = {value} AND {of_number(s)}"
 
     def unit(self, system: str | None, code: str) -> RowCondition:
         """A coded unit; without a system also by the unit's printed name (search.html quantity)."""

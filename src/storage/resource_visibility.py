@@ -39,7 +39,16 @@ _COLUMNS = {
     ),
     "date": ("low timestamptz", "high timestamptz"),
     "number": ("low float8", "high float8"),
-    "quantity": ("low float8", "high float8", "system", "code", "unit"),
+    "quantity": (
+        "low float8",
+        "high float8",
+        "system",
+        "code",
+        "unit",
+        "base_unit",
+        "base_low float8",
+        "base_high float8",
+    ),
     "uri": ("value",),
 }  # fmt: skip
 

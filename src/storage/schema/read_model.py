@@ -194,17 +194,32 @@ class FhirSearchNumber(SearchRow, Base):
 
 
 class FhirSearchQuantity(SearchRow, Base):
-    """A quantity (low = high), range or amount of money with its unit."""
+    """A quantity (low = high), range or amount of money with its unit.
+
+    What has a unit of UCUM has its bounds in base units besides, and the product of base units that
+    they are in: 5.4 mg and 0.0054 g are found by each other.
+    """
 
     __tablename__ = "fhir_search_quantity"
     __phi__ = Sensitivity.CLINICAL
-    __table_args__ = (value_index("fhir_search_quantity", "low"),)
+    __table_args__ = (
+        value_index("fhir_search_quantity", "low"),
+        value_index(
+            "fhir_search_quantity",
+            "base_unit",
+            "base_low",
+            postgresql_where=text("base_unit <> ''"),
+        ),
+    )
 
     low: Mapped[float]
     high: Mapped[float]
     system: Mapped[Exact] = mapped_column(server_default=EMPTY)
     code: Mapped[Exact] = mapped_column(server_default=EMPTY)
     unit: Mapped[Exact] = mapped_column(server_default=EMPTY)
+    base_unit: Mapped[Exact] = mapped_column(server_default=EMPTY)
+    base_low: Mapped[float | None]
+    base_high: Mapped[float | None]
 
 
 class FhirSearchUri(SearchRow, Base):

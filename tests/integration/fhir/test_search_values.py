@@ -301,8 +301,33 @@ def test_quantities_compare_with_precision(
     )
 
 
-@pytest.mark.parametrize("unit", ["|http://unitsofmeasure.org|mm", "||cm", "|urn:other|mm"])
-def test_quantities_compare_with_units(fhir: httpx.Client, world: World, unit: str) -> None:
+MILLIMETRES = {"mm": Decimal(1), "cm": Decimal(10), "m": Decimal(1000)}
+
+
+@pytest.mark.parametrize("prefix", ["eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap"])
+@pytest.mark.parametrize("value", ["5.4", "0.54", "54", "0.0054", "-3", "1e1"])
+@pytest.mark.parametrize("unit", ["mm", "cm", "m"])
+def test_quantities_of_ucum_compare_whatever_their_unit(
+    fhir: httpx.Client, world: World, prefix: str, value: str, unit: str
+) -> None:
+    """The value's precision is that of what was written, in the unit that it was written in."""
+
+    def matches(one: Measurement) -> bool:
+        if one.value is None:
+            return False
+        found = Decimal(one.value) * MILLIMETRES[one.unit[1]] / MILLIMETRES[unit]
+        return number_matches(prefix, value, str(found))
+
+    wanted = f"{prefix}{value}|http://unitsofmeasure.org|{unit}"
+    assert search(fhir, "Observation", ("value-quantity", wanted)) == expected(
+        world.measurements, matches
+    )
+
+
+@pytest.mark.parametrize("unit", ["||cm", "|urn:other|mm", "|http://unitsofmeasure.org|kg"])
+def test_other_quantities_compare_within_their_unit(
+    fhir: httpx.Client, world: World, unit: str
+) -> None:
     system, code = unit[1:].split("|")
 
     assert search(fhir, "Observation", ("value-quantity", f"gt1{unit}")) == expected(

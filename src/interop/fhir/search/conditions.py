@@ -20,6 +20,7 @@ from interop.fhir.search.extraction import (
     component_tables,
     reads_identifiers,
 )
+from interop.fhir.search.units import unit_of
 from interop.fhir.search.values import (
     INDEXED_CHARACTERS,
     approximate_interval,
@@ -72,6 +73,30 @@ class Conditions:
             condition = found[0] if len(found) == 1 else f"({' OR '.join(found)})"
             negated = clause.modifier == "not"
             statement.conditions.append(f"NOT {condition}" if negated else condition)
+
+    def compared(self, clause: Clause, operator: str) -> str:
+        """Some row of the clause's parameter compares so with its one value (search_filter.html).
+
+        `ne` asks for a row of another value, `eq` and `ew` for a text or its end, `po` for a
+        period that overlaps. Raises BadRequest for a value that the type does not have.
+        """
+        statement, parameter, value = self._statement, clause.parameter, clause.values[0]
+        if parameter.code == "_id":
+            return f"NOT {statement.ids([unescape(value)])}"
+        if operator == "ew":
+            folded = _folded(unescape(value), clause)
+            ends = statement.exists("string", parameter.code, statement.text_end(folded))
+            return f"({' AND '.join([*statement.contains_grams(grams(folded)), ends])})"
+        if operator == "po":
+            _, low, high = self._moment(value, clause)
+            condition = statement.date("po", low, high)
+        elif parameter.type == "string":
+            condition = statement.text(_folded(unescape(value), clause))
+        else:
+            condition = self._row(parameter.type, value, clause)
+        if operator != "ne":
+            return statement.exists(parameter.type, parameter.code, condition)
+        return statement.exists(parameter.type, parameter.code, lambda s: f"NOT ({condition(s)})")
 
     def _missing(self, clause: Clause) -> str:
         parameter = clause.parameter
@@ -232,6 +257,15 @@ class Conditions:
         if len(parts) not in (1, 3):
             raise BadRequest(f"{clause.name}={value[:64]!r}; expected <number>[|<system>|<code>]")
         prefix, number = _number_value(parts[0], clause)
+        bounds = _decimal_interval(prefix, number)
+        if len(parts) == 3 and (known := unit_of(parts[1], parts[2])):
+            try:
+                low, exact, high = map(known.in_base, (bounds[0], number, bounds[1]))
+            except OverflowError:
+                raise BadRequest(
+                    f"{clause.name}={value[:64]!r} is beyond what is indexed"
+                ) from None
+            return self._statement.in_base_units(known.name, prefix, exact, low, high)
         of_number = self._statement.number(prefix, float(number), *_interval(prefix, number))
         if len(parts) == 1 or not parts[2]:
             return of_number
@@ -309,5 +343,10 @@ def _number_value(text: str, clause: Clause) -> tuple[str, Decimal]:
         raise BadRequest(f"{clause.name}: {error}; prefixes: {', '.join(PREFIXES)}") from None
 
 
-def _interval(prefix: str, number: Decimal) -> tuple[float, float]:
+def _decimal_interval(prefix: str, number: Decimal) -> tuple[Decimal, Decimal]:
     return approximate_interval(number) if prefix == "ap" else precision_interval(number)
+
+
+def _interval(prefix: str, number: Decimal) -> tuple[float, float]:
+    low, high = _decimal_interval(prefix, number)
+    return float(low), float(high)

@@ -2,7 +2,7 @@
 
 Rows are the columns of the table: token (system, code); string (value, value_exact); reference
 (type, id, url, version, identifier system, identifier value); date (low, high); number (low, high);
-quantity (low, high, system, code, unit); uri (value).
+quantity (low, high, system, code, unit, base unit, low and high in base units); uri (value).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from interop.fhir.definitions import Element
 from interop.fhir.lens import JsonObject
 from interop.fhir.references import parse_target
+from interop.fhir.search.units import unit_of
 from interop.fhir.search.values import (
     EARLIEST,
     INDEXED_CHARACTERS,
@@ -198,41 +199,58 @@ def _number(value: Any, _context: Context, _element: Element | None) -> list[Row
 
 
 def _number_range(value: Any, _context: Context, _element: Element | None) -> list[Row]:
-    low, high = value.get("low", {}).get("value"), value.get("high", {}).get("value")
+    bounds = _bounds(value.get("low", {}).get("value"), value.get("high", {}).get("value"))
+    return [bounds] if bounds else []
+
+
+def _bounds(low: Any, high: Any) -> tuple[float, float] | None:
+    """A range of which one end may be open; None where both are."""
     if low is None and high is None:
-        return []
-    return [(-math.inf if low is None else float(low), math.inf if high is None else float(high))]
+        return None
+    return (-math.inf if low is None else float(low), math.inf if high is None else float(high))
 
 
 def _quantity(value: Any, _context: Context, _element: Element | None) -> list[Row]:
-    if value.get("value") is None:
+    number = value.get("value")
+    if number is None:
         return []
-    low = high = float(value["value"])
     comparator = value.get("comparator", "")
-    if comparator.startswith("<"):
-        low = -math.inf
-    elif comparator.startswith(">"):
-        high = math.inf
-    return [(low, high, *_unit(value))]
+    low = None if comparator.startswith("<") else number
+    high = None if comparator.startswith(">") else number
+    return _quantities(low, high, value)
 
 
-def _unit(value: Any) -> tuple[str, str, str]:
-    names = ("system", "code", "unit")
-    system, code, unit = (exact_key(value.get(name, "")) for name in names)
-    return system, code, unit
+def _quantities(low: Any, high: Any, unit: Any) -> list[Row]:
+    """The row of a range in a unit, and in base units where it is one of UCUM."""
+    bounds = _bounds(low, high)
+    if bounds is None:
+        return []
+    system, code, printed = (exact_key(unit.get(name, "")) for name in ("system", "code", "unit"))
+    known = unit_of(system, code)
+    try:
+        in_base = (
+            ("", None, None)
+            if known is None
+            else (
+                known.name,
+                -math.inf if low is None else known.in_base(low),
+                math.inf if high is None else known.in_base(high),
+            )
+        )
+    except OverflowError:
+        in_base = ("", None, None)
+    return [(*bounds, system, code, printed, *in_base)]
 
 
-def _quantity_range(value: Any, context: Context, element: Element | None) -> list[Row]:
-    unit = _unit(value.get("low") or value.get("high") or {})
-    return [(*row, *unit) for row in _number_range(value, context, element)]
+def _quantity_range(value: Any, _context: Context, _element: Element | None) -> list[Row]:
+    low, high = value.get("low") or {}, value.get("high") or {}
+    return _quantities(low.get("value"), high.get("value"), low or high)
 
 
 def _money(value: Any, _context: Context, _element: Element | None) -> list[Row]:
-    if value.get("value") is None:
-        return []
-    amount = float(value["value"])
-    currency = value.get("currency", "")
-    return [(amount, amount, CURRENCIES if currency else "", currency, currency)]
+    amount, currency = value.get("value"), value.get("currency", "")
+    system = CURRENCIES if currency else ""
+    return _quantities(amount, amount, {"system": system, "code": currency, "unit": currency})
 
 
 def _sampled(value: Any, _context: Context, _element: Element | None) -> list[Row]:
@@ -240,7 +258,7 @@ def _sampled(value: Any, _context: Context, _element: Element | None) -> list[Ro
     low, high = value.get("lowerLimit"), value.get("upperLimit")
     if low is None or high is None:
         return []
-    return [(float(low), float(high), *_unit(value.get("origin", {})))]
+    return _quantities(low, high, value.get("origin", {}))
 
 
 # -- uri and special ------------------------------------------------------------------------

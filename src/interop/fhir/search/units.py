@@ -73,7 +73,7 @@ class Unit:
 
     def in_base(self, value: Decimal | int | float) -> float:
         """A value in base units. Raises OverflowError beyond what is a float8."""
-        # Integers, since dividing them rounds once and correctly; Fraction takes five times as long.
+        # Integers: dividing them rounds once and correctly, and Fraction takes five times as long.
         over, under = value.as_integer_ratio()
         over, under = over * self.factor.numerator, under * self.factor.denominator
         if self.zero:

@@ -110,16 +110,16 @@ def parse_number(text: str) -> Decimal:
     return value
 
 
-def precision_interval(value: Decimal) -> tuple[float, float]:
+def precision_interval(value: Decimal) -> tuple[Decimal, Decimal]:
     """The numbers that round to `value` at its own precision: 100 means 99.5 to 100.5."""
     half = Decimal((0, (5,), int(value.as_tuple().exponent) - 1))
-    return float(value - half), float(value + half)
+    return value - half, value + half
 
 
-def approximate_interval(value: Decimal) -> tuple[float, float]:
+def approximate_interval(value: Decimal) -> tuple[Decimal, Decimal]:
     """search.html: ap is 10 % of the stated value."""
     margin = abs(value) / 10
-    return float(value - margin), float(value + margin)
+    return value - margin, value + margin
 
 
 # -- text -----------------------------------------------------------------------------------
