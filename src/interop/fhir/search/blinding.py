@@ -9,7 +9,8 @@ from uuid import UUID
 
 from interop.fhir.search.clauses import Clause, split_values, unescape
 from interop.fhir.search.extraction import reads_identifiers
-from interop.fhir.search.terms import FILTER, HAS, Term, leaves, term
+from interop.fhir.search.filter_expression import term_of
+from interop.fhir.search.terms import FILTER, HAS, Term, leaves
 from interop.fhir.sensitive import DOMAIN, Blind, is_sensitive_system, is_sensitive_type
 from storage.database import Database
 
@@ -43,7 +44,7 @@ def without_numbers(resource_type: str, pairs: Iterable[tuple[str, str]]) -> lis
 def _without(resource_type: str, name: str, value: str) -> str:
     if name.startswith("_") and not name.startswith((HAS, FILTER)):
         return value
-    asked = term(resource_type, name, value)
+    asked = term_of(resource_type, name, value)
     if not asks_for_identifier(resource_type, asked):
         return value
     if name == FILTER:

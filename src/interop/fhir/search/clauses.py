@@ -107,3 +107,15 @@ def split_values(text: str, separator: str = ",") -> tuple[str, ...]:
 def unescape(text: str) -> str:
     r"""\, \| \$ and \\ as they are meant; any other backslash is itself."""
     return re.sub(r"\\([\\,|$])", r"\1", text) if "\\" in text else text
+
+
+def escape(text: str, separators: str = r"\,|$") -> str:
+    """A text as one value of a search parameter: what would separate is escaped.
+
+    With fewer separators, those left out keep their meaning, and so do escapes that are there.
+    """
+    if "\\" in separators:
+        return re.sub(r"[\\,|$]", r"\\\g<0>", text)
+    return re.sub(
+        r"\\.|.", lambda c: f"\\{c[0]}" if c[0] in separators else c[0], text, flags=re.DOTALL
+    )

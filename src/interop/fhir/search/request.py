@@ -18,7 +18,8 @@ import orjson
 from interop.errors import BadRequest, TooCostly, UnsupportedParameter
 from interop.fhir.definitions import SearchParameter, definitions
 from interop.fhir.search.clauses import known_parameter
-from interop.fhir.search.terms import Budget, Term, term, touched
+from interop.fhir.search.filter_expression import term_of
+from interop.fhir.search.terms import Budget, Term, touched
 
 DEFAULT_COUNT = 20
 MAX_COUNT = 1000
@@ -140,7 +141,7 @@ def _one(request: SearchRequest, name: str, value: str, single: set[str], budget
             single.add(name)
         _result_parameter(request, name, value)
     else:
-        request.terms.append(term(request.resource_type, name, value, budget))
+        request.terms.append(term_of(request.resource_type, name, value, budget))
 
 
 def _result_parameter(request: SearchRequest, name: str, value: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from interop.fhir.search.clauses import Clause
 from interop.fhir.search.conditions import Conditions
-from interop.fhir.search.terms import AllOf, AnyOf, Chain, Listed, Not, Reverse, Term
+from interop.fhir.search.terms import AllOf, AnyOf, Chain, Compared, Listed, Not, Reverse, Term
 from interop.fhir.visibility import Visibility
 from storage.resource_search import SearchStatement
 
@@ -42,6 +42,11 @@ class TermConditions:
                 own = statement.about(statement.resource_type, statement.alias, statement.id_column)
                 Conditions(own, self._own_base, self._blind).add(term)
                 return _all(own.conditions)
+            case Compared():
+                own = statement.about(statement.resource_type, statement.alias, statement.id_column)
+                return Conditions(own, self._own_base, self._blind).compared(
+                    term.clause, term.operator
+                )
             case Chain():
                 return _any([self._chain(statement, term, *target) for target in term.targets])
             case Reverse():

@@ -7,7 +7,7 @@ is read here and becomes SQL in `term_conditions`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from interop.errors import BadRequest, TooCostly, UnsupportedParameter
 from interop.fhir.definitions import SearchParameter, definitions
@@ -64,7 +64,18 @@ class Not:
     term: Term
 
 
-Term = Clause | Chain | Reverse | Listed | AllOf | AnyOf | Not
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A clause of one value that rows meet otherwise: `eq`, `ne` and `ew` of texts, `po` of dates.
+
+    `ne` is met by any row of another value (search_filter.html), unlike `:not`.
+    """
+
+    clause: Clause
+    operator: str
+
+
+Term = Clause | Chain | Reverse | Listed | AllOf | AnyOf | Not | Compared
 
 
 @dataclass(slots=True)
@@ -72,12 +83,20 @@ class Budget:
     """How much a search may still ask for: ways from one resource to others, over all its terms."""
 
     branches: int = MAX_BRANCHES
-    reads: int = field(default=20 * MAX_BRANCHES)
+    reads: int = 20 * MAX_BRANCHES
 
     def take(self, name: str) -> None:
-        """Raises TooCostly."""
+        """One more way. Raises TooCostly."""
         self.branches -= 1
-        if self.branches < 0:
+        self._check(self.branches, name)
+
+    def read(self, name: str) -> None:
+        """One more reading of a name, for whatever type. Raises TooCostly."""
+        self.reads -= 1
+        self._check(self.reads, name)
+
+    def _check(self, left: int, name: str) -> None:
+        if left < 0:
             raise TooCostly(
                 f"{name[:64]!r} follows references to too many types (at most {MAX_BRANCHES} in a "
                 "search); name the type, as in subject:Patient.name"
@@ -89,63 +108,58 @@ def term(
 ) -> Term:
     """Read one parameter of a search. Raises BadRequest, UnsupportedParameter, TooCostly."""
     budget = budget or Budget()
-    if hops > MAX_HOPS:
-        raise TooCostly(f"a chain of more than {MAX_HOPS} references")
-    budget.reads -= 1
-    if budget.reads < 0:
-        budget.branches = 0
-        budget.take(name)
+    budget.read(name)
     if name.startswith(f"{HAS}:"):
         return _reverse(resource_type, name, value, budget, hops)
     first, dot, rest = name.partition(".")
     if dot:
-        return _chain(resource_type, (first, rest), value, budget, hops)
+        return follow(
+            resource_type,
+            first,
+            lambda type_: term(type_, rest, value, budget, hops + 1),
+            budget,
+            hops,
+        )
     if name == LIST:
         return _listed(value)
     return clause(resource_type, name, value)
 
 
-def _chain(
-    resource_type: str, name: tuple[str, str], value: str, budget: Budget, hops: int
+def follow(
+    resource_type: str, name: str, make: Callable[[str], Term], budget: Budget, hops: int
 ) -> Term:
-    first, rest = name
-    code, colon, type_ = first.partition(":")
-    parameter = known_parameter(resource_type, code, repr(f"{first}.{rest}"[:64]))
+    """Go by `parameter[:Type]` to the types it refers to; `make` reads what is asked of each.
+
+    Types for which that is no search are left out. Raises what the last refused it with.
+    """
+    if hops >= MAX_HOPS:
+        raise TooCostly(f"a chain of more than {MAX_HOPS} references")
+    code, colon, type_ = name.partition(":")
+    parameter = known_parameter(resource_type, code, repr(name[:64]))
     if parameter.type != "reference":
-        raise BadRequest(f"{first[:64]}.{rest[:64]}: {code} of {resource_type} is not a reference")
+        raise BadRequest(f"{name[:64]!r}: {code} of {resource_type} is not a reference")
     types = parameter.targets or tuple(sorted(definitions().resource_types))
     if colon:
-        if type_ not in definitions().resource_types or (
-            parameter.targets and type_ not in parameter.targets
-        ):
-            raise BadRequest(
-                f"{first[:64]}: accepted types: {', '.join(parameter.targets) or 'any'}"
-            )
+        if type_ not in definitions().resource_types or type_ not in types:
+            accepted = ", ".join(parameter.targets) or "any"
+            raise BadRequest(f"{name[:64]!r}: accepted types: {accepted}")
         types = (type_,)
-    return Chain(parameter, _targets(types, rest, value, budget, hops))
-
-
-def _targets(
-    types: tuple[str, ...], rest: str, value: str, budget: Budget, hops: int
-) -> tuple[tuple[str, Term], ...]:
-    """The types for which the rest of a chain is a search. Raises what the last refused it with."""
     found: list[tuple[str, Term]] = []
     refusal: BadRequest | None = None
-    for type_ in types:
-        if type_ in APART:
-            refusal = refusal or apart(type_)
-            continue
+    for target in types:
         try:
-            found.append((type_, term(type_, rest, value, budget, hops + 1)))
+            if target in APART:
+                raise apart(target)
+            found.append((target, make(target)))
         except TooCostly:
             raise
         except BadRequest as error:
             refusal = error
             continue
-        budget.take(rest)
+        budget.take(name)
     if not found:
-        raise refusal or BadRequest(f"{rest[:64]!r} leads nowhere")
-    return tuple(found)
+        raise refusal or BadRequest(f"{name[:64]!r} leads nowhere")
+    return Chain(parameter, tuple(found))
 
 
 def _reverse(resource_type: str, name: str, value: str, budget: Budget, hops: int) -> Term:
@@ -164,6 +178,8 @@ def _reverse(resource_type: str, name: str, value: str, budget: Budget, hops: in
         raise BadRequest(
             f"{name[:64]!r}: {code} of {source_type} refers to {', '.join(parameter.targets)}"
         )
+    if hops >= MAX_HOPS:
+        raise TooCostly(f"a chain of more than {MAX_HOPS} references")
     budget.take(name)
     return Reverse(source_type, parameter, term(source_type, rest, value, budget, hops + 1))
 
@@ -194,6 +210,8 @@ def leaves(resource_type: str, found: Term) -> Iterator[tuple[str, Clause]]:
     match found:
         case Clause():
             yield resource_type, found
+        case Compared(clause=inner):
+            yield resource_type, inner
         case Chain(targets=targets):
             for type_, inner in targets:
                 yield from leaves(type_, inner)
