@@ -97,6 +97,7 @@ class Children:
         key: Sequence[str] = (),
         order: Sequence[str] = (),
         admits: Callable[[JsonObject], bool] = lambda item: True,
+        needs: Sequence[str] = (),
     ) -> None:
         self.table = table
         self.path = path(place)
@@ -104,6 +105,8 @@ class Children:
         self.key = tuple(key)
         self.order = tuple(order)
         self.admits = admits
+        # References without which an item is no row; until they resolve it stays the client's.
+        self.needs = tuple(needs)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from interop.errors import Conflict, Unprocessable
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.mappings import references, statements
 from interop.fhir.mappings.concepts import Reference
+from interop.fhir.mappings.elsewhere import Elsewhere
 from interop.fhir.mappings.lens import Children, Entry, ResourceMapping, Row, Rows
 
 
@@ -34,6 +35,7 @@ class TableLens:
         where: Row | None = None,
         normalize: Callable[[Row], Row] = lambda row: row,
         beside: tuple[str, ...] = (),
+        links: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self.mapping = mapping
         # Columns without which there is no row; for links, the row waits until they resolve.
@@ -46,11 +48,14 @@ class TableLens:
         self.normalize = normalize
         # Further columns for the template of the mapping: what a row says once, when it is new.
         self.beside = beside
+        # `links`: those columns of entries over several that hold references.
         self.links = {entry.columns[0]: types for entry, types in _links(mapping.entries)}
+        self.links |= links or {}
         self.child_links = {
             children.table: {entry.columns[0]: types for entry, types in _links(children.entries)}
             for children in mapping.children
         }
+        self.elsewhere = Elsewhere(mapping.table, (mapping.resource_type, "id"))
 
     @property
     def resource_type(self) -> str:
@@ -88,18 +93,27 @@ class TableLens:
             return references.local_parts(connection, tenant_id, waiting)
         row = {**rows.row, **resolved}
         with refusing_bad_rows(self.resource_type):
+            before = self.elsewhere.image(connection, tenant_id, row_id)
             is_new = self._upsert(connection, tenant_id, row_id, row, actor)
             for children in self.mapping.children:
-                links = self.child_links[children.table]
-                wanted = tuple(
-                    {**child, **_resolve(connection, tenant_id, links, child)}
-                    for child in rows.children[children.table]
-                )
+                wanted = self._wanted(connection, tenant_id, children, rows)
                 if is_new:
                     self._add(connection, tenant_id, row_id, children, wanted, actor)
                 else:
                     self._synchronize(connection, tenant_id, row_id, children, wanted, actor)
+            self.elsewhere.mark(connection, tenant_id, row_id, before)
         return []
+
+    def _wanted(
+        self, connection: Connection, tenant_id: UUID, children: Children, rows: Rows
+    ) -> tuple[Row, ...]:
+        """The rows of one list with their references resolved, but for what cannot be a row yet."""
+        links = self.child_links[children.table]
+        resolved = (
+            {**child, **_resolve(connection, tenant_id, links, child)}
+            for child in rows.children[children.table]
+        )
+        return tuple(child for child in resolved if all(child[c] for c in children.needs))
 
     def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:
         """References whose columns are empty until their resources exist."""
@@ -205,19 +219,35 @@ class TableLens:
         """The rows of one list, their references spelled as the client's item of that key does."""
         found = [row for _, row in self._children(connection, tenant_id, row_id, children)]
         links = self.child_links[children.table]
-        if links:
-            said = {children.key_of(row): row for row in stored.children.get(children.table, ())}
-            for row in found:
-                for column, types in links.items():
-                    spelled = said.get(children.key_of(row), {}).get(column)
-                    meant = references.resolve(connection, tenant_id, spelled) if spelled else None
-                    row[column] = spell(connection, tenant_id, types, row[column], spelled, meant)
-        return children.sorted(found)
+        if not links:
+            return children.sorted(found)
+        items = stored.children.get(children.table, ())
+        meant = [_resolve(connection, tenant_id, links, item) for item in items]
+        keyed = {
+            children.key_of({**item, **ids}): (item, ids)
+            for item, ids in zip(items, meant, strict=True)
+        }
+        for row in found:
+            said, ids = keyed.get(children.key_of(row), ({}, {}))
+            for column, types in links.items():
+                spelled = said.get(column)
+                row[column] = spell(
+                    connection, tenant_id, types, row[column], spelled, ids.get(column)
+                )
+        # What cannot be a row yet is still what the client says.
+        waiting = [
+            item
+            for item, ids in zip(items, meant, strict=True)
+            if any(ids[column] is None for column in children.needs)
+        ]
+        return children.sorted([*found, *waiting])
 
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
         with refusing_bad_rows(self.resource_type):
+            before = self.elsewhere.image(connection, tenant_id, row_id)
             key = {"tenant_id": tenant_id, "id": row_id, **self.where}
             statements.delete(connection, self.mapping.table, key)
+            self.elsewhere.mark(connection, tenant_id, row_id, before)
 
     def _select(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> Row | None:
         key = {"tenant_id": tenant_id, "id": row_id, **self.where}

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from ai.routing import has_consent
-from interop.access import Caller, Filter, Scopes, Way
+from interop.access import Caller, Scopes
 from interop.errors import Conflict, Unprocessable
 from interop.fhir import gate
 from interop.fhir import json as fhir_json
@@ -55,7 +55,7 @@ class Server:
             remote_address="127.0.0.1",
             user_agent="pytest",
         )
-        self.writer = Writer(database, caller, BASE, Filter((Way(),)))
+        self.writer = Writer(database, caller, BASE)
 
     def write(self, resource: Resource) -> Resource:
         self.writer.update(resource["id"], resource, Precondition())
