@@ -98,6 +98,23 @@ def dumps(value: object) -> bytes:
     return orjson.dumps(value, default=_fragment)
 
 
+def pretty(value: object) -> bytes:
+    """The same with a line for each value, for people."""
+    return orjson.dumps(value, default=_fragment, option=orjson.OPT_INDENT_2)
+
+
+def number(literal: str) -> int | Decimal:
+    """A number from its digits, which are kept. Raises ValueError for what no decimal may be."""
+    if not _NUMBER.fullmatch(literal):
+        raise ValueError(f"{literal[:32]!r} is not a number such as -1.50")
+    if len(literal) > MAX_DIGITS:
+        raise ValueError(f"a number of more than {MAX_DIGITS} characters")
+    try:
+        return _integer(literal) if literal.lstrip("-").isdigit() else _decimal(literal)
+    except _Refused:
+        raise ValueError(f"the number {literal} is beyond 1e{MAX_EXPONENT}") from None
+
+
 def number_text(value: int | Decimal) -> str:
     """The digits of a number as they were sent."""
     return value.literal if isinstance(value, ExactDecimal) else str(value)
