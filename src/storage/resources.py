@@ -156,6 +156,21 @@ def current_many(
     }
 
 
+def bodies(
+    connection: Connection, tenant_id: UUID, resource_type: str, resource_ids: Sequence[str]
+) -> list[str]:
+    """The current bodies of the resources of these ids that are there, in the order of the ids."""
+    rows = connection.execute(
+        "SELECT resource_id, row_id, version, last_updated, deleted, stale, body"
+        " FROM fhir_resources WHERE tenant_id = %s AND resource_type = %s"
+        " AND resource_id = ANY (%s) AND NOT deleted AND version > 0 ORDER BY resource_id",
+        (tenant_id, resource_type, list(resource_ids)),
+    ).fetchall()
+    return [
+        opened(connection, tenant_id, resource_type, row[0], Stored(*row[1:])).body for row in rows
+    ]
+
+
 def opened(
     connection: Connection, tenant_id: UUID, resource_type: str, resource_id: str, stored: Stored
 ) -> Stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -25,7 +26,16 @@ from interop.access.http import caller_from, request_id
 from interop.access.refusals import audit_stranger
 from interop.errors import BadRequest, NotFound, ServerError, Unavailable, UnsupportedParameter
 from interop.fhir.definitions import definitions
-from interop.fhir.negotiation import MEDIA_TYPE, require_json_answer
+from interop.fhir.negotiation import (
+    FORM_PARAMETERS,
+    MEDIA_TYPE,
+    PLAIN,
+    QUICK_BYTES,
+    Form,
+    answer_form,
+    form_of,
+    with_subset,
+)
 from interop.fhir.outcomes import Issue, informational, issues_of, operation_outcome
 from interop.fhir.versions import Version, etag, http_date
 from interop.key_outages import refusal
@@ -34,6 +44,8 @@ from storage.encryption import KeyDestroyed, KeysUnavailable
 
 logger = logging.getLogger(__name__)
 
+# The FHIR base URL of a tenant, as a route.
+BASE = "/t/{tenant}/fhir/R4"
 RESOURCE_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 # What a patient's record says is for this caller alone, and not for any cache (security.md D10).
 PRIVATE = {
@@ -41,7 +53,6 @@ PRIVATE = {
     "Vary": "Authorization, Accept",
     "X-Content-Type-Options": "nosniff",
 }
-FORM_PARAMETERS = ("_format", "_pretty")
 _READS = ("GET", "HEAD")
 
 
@@ -57,7 +68,9 @@ class Exchange:
 
     @property
     def database(self) -> Database:
-        database: Database = self.request.app.state.services.database
+        # What a transaction asks of its own entries is asked on its own connection.
+        lent: Database | None = getattr(self.request.state, "database", None)
+        database: Database = lent or self.request.app.state.services.database
         return database
 
     def require(self, letter: Letter) -> Filter:
@@ -77,8 +90,9 @@ class Exchange:
         for name in self.request.query_params:
             if name not in FORM_PARAMETERS:
                 raise UnsupportedParameter(
-                    f"the parameter {name[:64]!r} of a write is not supported (no conditional "
-                    f"writes: search first); accepted: {', '.join(FORM_PARAMETERS)}"
+                    f"the parameter {name[:64]!r} of this write is not supported (criteria go "
+                    "with the URL of the type, or into If-None-Exist); accepted: "
+                    f"{', '.join(FORM_PARAMETERS)}"
                 )
 
     def respond(self, status: int, body: bytes) -> Response:
@@ -240,6 +254,8 @@ def _event_type(request: Request) -> str:
     named = request.path_params
     if path.endswith("/_search"):
         return "FHIR_SEARCH"
+    if "/$" in path:
+        return "FHIR_OPERATION"
     if request.method in _EVENTS:
         return _EVENTS[request.method]
     if request.method == "POST":

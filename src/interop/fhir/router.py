@@ -19,30 +19,26 @@ from interop.errors import (
     MethodNotAllowed,
     NotFound,
     UnsupportedMediaType,
-    UnsupportedParameter,
 )
-from interop.fhir import gate, json
+from interop.fhir import write_routes
 from interop.fhir.audit_log import RESOURCE_TYPE as AUDIT_EVENT
 from interop.fhir.audit_log import AuditLog
 from interop.fhir.capability import instance_statement
-from interop.fhir.exchange import Endpoint, Exchange, endpoint, own_base, public_endpoint
-from interop.fhir.lens import JsonObject
+from interop.fhir.exchange import BASE, Endpoint, Exchange, endpoint, own_base, public_endpoint
 from interop.fhir.negotiation import (
     MEDIA_TYPE,
     is_not_modified,
-    json_body,
     limited_body,
-    precondition,
     preference,
 )
 from interop.fhir.reading import Reader
 from interop.fhir.search.request import parse
 from interop.fhir.search.searching import Searcher
+from interop.fhir.terminology.routes import ROUTES as TERMINOLOGY
 from interop.fhir.versions import Version
-from interop.fhir.writing import Writer, require_id
+from interop.fhir.write_routes import refuse_audit_event
 from storage.tenancy import SLUG
 
-BASE = "/t/{tenant}/fhir/R4"
 FORM = "application/x-www-form-urlencoded"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -59,7 +55,7 @@ register_url_convertor("fhir_path", _OutsideWellKnown())
 def routes() -> list[Route]:
     """The routes of all interactions; the last answers what no other does."""
     rest = [Route(path, unknown, methods=METHODS) for path in (BASE, f"{BASE}/{{path:fhir_path}}")]
-    return [*_UNSUPPORTED, *_INTERACTIONS, *rest]
+    return [*TERMINOLOGY, *_UNSUPPORTED, *_INTERACTIONS, *rest]
 
 
 @public_endpoint
@@ -91,7 +87,7 @@ async def read(exchange: Exchange) -> Response:
 
 @endpoint
 async def vread(exchange: Exchange) -> Response:
-    _refuse_audit_event(exchange)
+    refuse_audit_event(exchange)
     version_id = exchange.request.path_params["version_id"]
     version = await _reader(exchange).vread(
         exchange.resource_type, exchange.resource_id, version_id
@@ -101,7 +97,7 @@ async def vread(exchange: Exchange) -> Response:
 
 @endpoint
 async def history(exchange: Exchange) -> Response:
-    _refuse_audit_event(exchange)
+    refuse_audit_event(exchange)
     parameters = exchange.request.query_params.multi_items()
     body = await _reader(exchange).history(exchange.resource_type, exchange.resource_id, parameters)
     return exchange.respond(200, body)
@@ -122,51 +118,6 @@ async def search_by_post(exchange: Exchange) -> Response:
     form = (await limited_body(exchange.request)).decode("utf-8", "replace")
     pairs = exchange.request.query_params.multi_items()
     return await _search(exchange, filter_, pairs + parse_qsl(form, keep_blank_values=True))
-
-
-@endpoint
-async def create(exchange: Exchange) -> Response:
-    _refuse_audit_event(exchange)
-    exchange.require("c")
-    exchange.refuse_parameters()
-    if "if-none-exist" in exchange.request.headers:
-        raise UnsupportedParameter("If-None-Exist is not supported; search, then create")
-    body = await json_body(exchange.request)
-    version = await asyncio.to_thread(
-        lambda: _writer(exchange).create(_accepted(body, exchange.resource_type))
-    )
-    return _written(exchange, version)
-
-
-@endpoint
-async def update(exchange: Exchange) -> Response:
-    _refuse_audit_event(exchange)
-    exchange.require("u")
-    exchange.refuse_parameters()
-    exchange.require_valid_id()
-    body = await json_body(exchange.request)
-    condition = precondition(exchange.request)
-
-    def write() -> Version:
-        resource = _accepted(body, exchange.resource_type)
-        require_id(resource, exchange.resource_type, exchange.resource_id)
-        return _writer(exchange).update(exchange.resource_id, resource, condition)
-
-    return _written(exchange, await asyncio.to_thread(write))
-
-
-@endpoint
-async def delete(exchange: Exchange) -> Response:
-    _refuse_audit_event(exchange)
-    exchange.require("d")
-    exchange.refuse_parameters()
-    version = await asyncio.to_thread(
-        _writer(exchange).delete,
-        exchange.resource_type,
-        exchange.resource_id,
-        precondition(exchange.request),
-    )
-    return exchange.respond_version(204, version, b"") if version else exchange.respond(204, b"")
 
 
 def _refusal(what: str) -> Endpoint:
@@ -200,10 +151,9 @@ _INTERACTIONS = [
     Route(f"{BASE}/{{resource_type}}/{{resource_id}}", read, methods=["GET"]),
     Route(f"{BASE}/metadata", metadata),
     Route(f"{BASE}/{{resource_type}}", search, methods=["GET"]),
-    Route(f"{BASE}/{{resource_type}}", create, methods=["POST"]),
+    *write_routes.ROUTES[:1],
     Route(f"{BASE}/{{resource_type}}/_search", search_by_post, methods=["POST"]),
-    Route(f"{BASE}/{{resource_type}}/{{resource_id}}", update, methods=["PUT"]),
-    Route(f"{BASE}/{{resource_type}}/{{resource_id}}", delete, methods=["DELETE"]),
+    *write_routes.ROUTES[1:],
     Route(f"{BASE}/{{resource_type}}/{{resource_id}}/_history", history, methods=["GET"]),
     Route(f"{BASE}/{{resource_type}}/{{resource_id}}/_history/{{version_id}}", vread),
 ]
@@ -227,29 +177,9 @@ def _reader(exchange: Exchange) -> Reader:
     return Reader(exchange.database, exchange.caller, exchange.own_base, filter_)
 
 
-def _writer(exchange: Exchange) -> Writer:
-    return Writer(exchange.database, exchange.caller, exchange.own_base)
-
-
-def _accepted(body: bytes, resource_type: str) -> JsonObject:
-    """The resource of a body, through the gate."""
-    resource = json.loads(body)
-    gate.check(resource, resource_type)
-    return resource
-
-
 def _audit_log(exchange: Exchange, letter: Letter) -> AuditLog:
     filter_ = exchange.require(letter)
     return AuditLog(exchange.database, exchange.caller, exchange.own_base, filter_)
-
-
-def _refuse_audit_event(exchange: Exchange) -> None:
-    """The server alone makes audit events, and none is ever changed (docs/audit.md)."""
-    if exchange.resource_type == AUDIT_EVENT:
-        raise MethodNotAllowed(
-            "AuditEvent is made by the server and never changed; supported: read, search",
-            headers={"Allow": "GET"},
-        )
 
 
 async def _search(exchange: Exchange, filter_: Filter, pairs: list[tuple[str, str]]) -> Response:
@@ -265,9 +195,3 @@ def _found(exchange: Exchange, version: Version) -> Response:
     if is_not_modified(exchange.request, version):
         return exchange.respond_version(304, version, b"")
     return exchange.respond_version(200, version, version.body or b"")
-
-
-def _written(exchange: Exchange, version: Version) -> Response:
-    status = 201 if version.is_new else 200
-    wanted = preference(exchange.request, "return")
-    return exchange.respond_version(status, version, exchange.preferred_body(wanted, version))

@@ -81,7 +81,7 @@ def code_system(resource: JsonObject) -> CodeSystem:
         for parent in concept.parents:
             children.setdefault(parent, []).append(concept.code)
     return CodeSystem(
-        url=resource["url"],
+        url=resource.get("url", ""),
         version=resource.get("version"),
         content=resource.get("content", "not-present"),
         is_case_sensitive=resource.get("caseSensitive", True) is not False,

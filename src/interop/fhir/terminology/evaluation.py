@@ -26,11 +26,14 @@ class NotExpandable(Exception):
 
 
 class Source(Protocol):
-    """Definitions by canonical URL, without version."""
+    """Definitions by canonical URL; of this version, or where it is empty of the one that counts.
 
-    def code_system(self, url: str) -> CodeSystem | None: ...
+    One of another version is as none.
+    """
 
-    def value_set(self, url: str) -> ValueSet | None: ...
+    def code_system(self, url: str, version: str) -> CodeSystem | None: ...
+
+    def value_set(self, url: str, version: str) -> ValueSet | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Terminology:
         """The system of this URL; of this version, where the URL names one (`url|version`)."""
         url, _, version = canonical.partition("|")
         for source in self._sources:
-            found = source.code_system(url)
+            found = source.code_system(url, version)
             if found and version in ("", found.version):
                 return found
         return None
@@ -80,7 +83,7 @@ class Terminology:
     def value_set(self, canonical: str) -> ValueSet | None:
         url, _, version = canonical.partition("|")
         for source in self._sources:
-            found = source.value_set(url)
+            found = source.value_set(url, version)
             if found and version in ("", found.version):
                 return found
         return None
@@ -108,7 +111,10 @@ class Terminology:
 
         Without a system: whether any system of the value set has a code spelled so.
         """
-        return _Question(self, self._limits).has(value_set_url, system, code)
+        try:
+            return _Question(self, self._limits).has(value_set_url, system, code)
+        except NotExpandable:
+            return None
 
     def expansion(self, value_set_url: str) -> frozenset[tuple[str, str]] | None:
         """All (system, code) of a value set; None where it is not known or not enumerable here."""
@@ -130,7 +136,7 @@ class Terminology:
         return _Question(self, self._limits).members_of(definition)
 
     def defines(self, definition: ValueSet, system: str | None, code: str) -> bool | None:
-        """`contains` for a value set in hand."""
+        """`contains` for a value set in hand; raises NotExpandable where it would cost too much."""
         return _Question(self, self._limits).has_by(definition, system, code)
 
 

@@ -60,10 +60,10 @@ class Package:
         self.code_systems: Table[CodeSystem] = Table(folder / "code-systems.ndjson.gz", code_system)
         self.value_sets: Table[ValueSet] = Table(folder / "value-sets.ndjson.gz", value_set)
 
-    def code_system(self, url: str) -> CodeSystem | None:
+    def code_system(self, url: str, version: str) -> CodeSystem | None:
         return self.code_systems.get(url)
 
-    def value_set(self, url: str) -> ValueSet | None:
+    def value_set(self, url: str, version: str) -> ValueSet | None:
         return self.value_sets.get(url)
 
 

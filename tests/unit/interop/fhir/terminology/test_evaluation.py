@@ -37,11 +37,11 @@ class Definitions:
     def __init__(self, *resources: dict[str, Any]) -> None:
         self._resources = {resource["url"]: resource for resource in resources}
 
-    def code_system(self, url: str) -> CodeSystem | None:
+    def code_system(self, url: str, version: str) -> CodeSystem | None:
         found = self._resources.get(url, {})
         return code_system(found) if found.get("resourceType") == "CodeSystem" else None
 
-    def value_set(self, url: str) -> ValueSet | None:
+    def value_set(self, url: str, version: str) -> ValueSet | None:
         found = self._resources.get(url, {})
         return value_set(found) if found.get("resourceType") == "ValueSet" else None
 
