@@ -128,7 +128,7 @@ def derive_invariants(definitions: list[Json]) -> Json:
     """{path: [[key, severity, expression, rule in words]]} for the rules stated at that path."""
     rules: dict[str, list[Json]] = {}
     for definition in definitions:
-        if not is_base_definition(definition):
+        if not is_base_definition(definition) and definition["id"] not in QUANTITY_PROFILES:
             continue
         for element in definition["snapshot"]["element"]:
             own = [
@@ -136,9 +136,35 @@ def derive_invariants(definitions: list[Json]) -> Json:
                 for c in element.get("constraint", [])
                 if "expression" in c and c.get("source") in (None, definition["url"])
             ]
+            path = element["path"]
+            if definition["id"] in QUANTITY_PROFILES:
+                path = path.replace("Quantity", definition["id"], 1)
             if own:
-                rules[element["path"]] = own
+                rules[path] = own
     return dict(sorted(rules.items()))
+
+
+QUANTITY_PROFILES = ("SimpleQuantity", "MoneyQuantity")
+
+
+def derive_bindings(definitions: list[Json]) -> Json:
+    """{element: its required or extensible value set, and the profile of Quantity it takes}."""
+    asked: dict[str, Json] = {}
+    for definition in definitions:
+        if not is_base_definition(definition):
+            continue
+        for element in definition["snapshot"]["element"]:
+            row = {}
+            binding = element.get("binding", {})
+            if binding.get("strength") in ("required", "extensible") and "valueSet" in binding:
+                row[binding["strength"]] = binding["valueSet"]
+            for type_ in element.get("type", []):
+                for url in type_.get("profile", []):
+                    if url.removeprefix(SPECIFICATION) in QUANTITY_PROFILES:
+                        row["profile"] = url.removeprefix(SPECIFICATION)
+            if row:
+                asked[element["path"].removesuffix("[x]")] = row
+    return dict(sorted(asked.items()))
 
 
 def derive_search_parameters(bundle: Json) -> Json:
@@ -184,6 +210,7 @@ def derive(source: Path) -> dict[str, Json]:
             definitions, read_lines(source / "value-sets.ndjson.gz")
         ),
         "invariants.json.gz": derive_invariants(definitions),
+        "bindings.json.gz": derive_bindings(definitions),
         "search-parameters.json.gz": derive_search_parameters(
             read(source / "search-parameters.json.gz")
         ),

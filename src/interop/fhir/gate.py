@@ -20,27 +20,26 @@ from interop.fhir.lens import JsonObject
 from interop.fhir.outcomes import MAX_ISSUES, InvalidResource, Issue
 
 _ACCEPTED_CODES = 12
+_CANONICAL = "#/definitions/canonical"
 
 
 def check(resource: JsonObject, expected_type: str) -> None:
     """Raise InvalidResource, naming every rule that `resource` breaks and where."""
+    if found := issues_of(resource, expected_type):
+        raise InvalidResource(found)
+
+
+def issues_of(resource: JsonObject, expected_type: str) -> list[Issue]:
+    """What is wrong with a resource, for `check` and for $validate."""
     found = resource.get("resourceType")
     if found != expected_type:
-        raise InvalidResource(
-            [
-                Issue(
-                    "invalid",
-                    f"resourceType is {str(found)[:64]!r}; this URL accepts {expected_type}",
-                    f"{expected_type}.resourceType",
-                )
-            ]
-        )
+        wrong = f"resourceType is {str(found)[:64]!r}; this URL accepts {expected_type}"
+        return [Issue("invalid", wrong, f"{expected_type}.resourceType")]
     issues: list[Issue] = []
     _check_schema(resource, expected_type, expected_type, issues)
     for path, inner in check_rules(resource, expected_type, issues):
         _check_schema(inner, str(inner["resourceType"]), path, issues)
-    if issues:
-        raise InvalidResource(issues)
+    return issues
 
 
 def _check_schema(resource: JsonObject, type_: str, path: str, issues: list[Issue]) -> None:
@@ -75,7 +74,19 @@ def _schema_definitions() -> dict[str, Any]:
     """The official definitions, in which a nested resource is any object with a type."""
     found: dict[str, Any] = dict(read_table("fhir.schema")["definitions"])
     found["ResourceList"] = {"type": "object", "required": ["resourceType"]}
+    for definition in found.values():
+        _add_extensions_of_canonicals(definition.get("properties", {}))
     return found
+
+
+def _add_extensions_of_canonicals(properties: dict[str, Any]) -> None:
+    """The official schema forgets that a canonical can have extensions (json.html#primitive)."""
+    element = {"$ref": "#/definitions/Element"}
+    for name, schema in list(properties.items()):
+        if schema.get("$ref") == _CANONICAL:
+            properties.setdefault(f"_{name}", element)
+        elif schema.get("items", {}).get("$ref") == _CANONICAL:
+            properties.setdefault(f"_{name}", {"type": "array", "items": element})
 
 
 @cache

@@ -58,6 +58,10 @@ class Item:
         self.key = key
         self.index = index
 
+    def value_or_empty(self) -> dict[str, Any]:
+        """The value of a complex element; {} for a primitive."""
+        return self.value if type(self.value) is dict else {}
+
     def path(self) -> str:
         """The FHIRPath of its place, from the resource on."""
         place = f"[{self.index}]" if self.index is not None else ""

@@ -174,6 +174,18 @@ def test_an_extension_may_stand_in_for_a_required_value() -> None:
     )
 
 
+def test_canonicals_can_have_extensions() -> None:
+    """The official schema forgets them; US Core's QuestionnaireResponses have them."""
+    title = [{"url": "urn:title", "valueString": "x"}]
+    response = {"resourceType": "QuestionnaireResponse", "status": "completed"}
+
+    check(
+        {**response, "questionnaire": "urn:q", "_questionnaire": {"extension": title}},
+        "QuestionnaireResponse",
+    )
+    check({**PATIENT, "meta": {"_profile": [{"extension": title}]}}, "Patient")
+
+
 def test_the_wrong_type_is_refused_before_all_else() -> None:
     assert "accepts Patient" in errors({"resourceType": "Basic"})["Patient.resourceType"]
 
@@ -201,6 +213,8 @@ ALLOWED = [
     '<a href="mailto:a@b.test">x</a><a href="#part">x</a><a href="other.html">x</a>',
     '<img src="#photo" alt="x"/><img src="data:image/png;base64,AAAA" alt="x"/>',
     '<table><tr><td style="color:red" colspan="2">x</td></tr></table>',
+    '<p style="background-image: url(tbl_bck10.png)">x</p>',
+    '<p style="background: url(data:image/png;base64,AAAA)">x</p>',
     "  ",
 ]
 FORBIDDEN = [
@@ -220,6 +234,10 @@ FORBIDDEN = [
     '<img src="//evil.test/beacon.gif"/>',
     '<img src="data:image/svg+xml;base64,AAAA"/>',
     '<p style="background:url(https://evil.test/)">x</p>',
+    '<p style="background:url(//evil.test/)">x</p>',
+    '<p style="background:url( &quot;x.png&quot;);b:url(https:x)">x</p>',
+    '<p style="background:uurl(x)rl(https://evil.test/)">x</p>',
+    '<p style="background:url(data:image/svg+xml;base64,AAAA)">x</p>',
     '<p style="width:expression(alert(1))">x</p>',
     r'<p style="background:\75rl(x)">x</p>',
     '<svg xmlns="http://www.w3.org/2000/svg"><script/></svg>',
