@@ -151,7 +151,7 @@ class WriteSession:
         before = bounds.seen(self.connection, key, self._current(key))
         precondition.check(before)
         if before is None or before.deleted:
-            self._audit("FHIR_DELETE", key)
+            self.note("FHIR_DELETE", *key)
             return None
         self._rows.delete(key, before)
         moment = next_time(self._begun.now, before.last_updated)
@@ -170,8 +170,16 @@ class WriteSession:
         stored = self._current(key)
         if stored is None or stored.deleted:
             raise Conflict(f"{resource_type}/{resource_id} was deleted in this moment; try again")
-        self._audit(event, key)
+        self.note(event, *key)
         return Version(*key, stored.version, stored.last_updated, stored.body.encode())
+
+    def note(self, event: str, resource_type: str, resource_id: str | None = None) -> None:
+        """Write the audit row of an interaction that changed nothing."""
+        audit = audit_parameters(self.caller, event, resource_type, resource_id)
+        self.connection.execute(
+            resources.AUDIT_WRITE,
+            (self._tenant_id, resource_type, resource_id, resources.json_text(audit)),
+        )
 
     def lock(self, name: str) -> None:
         """Have whoever else asks for this name in the tenant wait until the transaction ends."""
@@ -322,12 +330,6 @@ class WriteSession:
                 f"the record behind {reference} was changed to what no resource can hold; it can "
                 "be written again when an operator has corrected it"
             ) from error
-
-    def _audit(self, event: str, key: Key) -> None:
-        audit = audit_parameters(self.caller, event, *key)
-        self.connection.execute(
-            resources.AUDIT_WRITE, (self._tenant_id, *key, resources.json_text(audit))
-        )
 
 
 class Writer:
