@@ -61,6 +61,12 @@ class Include:
     reverse: bool
 
 
+def array_text(values: Iterable[str]) -> str:
+    """A list as PostgreSQL reads an array from text."""
+    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+
+
 @dataclass(slots=True)
 class SearchStatement:
     """A search over one resource type, put together condition by condition.
@@ -205,9 +211,19 @@ class SearchStatement:
         array = self.bind_all(codes)
         return lambda s: f"{s}.code = ANY ({array})"
 
+    def codes_of(self, system: str, codes: Iterable[str]) -> RowCondition:
+        """One of many codes of a system; they are bound as one value."""
+        listed, space = self.bind(array_text(codes), "text[]"), self.bind(system)
+        return lambda s: f"{s}.code = ANY ({listed}) AND {s}.system = {space}"
+
     def text_prefix(self, prefix: str) -> RowCondition:
         low, high = self.bind(prefix), self.bind(prefix + LAST_CHARACTER)
         return lambda s: f"{s}.value >= {low} AND {s}.value < {high}"
+
+    def text_word(self, folded: str) -> RowCondition:
+        """It begins a text or a word of it; the second only filters the rows of the parameter."""
+        of_text, word = self.text_prefix(folded), self.bind(f" {folded}")
+        return lambda s: f"({of_text(s)} OR strpos({s}.value, {word}) > 0)"
 
     def text_exact(self, indexed: str, exact: str) -> RowCondition:
         value, whole = self.bind(indexed), self.bind(exact)
@@ -229,6 +245,10 @@ class SearchStatement:
         value = self.bind(uri)
         return lambda s: f"{s}.value = {value}"
 
+    def uris(self, uris: Sequence[str]) -> RowCondition:
+        array = self.bind_all(uris)
+        return lambda s: f"{s}.value = ANY ({array})"
+
     def reference_to(self, resource_id: str, types: Sequence[str]) -> RowCondition:
         """A resource of this server, of one of `types` where any are given."""
         target = self.bind(resource_id)
@@ -244,6 +264,52 @@ class SearchStatement:
             f"{s}.target_url = {target} AND {s}.target_url <> ''"
             + (f" AND {s}.target_version = {of_version}" if of_version else "")
         )
+
+    def reference_version_below(self, url: str, version: str) -> RowCondition:
+        """A version of a canonical, or one that continues it after a dot or a dash."""
+        target, exact = self.bind(url), self.bind(version)
+        # The characters after "-" and "." in COLLATE "C" are "." and "/".
+        dashed, dotted, end = (self.bind(version + sign) for sign in "-./")
+        return lambda s: (
+            f"{s}.target_url = {target} AND {s}.target_url <> '' AND ({s}.target_version = {exact}"
+            f" OR {s}.target_version >= {dashed} AND {s}.target_version < {dotted}"
+            f" OR {s}.target_version >= {dotted} AND {s}.target_version < {end})"
+        )
+
+    def reference_within(
+        self,
+        other: SearchStatement,
+        parent: str,
+        resource_id: str,
+        visible: Sequence[str],
+        *,
+        upwards: bool,
+    ) -> RowCondition:
+        """The resource, or one below it (above it) by the parameter `parent` of its own type.
+
+        Each step is over a resource of `other` that meets `visible`. UNION ends at a cycle.
+        """
+        root = self.bind(resource_id)
+        known, next_ = ("resource_id", "target_id") if upwards else ("target_id", "resource_id")
+        type_, row = other.resource_type, other.alias
+        step = " AND ".join(
+            [
+                f"{row}.tenant_id = $1",
+                f"{row}.resource_type = '{type_}'",
+                f"{row}.resource_id = h.resource_id",
+                f"NOT {row}.deleted",
+                *visible,
+            ]
+        )
+        related = (
+            f'WITH RECURSIVE related(id) AS (SELECT {root} COLLATE "C"'
+            f" UNION SELECT h.{next_} FROM related"
+            " JOIN fhir_search_reference AS h ON h.tenant_id = $1"
+            f" AND h.resource_type = '{type_}' AND h.parameter = '{parent}'"
+            f" AND h.target_type = '{type_}' AND h.target_id <> '' AND h.{known} = related.id"
+            f" JOIN fhir_resources AS {row} ON {step}) SELECT id FROM related"
+        )
+        return lambda s: f"{s}.target_type = '{type_}' AND {s}.target_id IN ({related})"
 
     def reference_identifier(self, system: str | None, value: str | None) -> RowCondition:
         code = None if value is None else self.bind(value)

@@ -54,8 +54,10 @@ def queries(  # noqa: PLR0912
             found.append(
                 (parameter, f"{escaped(system)}|{escaped(code)}" if system else escaped(code))
             )
-    for parameter, _, _, _, exact in rows["string"]:
-        if parameter != "phonetic":
+    for parameter, _, _, value, exact in rows["string"]:
+        if parameter.endswith(":text"):
+            found.append((parameter, escaped(value)))
+        elif parameter != "phonetic":
             found.append((f"{parameter}:exact", escaped(exact)))
             found.append((parameter, escaped(exact[:40])))
             found.append((f"{parameter}:contains", escaped(exact[1:12] or exact)))
@@ -67,7 +69,7 @@ def queries(  # noqa: PLR0912
         if "." not in parameter and low != EARLIEST and high != LATEST:
             found.append((parameter, f"ge{low.isoformat()[:19]}Z"))
             found.append((parameter, f"lt{(high + timedelta(seconds=1)).isoformat()[:19]}Z"))
-    for parameter, _, _, low, _, system, code, _ in rows["quantity"]:
+    for parameter, _, _, low, _, system, code, *_ in rows["quantity"]:
         if "." not in parameter and abs(low) < 1e300:
             found.append((parameter, f"ge{low!r}|{escaped(system)}|{escaped(code)}"))
     for parameter, _, _, low, _ in rows["number"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from interop.errors import BadRequest, TooCostly, UnsupportedParameter
 from interop.fhir.definitions import SearchParameter, definitions
@@ -16,9 +17,10 @@ MAX_VALUES = 500
 
 MODIFIERS: dict[str, tuple[str, ...]] = {
     "string": ("exact", "contains", "missing"),
-    "token": ("not", "of-type", "missing"),
-    "reference": ("identifier", "missing"),  # and the name of a resource type
-    "uri": ("missing",),
+    "token": ("not", "text", "in", "not-in", "above", "below", "of-type", "missing"),
+    # and the name of a resource type
+    "reference": ("identifier", "above", "below", "missing"),
+    "uri": ("above", "below", "missing"),
     "date": ("missing",),
     "number": ("missing",),
     "quantity": ("missing",),
@@ -83,6 +85,16 @@ def _check_modifier(parameter: SearchParameter, modifier: str) -> None:
     raise UnsupportedParameter(
         f"the modifier :{modifier[:64]} of {parameter.code} is not supported; accepted: {offered}"
     )
+
+
+@cache
+def hierarchy_of(resource_type: str) -> str | None:
+    """The parameter by which resources of a type name the one that they are part of."""
+    known = definitions().search_parameters.get(resource_type, {})
+    for code in ("partof", "part-of", "parent"):
+        if code in known and resource_type in known[code].targets:
+            return code
+    return None
 
 
 # -- escaping (search.html 3.1.1.4.19) ------------------------------------------------------

@@ -13,8 +13,10 @@ from decimal import Decimal
 from interop.errors import BadRequest
 from interop.fhir.definitions import SearchParameter
 from interop.fhir.references import parse_target
-from interop.fhir.search.clauses import Clause, split_values, unescape
-from interop.fhir.search.converters import OF_TYPE
+from interop.fhir.search.clauses import Clause, hierarchy_of, split_values, unescape
+from interop.fhir.search.code_sets import MODIFIERS as CODE_SET_MODIFIERS
+from interop.fhir.search.code_sets import CodeSets
+from interop.fhir.search.converters import OF_TYPE, TEXT
 from interop.fhir.search.extraction import (
     component_name,
     component_tables,
@@ -36,6 +38,13 @@ from interop.fhir.search.values import (
 )
 from storage.resource_search import RowCondition, SearchStatement
 
+# Longer URIs are indexed by their first characters and a digest.
+LONGEST_URL_BELOW = 64
+MOST_URLS_ABOVE = 100
+
+# Another resource of a statement, and the conditions of who may see it.
+Other = Callable[[SearchStatement, str], tuple[SearchStatement, list[str]]]
+
 PREFIXES = ("eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
 
 _PREFIX = re.compile(r"(?P<prefix>[a-z]{2})?(?P<rest>.*)", re.DOTALL)
@@ -49,6 +58,8 @@ class Conditions:
     """Adds the conditions of clauses to a statement. `own_base` is this tenant's FHIR base URL.
 
     `blind` makes of a number what stands for it where it is indexed blindly (see `sensitive`).
+    `code_sets` has the codes of the clauses that need them (see `code_sets`). `other` makes another
+    resource of the statement, with the conditions of who may see it: the steps of a hierarchy.
     """
 
     def __init__(
@@ -56,10 +67,14 @@ class Conditions:
         statement: SearchStatement,
         own_base: str,
         blind: Callable[[str], str] | None = None,
+        code_sets: CodeSets | None = None,
+        other: Other | None = None,
     ) -> None:
         self._statement = statement
         self._own_base = own_base
         self._blind = blind
+        self._code_sets = code_sets or {}
+        self._other = other
 
     def add(self, clause: Clause) -> None:
         """Require one clause. Raises BadRequest for a value that its type does not have."""
@@ -71,7 +86,7 @@ class Conditions:
         else:
             found = self._alternatives(clause)
             condition = found[0] if len(found) == 1 else f"({' OR '.join(found)})"
-            negated = clause.modifier == "not"
+            negated = clause.modifier in ("not", "not-in")
             statement.conditions.append(f"NOT {condition}" if negated else condition)
 
     def compared(self, clause: Clause, operator: str) -> str:
@@ -122,6 +137,11 @@ class Conditions:
             return [self._composite(value, clause) for value in clause.values]
         if parameter.type == "string" and clause.modifier == "contains":
             return [self._contains(unescape(value), clause) for value in clause.values]
+        if parameter.type == "token" and clause.modifier == "text":
+            texts = [statement.text_word(_folded(unescape(v), clause)) for v in clause.values]
+            return [statement.exists("string", parameter.code + TEXT, _any(texts))]
+        if parameter.type == "token" and clause.modifier in CODE_SET_MODIFIERS:
+            return [statement.exists("token", parameter.code, self._of_code_set(clause))]
         name = parameter.code + (OF_TYPE if clause.modifier == "of-type" else "")
         plain = self._plain_codes(clause)
         if plain:
@@ -148,9 +168,19 @@ class Conditions:
             "date": self._date,
             "number": self._number,
             "quantity": self._quantity,
-            "uri": lambda text, _: self._statement.uri(exact_key(unescape(text))),
+            "uri": self._uri,
         }
         return readers[type_](value, clause)
+
+    def _of_code_set(self, clause: Clause) -> RowCondition:
+        codes = self._code_sets.get((self._statement.resource_type, clause))
+        if codes is None:
+            raise BadRequest(f"the modifier :{clause.modifier} cannot be used here")
+        found = [
+            self._statement.codes_of(system, sorted(map(exact_key, codes[system])))
+            for system in codes
+        ]
+        return _any(found) if found else lambda _: "false"
 
     # -- by type ------------------------------------------------------------------------
 
@@ -214,6 +244,8 @@ class Conditions:
             if blind is None:
                 return found
             return _any([found, self._statement.reference_identifier(system, blind)])
+        if clause.modifier in ("above", "below"):
+            return self._related(text, clause)
         targets = clause.parameter.targets
         if clause.modifier:
             targets = (clause.modifier,)
@@ -233,6 +265,49 @@ class Conditions:
         return self._statement.reference_url(
             exact_key(url), exact_key(version) if version else None
         )
+
+    def _related(self, text: str, clause: Clause) -> RowCondition:
+        """search.html 3.1.1.4.13: transitively through a hierarchy, or by a part of a version."""
+        url, bar, version = text.partition("|")
+        if clause.modifier == "below" and bar and ":" in url:
+            return self._statement.reference_version_below(exact_key(url), version)
+        target = parse_target(text)
+        if target.resource_type and not target.is_local(self._own_base):
+            raise BadRequest(
+                f"{clause.name}={text[:64]!r}: only a hierarchy of this server is known"
+            )
+        types = (target.resource_type,) if target.resource_type else clause.parameter.targets
+        named = [type_ for type_ in types if hierarchy_of(type_)]
+        if len(named) != 1 or not _RESOURCE_ID.fullmatch(target.resource_id or text):
+            kinds = ", ".join(t for t in clause.parameter.targets if hierarchy_of(t)) or "no type"
+            raise BadRequest(
+                f"{clause.name}={text[:64]!r}; expected <type>/<id> of a type that has a hierarchy "
+                f"({kinds}), or with :below <canonical>|<beginning of a version>"
+            )
+        if self._other is None:
+            raise BadRequest(f"the modifier :{clause.modifier} cannot be used here")
+        other, visible = self._other(self._statement, named[0])
+        parent = hierarchy_of(named[0])
+        assert parent is not None
+        resource_id = target.resource_id or text
+        return self._statement.reference_within(
+            other, parent, resource_id, visible, upwards=clause.modifier == "above"
+        )
+
+    def _uri(self, value: str, clause: Clause) -> RowCondition:
+        text = unescape(value)
+        if clause.modifier not in ("above", "below"):
+            return self._statement.uri(exact_key(text))
+        if not text.startswith(("http://", "https://")):
+            raise BadRequest(
+                f"{clause.name}={text[:64]!r}: only http(s) URLs have something above or below"
+            )
+        if clause.modifier == "above":
+            return self._statement.uris([exact_key(part) for part in urls_above(text)])
+        if len(text) > LONGEST_URL_BELOW:
+            raise BadRequest(f"{clause.name}: at most {LONGEST_URL_BELOW} characters")
+        below = self._statement.text_prefix(text if text.endswith("/") else text + "/")
+        return _any([self._statement.uri(text), below])
 
     def _date(self, value: str, clause: Clause) -> RowCondition:
         return self._statement.date(*self._moment(value, clause))
@@ -302,6 +377,18 @@ class Conditions:
         if abs(latitude) > 90 or abs(longitude) > 180 or not 0 <= kilometres <= 20040:
             raise BadRequest(f"near={value[:64]!r} is not a place and distance on Earth")
         return self._statement.near(latitude, longitude, kilometres)
+
+
+def urls_above(url: str) -> list[str]:
+    """The URL, and those of its paths that end at one of its slashes, with that and without."""
+    found = [url]
+    start = url.index("//") + 2
+    for at in range(len(url) - 1, start, -1):
+        if url[at] == "/":
+            found += [url[: at + 1], url[:at]]
+        if len(found) > MOST_URLS_ABOVE:
+            raise BadRequest(f"{url[:64]!r} has too many parts")
+    return list(dict.fromkeys(found))
 
 
 def _any(conditions: list[RowCondition]) -> RowCondition:

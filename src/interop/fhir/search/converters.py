@@ -30,7 +30,9 @@ from interop.fhir.search.values import (
 Row = tuple[Any, ...]
 
 CURRENCIES = "urn:iso:std:iso:4217"
+# What the rows are called that modifiers search: of `identifier:of-type`, and of a token's texts.
 OF_TYPE = ":of-type"
+TEXT = ":text"
 
 
 @dataclass(slots=True)
@@ -91,6 +93,32 @@ def _code(value: Any, _context: Context, element: Element | None) -> list[Row]:
 
 def _boolean(value: Any, _context: Context, _element: Element | None) -> list[Row]:
     return [("", "true" if value else "false")]
+
+
+def _coding_text(value: Any, _context: Context, _element: Element | None) -> list[Row]:
+    return _searched(value.get("display"))
+
+
+def _concept_text(value: Any, _context: Context, _element: Element | None) -> list[Row]:
+    displays = [coding.get("display") for coding in value.get("coding") or ()]
+    return _searched(value.get("text"), *displays)
+
+
+def _identifier_text(value: Any, context: Context, element: Element | None) -> list[Row]:
+    return _concept_text(value.get("type") or {}, context, element)
+
+
+def _searched(*texts: str | None) -> list[Row]:
+    """The rows of `:text`, which looks for words in them and never for the exact text."""
+    return [(fold(text)[:INDEXED_CHARACTERS], "") for text in texts if text]
+
+
+# search.html 3.1.1.4.11: CodeableConcept.text, Coding.display, Identifier.type.text.
+TEXTS: dict[str, Converter] = {
+    "Coding": _coding_text,
+    "CodeableConcept": _concept_text,
+    "Identifier": _identifier_text,
+}
 
 
 # -- string ---------------------------------------------------------------------------------
@@ -268,6 +296,12 @@ def _uri(value: Any, _context: Context, _element: Element | None) -> list[Row]:
     return [(exact_key(value),)]
 
 
+def _canonical_uri(value: Any, _context: Context, _element: Element | None) -> list[Row]:
+    """A canonical is found with its version and without."""
+    url, bar, _ = value.partition("|")
+    return [(exact_key(value),), (exact_key(url),)] if bar else [(exact_key(value),)]
+
+
 def _position(value: Any, _context: Context, _element: Element | None) -> list[Row]:
     if value.get("latitude") is None or value.get("longitude") is None:
         return []
@@ -311,6 +345,6 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("quantity", "SampledData"): _sampled,
     ("uri", "uri"): _uri,
     ("uri", "url"): _uri,
-    ("uri", "canonical"): _uri,
+    ("uri", "canonical"): _canonical_uri,
     ("special", "Location.position"): _position,
 }

@@ -12,6 +12,7 @@ from interop.access import Caller, Filter
 from interop.errors import BadRequest
 from interop.fhir.lens import Connection
 from interop.fhir.rendering import render_stale_within
+from interop.fhir.search.code_sets import asks_for_code_sets, resolved
 from interop.fhir.search.request import SearchRequest, parse
 from interop.fhir.search.term_conditions import TermConditions
 from interop.fhir.sensitive import blinding
@@ -42,7 +43,13 @@ def matching_ids(
     statement = SearchStatement(resource_type)
     visibility = Visibility(caller, own_base)
     visibility.restrict(statement, filter_)
-    conditions = TermConditions(visibility, own_base, blinding(connection, caller.tenant.id))
+    blind = blinding(connection, caller.tenant.id)
+    code_sets = (
+        resolved(connection, caller, own_base, resource_type, request.terms)
+        if asks_for_code_sets(resource_type, request.terms)
+        else None
+    )
+    conditions = TermConditions(visibility, own_base, blind, code_sets)
     for term in request.terms:
         conditions.require(statement, term)
     return first_ids(connection, caller.tenant.id, statement, limit)

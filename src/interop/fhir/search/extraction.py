@@ -7,7 +7,7 @@ Extractors are compiled from the official expressions, one list for each resourc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -20,6 +20,8 @@ from interop.fhir.lens import JsonObject
 from interop.fhir.search.converters import (
     CONVERTERS,
     OF_TYPE,
+    TEXT,
+    TEXTS,
     Context,
     Converter,
     Row,
@@ -36,6 +38,8 @@ COLUMN_PARAMETERS = ("_id", "_lastUpdated")
 MAX_ROWS = 20_000
 
 TABLES = ("token", "string", "reference", "date", "number", "quantity", "uri")
+# Two rows of the table `number`, see `_add_position`.
+POSITION = "position"
 
 
 @dataclass(slots=True)
@@ -95,12 +99,26 @@ class Value:
     stream: Stream
     convert: Converter
 
-    def rows(self, items: list[Any], context: Context) -> list[Row]:
+    def rows(self, items: Sequence[Any], context: Context) -> list[Row]:
+        element = self.stream.element
         return [
             row
             for value in self.stream.get(items, context.resource)
-            for row in self.convert(value, context, self.stream.element)
+            for row in self.convert(value, context, element)
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A value at the root of a resource: the table and parameter name that its rows get.
+
+    `keys`: it yields nothing where the resource has none of these properties; None: it may always.
+    """
+
+    table: str
+    name: str
+    value: Value
+    keys: frozenset[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +130,31 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True)
+class Composite:
+    """A composite parameter over one base stream. One of each of `keys` must be there."""
+
+    base: Stream
+    components: tuple[Component, ...]
+    keys: tuple[frozenset[str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Extractor:
     """One search parameter of one resource type, compiled."""
 
     parameter: SearchParameter
     table: str
-    values: tuple[tuple[str, Value], ...]  # with the parameter name that the rows get
-    composites: tuple[tuple[Stream, tuple[Component, ...]], ...]
+    values: tuple[Source, ...]
+    composites: tuple[Composite, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Extractors in the order in which they cost least: by the properties that they begin at."""
+
+    by_key: Mapping[str, tuple[Source, ...]]
+    always: tuple[Source, ...]
+    composites: tuple[Extractor, ...]
 
 
 def extract(
@@ -136,19 +172,33 @@ def extract(
     found = sensitive(resource)
     rows = SearchRows(limit=limit, is_sensitive=found.found)
     context = Context(resource, own_base, found.identifiers, blind)
-    root = [resource]
-    for extractor in extractors(str(resource["resourceType"])):
-        for name, value in extractor.values:
-            made = value.rows(root, context)
-            if extractor.parameter.type == "special":
-                _add_position(rows, name, made)
-            elif made:
-                rows.add(extractor.table, name, made)
-        if extractor.composites:
-            _add_composite(rows, extractor, context)
+    _run(plan(str(resource["resourceType"])), rows, context)
     for row in rows.tables["string"]:
-        rows.grams |= grams(fold(str(row[3])))
+        if not row[0].endswith(TEXT):
+            rows.grams |= grams(fold(str(row[4])))
     return rows
+
+
+def _run(plan_: Plan, rows: SearchRows, context: Context) -> None:
+    resource = context.resource
+    root = (resource,)
+    # A source that begins at several properties runs once.
+    sources = {
+        id(source): source
+        for key in resource
+        if key in plan_.by_key
+        for source in plan_.by_key[key]
+    }
+    for source in (*plan_.always, *sources.values()):
+        made = source.value.rows(root, context)
+        if not made:
+            continue
+        if source.table == POSITION:
+            _add_position(rows, source.name, made)
+        else:
+            rows.add(source.table, source.name, made)
+    for extractor in plan_.composites:
+        _add_composite(rows, extractor, context)
 
 
 def _add_position(rows: SearchRows, code: str, found: list[Row]) -> None:
@@ -160,28 +210,43 @@ def _add_position(rows: SearchRows, code: str, found: list[Row]) -> None:
 
 def _add_composite(rows: SearchRows, extractor: Extractor, context: Context) -> None:
     cluster = 0
-    for base, components in extractor.composites:
-        for item in base.get([context.resource], context.resource):
-            parts = [
-                [row for value in component.values for row in value.rows([item], context)]
-                for component in components
-            ]
-            if not all(parts):
+    present = context.resource.keys()
+    for composite in extractor.composites:
+        if any(keys.isdisjoint(present) for keys in composite.keys):
+            continue
+        for item in composite.base.get((context.resource,), context.resource):
+            parts = _parts(composite.components, item, context)
+            if not parts:
                 continue
-            for index, (component, found) in enumerate(zip(components, parts, strict=True)):
+            for index, (component, found) in enumerate(
+                zip(composite.components, parts, strict=True)
+            ):
                 name = component_name(extractor.parameter.code, index)
                 rows.add(component.table, name, found, cluster)
             cluster += 1
+
+
+def _parts(
+    components: tuple[Component, ...], item: Any, context: Context
+) -> list[list[Row]] | None:
+    """The rows of each component of one element; None where one has none."""
+    parts: list[list[Row]] = []
+    for component in components:
+        found = [row for value in component.values for row in value.rows((item,), context)]
+        if not found:
+            return None
+        parts.append(found)
+    return parts
 
 
 @cache
 def reads_identifiers(resource_type: str, code: str) -> bool:
     """Whether a parameter finds Identifiers, whose numbers may be indexed blindly."""
     return any(
-        value.stream.type == "Identifier"
+        source.value.stream.type == "Identifier"
         for extractor in extractors(resource_type)
         if extractor.parameter.code == code
-        for _, value in extractor.values
+        for source in extractor.values
     )
 
 
@@ -191,28 +256,80 @@ def component_name(code: str, index: int) -> str:
 
 
 @cache
+def plan(resource_type: str) -> Plan:
+    """What is run for a resource of R4's own parameters of its type."""
+    return planned(extractors(resource_type))
+
+
+def planned(found: Sequence[Extractor]) -> Plan:
+    """The same of any extractors of one type."""
+    sources = [source for extractor in found for source in extractor.values]
+    by_key: dict[str, list[Source]] = {}
+    for source in sources:
+        for key in source.keys or ():
+            by_key.setdefault(key, []).append(source)
+    return Plan(
+        {key: tuple(listed) for key, listed in by_key.items()},
+        tuple(source for source in sources if source.keys is None),
+        tuple(extractor for extractor in found if extractor.composites),
+    )
+
+
+@cache
 def extractors(resource_type: str) -> tuple[Extractor, ...]:
     """The compiled extractors of a resource type."""
     return tuple(
-        _compile(parameter, resource_type)
+        compiled(parameter, resource_type)
         for parameter in definitions().search_parameters[resource_type].values()
         if parameter.has_index() and parameter.code not in COLUMN_PARAMETERS
     )
 
 
-def _compile(parameter: SearchParameter, resource_type: str) -> Extractor:
+def compiled(parameter: SearchParameter, resource_type: str) -> Extractor:
+    """One parameter, ready to run. Raises FhirPathError."""
     streams = compile_expression(parameter.expression, resource_type)
     if parameter.type == "composite":
-        composites = tuple((stream, _components(parameter, stream)) for stream in streams)
+        composites = tuple(_composite(parameter, stream) for stream in streams)
         return Extractor(parameter, "", (), composites)
-    table = "number" if parameter.type == "special" else parameter.type
-    values = [(parameter.code, value) for value in _values(parameter.code, parameter.type, streams)]
-    values += [
-        (parameter.code + OF_TYPE, Value(stream, identifier_types))
-        for stream in streams
-        if table == "token" and stream.type == "Identifier"
-    ]
-    return Extractor(parameter, table, tuple(values), ())
+    table = POSITION if parameter.type == "special" else parameter.type
+    kept = _values(parameter.code, parameter.type, streams)
+    sources = [_source(table, parameter.code, value) for value in kept]
+    if table == "token":
+        sources += [
+            _source("token", parameter.code + OF_TYPE, Value(stream, identifier_types))
+            for stream in streams
+            if stream.type == "Identifier"
+        ]
+        sources += [
+            _source("string", parameter.code + TEXT, Value(stream, TEXTS[stream.type]))
+            for stream in streams
+            if stream.type in TEXTS
+        ]
+    return Extractor(parameter, table, tuple(sources), ())
+
+
+def _source(table: str, name: str, value: Value) -> Source:
+    return Source(table, name, value, _keys(value.stream))
+
+
+def _keys(stream: Stream) -> frozenset[str] | None:
+    """The properties of a resource without which a stream yields nothing; None: it may always."""
+    probe = _Probe()
+    if stream.get((probe,), probe):
+        return None
+    return frozenset(probe.asked) or None
+
+
+class _Probe(dict[str, Any]):
+    """A resource with nothing in it, that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return default
 
 
 def _values(code: str, type_: str, streams: tuple[Stream, ...]) -> tuple[Value, ...]:
@@ -226,13 +343,22 @@ def _values(code: str, type_: str, streams: tuple[Stream, ...]) -> tuple[Value, 
     return tuple(found)
 
 
-def _components(parameter: SearchParameter, base: Stream) -> tuple[Component, ...]:
-    found: list[Component] = []
+def _composite(parameter: SearchParameter, base: Stream) -> Composite:
+    components: list[Component] = []
+    keys: list[frozenset[str]] = []
+    of_base = _keys(base)
+    if of_base is not None:
+        keys.append(of_base)
+    is_root = "." not in base.type and base.type in definitions().resource_types
     for code, type_, expression in parameter.components:
         streams = compile_expression(expression, base.type)
         table = component_table(type_, streams)
-        found.append(Component(table, _values(code, table, streams)))
-    return tuple(found)
+        values = _values(code, table, streams)
+        components.append(Component(table, values))
+        asked = [_keys(value.stream) for value in values]
+        if is_root and None not in asked:
+            keys.append(frozenset().union(*(one for one in asked if one is not None)))
+    return Composite(base, tuple(components), tuple(keys))
 
 
 def component_table(declared: str, streams: tuple[Stream, ...]) -> str:
@@ -249,5 +375,5 @@ def component_tables(resource_type: str, code: str) -> tuple[str, ...]:
     """The table of each component of a composite parameter."""
     for extractor in extractors(resource_type):
         if extractor.parameter.code == code and extractor.composites:
-            return tuple(component.table for component in extractor.composites[0][1])
+            return tuple(component.table for component in extractor.composites[0].components)
     return ()

@@ -17,6 +17,7 @@ from interop.fhir import bundles
 from interop.fhir.definitions import definitions
 from interop.fhir.rendering import render_stale
 from interop.fhir.search.blinding import search_blinding, without_numbers
+from interop.fhir.search.code_sets import CodeSets, asks_for_code_sets, resolved
 from interop.fhir.search.request import (
     CURSOR,
     Cursor,
@@ -55,7 +56,8 @@ class Searcher:
         blind = await search_blinding(
             self._database, tenant_id, request.resource_type, request.terms
         )
-        query = self._query(request, statement, blind)
+        code_sets = await self._code_sets(request)
+        query = self._query(request, statement, blind, code_sets)
         audit = audit_parameters(
             self._caller,
             "FHIR_SEARCH",
@@ -71,6 +73,18 @@ class Searcher:
         rows = await self._rows(request, query, statement.values, audit)
         rows = await resources.opened_rows(self._database, tenant_id, rows)
         return self._bundle(request, rows)
+
+    async def _code_sets(self, request: SearchRequest) -> CodeSets | None:
+        """The codes of value sets and hierarchies that the search names, if it names any."""
+        if not asks_for_code_sets(request.resource_type, request.terms):
+            return None
+
+        def resolve() -> CodeSets:
+            with self._database.connection(self._caller.tenant.id) as connection:
+                named = (self._own_base, request.resource_type, request.terms)
+                return resolved(connection, self._caller, *named)
+
+        return await asyncio.to_thread(resolve)
 
     async def _rows(
         self, request: SearchRequest, query: str, values: list[str], audit: dict[str, Any]
@@ -104,10 +118,14 @@ class Searcher:
         return rows
 
     def _query(
-        self, request: SearchRequest, statement: SearchStatement, blind: Blind | None
+        self,
+        request: SearchRequest,
+        statement: SearchStatement,
+        blind: Blind | None,
+        code_sets: CodeSets | None,
     ) -> str:
         self._visibility.restrict(statement, self._filter)
-        conditions = TermConditions(self._visibility, self._own_base, blind)
+        conditions = TermConditions(self._visibility, self._own_base, blind, code_sets)
         for term in request.terms:
             conditions.require(statement, term)
         order = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from interop.fhir.search.clauses import Clause
+from interop.fhir.search.code_sets import CodeSets
 from interop.fhir.search.conditions import Conditions
 from interop.fhir.search.terms import AllOf, AnyOf, Chain, Compared, Listed, Not, Reverse, Term
 from interop.fhir.visibility import Visibility
@@ -24,11 +25,16 @@ class TermConditions:
     """
 
     def __init__(
-        self, visibility: Visibility, own_base: str, blind: Callable[[str], str] | None = None
+        self,
+        visibility: Visibility,
+        own_base: str,
+        blind: Callable[[str], str] | None = None,
+        code_sets: CodeSets | None = None,
     ) -> None:
         self._visibility = visibility
         self._own_base = own_base
         self._blind = blind
+        self._code_sets = code_sets
         self._hops = 0
 
     def require(self, statement: SearchStatement, term: Term) -> None:
@@ -40,13 +46,11 @@ class TermConditions:
         match term:
             case Clause():
                 own = statement.about(statement.resource_type, statement.alias, statement.id_column)
-                Conditions(own, self._own_base, self._blind).add(term)
+                self._of(own).add(term)
                 return _all(own.conditions)
             case Compared():
                 own = statement.about(statement.resource_type, statement.alias, statement.id_column)
-                return Conditions(own, self._own_base, self._blind).compared(
-                    term.clause, term.operator
-                )
+                return self._of(own).compared(term.clause, term.operator)
             case Chain():
                 return _any([self._chain(statement, term, *target) for target in term.targets])
             case Reverse():
@@ -59,6 +63,15 @@ class TermConditions:
                 return _any([self.condition(statement, inner) for inner in terms])
             case Not(term=inner):
                 return f"NOT {self.condition(statement, inner)}"
+
+    def _of(self, statement: SearchStatement) -> Conditions:
+        return Conditions(statement, self._own_base, self._blind, self._code_sets, self._step)
+
+    def _step(
+        self, statement: SearchStatement, resource_type: str
+    ) -> tuple[SearchStatement, list[str]]:
+        other = self._other(statement, resource_type)
+        return other, self._visible(other)
 
     def _chain(self, statement: SearchStatement, chain: Chain, target_type: str, term: Term) -> str:
         other = self._other(statement, target_type)

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from interop.errors import BadRequest, TooCostly, UnsupportedParameter
 from interop.fhir.definitions import SearchParameter, definitions
-from interop.fhir.search.clauses import Clause, clause, known_parameter, split_values, unescape
+from interop.fhir.search.clauses import (
+    Clause,
+    clause,
+    hierarchy_of,
+    known_parameter,
+    split_values,
+    unescape,
+)
 
 HAS = "_has"
 LIST = "_list"
@@ -227,6 +234,10 @@ def leaves(resource_type: str, found: Term) -> Iterator[tuple[str, Clause]]:
 def touched(found: Term) -> Iterator[str]:
     """The types of the resources that a term looks at beside the one searched."""
     match found:
+        case Clause(parameter=parameter, modifier="above" | "below") if (
+            parameter.type == "reference"
+        ):
+            yield from (type_ for type_ in parameter.targets if hierarchy_of(type_))
         case Listed():
             yield "List"
         case Chain(targets=targets):
