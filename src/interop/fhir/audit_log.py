@@ -203,8 +203,10 @@ def _result_parameter(query: AuditQuery, name: str, value: str) -> bool:
             query.after = _cursor_of(value)
         case "_sort":
             return value in ("-date", "-_lastUpdated")
+        case "_summary":
+            return value != "count"
         case _:
-            return name in ("_format", "_pretty", "_total")
+            return name in ("_format", "_pretty", "_total", "_elements")
     return True
 
 

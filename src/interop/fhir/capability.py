@@ -17,13 +17,13 @@ import orjson
 
 from interop.fhir import audit_log
 from interop.fhir.definitions import FHIR_VERSION, SearchParameter, definitions
-from interop.fhir.negotiation import MEDIA_TYPE
+from interop.fhir.negotiation import MEDIA_TYPE, XML_MEDIA_TYPE
 
 SOFTWARE = "dental-interop"
 # When this statement last changed in kind; it is not the date of an installation.
 RELEASED = "2026-11-22"
 INTERACTIONS = (
-    "read", "vread", "update", "delete", "history-instance", "create", "search-type",
+    "read", "vread", "update", "patch", "delete", "history-instance", "create", "search-type",
 )  # fmt: skip
 COMMON_PARAMETERS = ("_id", "_lastUpdated", "_profile", "_security", "_source", "_tag")
 OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
@@ -57,7 +57,7 @@ def capability_statement(own_base: str | None = None) -> dict[str, Any]:
     return {
         **statement,
         "fhirVersion": FHIR_VERSION,
-        "format": [MEDIA_TYPE, "json"],
+        "format": [MEDIA_TYPE, "json", XML_MEDIA_TYPE, "xml"],
         "rest": [
             {
                 "mode": "server",
@@ -129,10 +129,10 @@ def _resource(type_: str) -> dict[str, Any]:
         "versioning": "versioned-update",
         "readHistory": True,
         "updateCreate": True,
-        "conditionalCreate": False,
+        "conditionalCreate": True,
         "conditionalRead": "full-support",
-        "conditionalUpdate": False,
-        "conditionalDelete": "not-supported",
+        "conditionalUpdate": True,
+        "conditionalDelete": "multiple",
         "referencePolicy": ["literal", "logical", "local"],
         "searchInclude": [
             f"{type_}:{code}"

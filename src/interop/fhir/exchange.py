@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -56,6 +56,15 @@ PRIVATE = {
 _READS = ("GET", "HEAD")
 
 
+class Answer(Response):
+    """An answer whose body was made as JSON; the form that the client asked for comes last.
+
+    `is_page`: a Bundle made to answer, of which the entries are what was asked for.
+    """
+
+    is_page = False
+
+
 @dataclass(slots=True)
 class Exchange:
     """A request of an authenticated caller."""
@@ -95,8 +104,18 @@ class Exchange:
                     f"{', '.join(FORM_PARAMETERS)}"
                 )
 
+    def use_parameters(self, parameters: Sequence[tuple[str, str]]) -> None:
+        """Take the form of the answer from parameters of which some came in the body."""
+        form = form_of(self.request.headers.get("accept"), parameters)
+        self.request.state.form = form
+        self.request.state.form = with_subset(form, parameters)
+        _check_elements(self.request, self.resource_type)
+
     def respond(self, status: int, body: bytes) -> Response:
-        return _response(self.request, status, body, {})
+        """An answer of JSON: an outcome, or a Bundle of what was found."""
+        answer = _response(self.request, status, body, {})
+        answer.is_page = True
+        return answer
 
     def respond_version(self, status: int, version: Version, body: bytes) -> Response:
         """An answer about one version: ETag, Last-Modified, and where it is."""
@@ -140,10 +159,12 @@ def endpoint(handler: Handler) -> Endpoint:
         try:
             caller = await caller_from(request)
             request.state.request_id = caller.request_id
-            require_json_answer(request)
-            return await handler(_exchange(request, caller))
+            request.state.form = PLAIN
+            _take_form(request)
+            return await _sent(request, await handler(_exchange(request, caller)))
         except Exception as raised:
             error, response = _refused(request, raised)
+            response = await _sent(request, response)
         if interaction.is_audited:
             return response
         caller = caller or getattr(request.state, "caller", None)
@@ -155,7 +176,8 @@ def endpoint(handler: Handler) -> Endpoint:
             await _audit_refusal(request, caller, error)
         except (psycopg.Error, PoolTimeout):
             logger.exception("refusal_not_audited")
-            return _error_response(request, Unavailable(headers={"Retry-After": "1"}))
+            unavailable = _error_response(request, Unavailable(headers={"Retry-After": "1"}))
+            return await _sent(request, unavailable)
         return response
 
     return handle
@@ -166,10 +188,10 @@ def public_endpoint(handler: Endpoint) -> Endpoint:
 
     async def handle(request: Request) -> Response:
         try:
-            require_json_answer(request)
-            return await handler(request)
+            _take_form(request)
+            return await _sent(request, await handler(request))
         except ServerError as error:
-            return _error_response(request, error)
+            return await _sent(request, _error_response(request, error))
 
     return handle
 
@@ -182,22 +204,51 @@ def _exchange(request: Request, caller: Caller) -> Exchange:
     resource_id = request.path_params.get("resource_id", "")
     if resource_id and request.method in _READS and not RESOURCE_ID.fullmatch(resource_id):
         raise NotFound
+    _check_elements(request, resource_type)
     return Exchange(request, caller, resource_type, resource_id, own_base(request))
 
 
-def _response(request: Request, status: int, body: bytes, headers: dict[str, str]) -> Response:
+def _take_form(request: Request) -> None:
+    """What the client asks of the answer's form; once it is known, errors have it too."""
+    request.state.form = form = answer_form(request)
+    if request.scope["query_string"]:
+        request.state.form = with_subset(form, request.query_params.multi_items())
+
+
+def _check_elements(request: Request, resource_type: str) -> None:
+    """Raise BadRequest where `_elements` names what the type has not."""
+    subset = request.state.form.subset
+    if subset is not None and resource_type:
+        subset.require_elements_of(resource_type)
+
+
+def _response(request: Request, status: int, body: bytes, headers: dict[str, str]) -> Answer:
     # The id that the audit row has; a caller who was not let in gets one of their own.
     given = getattr(request.state, "request_id", None) or request_id(request)
     headers = {**PRIVATE, "X-Request-Id": given, **headers}
     if status in (204, 304):
-        return Response(status_code=status, headers=headers)
+        return Answer(status_code=status, headers=headers)
+    return Answer(body, status, headers, MEDIA_TYPE if body else None)
+
+
+async def _sent(request: Request, response: Response) -> Response:
+    """The answer in the form that the client asked for; to HEAD its headers alone."""
+    form: Form = getattr(request.state, "form", PLAIN)
+    if form is not PLAIN and isinstance(response, Answer) and response.body:
+        body = bytes(response.body)
+        if len(body) <= QUICK_BYTES:
+            body = form.written(body, is_page=response.is_page)
+        else:
+            body = await asyncio.to_thread(form.written, body, is_page=response.is_page)
+        response.body = body
+        response.headers["Content-Length"] = str(len(body))
+        response.headers["Content-Type"] = form.media_type
     if request.method == "HEAD":
-        headers["Content-Length"] = str(len(body))
-        body = b""
-    return Response(body, status, headers, MEDIA_TYPE if body or request.method == "HEAD" else None)
+        response.body = b""
+    return response
 
 
-def _error_response(request: Request, error: ServerError) -> Response:
+def _error_response(request: Request, error: ServerError) -> Answer:
     body = operation_outcome(issues_of(error))
     return _response(request, error.http_status, body, dict(error.headers))
 

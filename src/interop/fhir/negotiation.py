@@ -1,74 +1,188 @@
 """Media types, conditional headers and preferences of a FHIR request (FHIR R4 http.html).
 
-JSON is the only format: what asks for another gets 406, what sends another gets 415.
+JSON and XML, by `_format` or else by Accept with its quality values; what asks for another form
+gets 406, what sends another gets 415.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from starlette.requests import Request
 
 from interop.errors import BadRequest, NotAcceptable, PayloadTooLarge, UnsupportedMediaType
+from interop.fhir import json, xml
+from interop.fhir.subsetting import Subset, parse_subset
 from interop.fhir.versions import Version, etag
 from interop.fhir.writing import Precondition
 
 MEDIA_TYPE = "application/fhir+json"
-ACCEPTED = (MEDIA_TYPE, "application/json", "application/json+fhir", "text/json")
+XML_MEDIA_TYPE = "application/fhir+xml"
+JSON_TYPES = (MEDIA_TYPE, "application/json", "application/json+fhir", "text/json")
+XML_TYPES = (XML_MEDIA_TYPE, "application/xml", "application/xml+fhir", "text/xml")
+ACCEPTED = (*JSON_TYPES, *XML_TYPES)
+# Parameters about the form of an answer, of whatever interaction (http.html#parameters).
+FORM_PARAMETERS = ("_format", "_pretty", "_summary", "_elements")
 MAX_BODY_BYTES = 10 * 1024 * 1024
+# Above it, a body is converted in a thread.
+QUICK_BYTES = 16 * 1024
 
-_ETAG = re.compile(r'(?:W/)?"([0-9]{1,18})"')
-_QUALITY_ZERO = re.compile(r";\s*q=0(?:\.0*)?\s*$")
-
-
-def require_json_answer(request: Request) -> None:
-    """Raise NotAcceptable unless the client takes JSON; `_format` overrides Accept."""
-    wanted = request.query_params.get("_format")
-    if wanted is None:
-        wanted = request.headers.get("accept", "*/*")
-    elif "/" not in wanted and wanted != "json":
-        raise NotAcceptable(f"_format={wanted[:32]!r}; accepted: json, {MEDIA_TYPE}")
-    ranges = [part for part in wanted.split(",") if not _QUALITY_ZERO.search(part)]
-    names = {part.partition(";")[0].strip().lower().replace(" ", "+") for part in ranges}
-    if not names & {*ACCEPTED, "*/*", "application/*", "json", ""}:
-        raise NotAcceptable(f"accepted media types: {MEDIA_TYPE}, application/json")
+_QUALITY = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
+_VERSIONS = ("4.0", "4.0.1")
 
 
-async def json_body(request: Request) -> bytes:
-    """The body of a write. Raises UnsupportedMediaType and PayloadTooLarge."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in ACCEPTED:
-        raise UnsupportedMediaType(f"Content-Type {media_type[:64]!r}; accepted: {MEDIA_TYPE}")
-    return await limited_body(request)
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How an answer is to look."""
+
+    is_xml: bool = False
+    is_pretty: bool = False
+    subset: Subset | None = None
+
+    @property
+    def media_type(self) -> str:
+        return XML_MEDIA_TYPE if self.is_xml else MEDIA_TYPE
+
+    def written(self, body: bytes, *, is_page: bool) -> bytes:
+        """An answer that was made as JSON, in this form."""
+        resource = json.loads(body)
+        if self.subset is not None and self.subset.cuts:
+            resource = self.subset.of_page(resource) if is_page else self.subset.of(resource)
+        if self.is_xml:
+            return xml.to_xml(resource, pretty=self.is_pretty)
+        return json.pretty(resource) if self.is_pretty else json.dumps(resource)
 
 
-async def limited_body(request: Request) -> bytes:
+PLAIN = Form()
+_PLAIN_ACCEPTS = frozenset((None, "", "*/*", MEDIA_TYPE, "application/json"))
+
+
+def answer_form(request: Request) -> Form:
+    """The form that the client asks for. Raises NotAcceptable.
+
+    `PLAIN`, the bytes as they are stored, wherever that will do. Parts of resources are for
+    `with_subset` to read.
+    """
+    accept = request.headers.get("accept")
+    if accept in _PLAIN_ACCEPTS and not request.scope["query_string"]:
+        return PLAIN
+    return form_of(accept, request.query_params.multi_items())
+
+
+def form_of(accept: str | None, parameters: Sequence[tuple[str, str]]) -> Form:
+    """The same for a request's Accept and parameters."""
+    given = dict(parameters)
+    wanted = given.get("_format")
+    is_xml = _is_xml_preferred(accept) if wanted is None else _is_xml_named(wanted)
+    pretty = given.get("_pretty", "false")
+    if pretty not in ("true", "false"):
+        raise BadRequest(f"_pretty={pretty[:32]!r}; accepted: true, false")
+    return Form(is_xml, pretty == "true") if is_xml or pretty == "true" else PLAIN
+
+
+def with_subset(form: Form, parameters: Sequence[tuple[str, str]]) -> Form:
+    """The form with the part of resources that `_summary` and `_elements` ask for."""
+    if not any(name in ("_summary", "_elements") for name, _ in parameters):
+        return form
+    return Form(form.is_xml, form.is_pretty, parse_subset(parameters))
+
+
+def _is_xml_named(wanted: str) -> bool:
+    """http.html#mime-type: json, xml or a media type, whose + is often read as a space."""
+    name = wanted.partition(";")[0].strip().lower().replace(" ", "+")
+    if name in ("json", *JSON_TYPES) or name in ("*/*", ""):
+        return False
+    if name in ("xml", *XML_TYPES):
+        return True
+    raise NotAcceptable(
+        f"_format={wanted[:32]!r}; accepted: json, xml, {MEDIA_TYPE}, {XML_MEDIA_TYPE}"
+    )
+
+
+def _is_xml_preferred(accept: str | None) -> bool:
+    """RFC 9110 12.5.1: the most specific range decides, then the higher quality; JSON at a tie."""
+    if accept is None or not accept.strip():
+        return False
+    ranges = [found for part in accept.split(",") if (found := _media_range(part))]
+    as_json, as_xml = _quality(ranges, JSON_TYPES), _quality(ranges, XML_TYPES)
+    if not as_json and not as_xml:
+        raise NotAcceptable(
+            f"Accept: {accept[:64]!r}; accepted media types: {MEDIA_TYPE}, {XML_MEDIA_TYPE}, "
+            "application/json, application/xml, with fhirVersion=4.0 where it is given"
+        )
+    return as_xml > as_json
+
+
+def _media_range(part: str) -> tuple[str, float] | None:
+    """The type and quality of one range; None for what this server could never send."""
+    name, *options = (piece.strip().lower() for piece in part.split(";"))
+    quality = 1.0
+    for option in options:
+        key, _, value = option.partition("=")
+        if key.strip() == "q":
+            quality = float(value) if _QUALITY.fullmatch(value.strip()) else 0.0
+        elif key.strip() == "fhirversion" and value.strip().strip('"') not in _VERSIONS:
+            return None
+    return name.replace(" ", "+"), quality
+
+
+def _quality(ranges: Sequence[tuple[str, float]], types: Sequence[str]) -> float:
+    exact = [quality for name, quality in ranges if name in types]
+    if exact:
+        return max(exact)
+    broader = {name.partition("/")[0] + "/*" for name in types}
+    for names in (broader, {"*/*", "*"}):
+        found = [quality for name, quality in ranges if name in names]
+        if found:
+            return max(found)
+    return 0.0
+
+
+async def json_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
+    """The resource of a write as JSON, whichever form it came in, of `limit` bytes at most.
+
+    Raises UnsupportedMediaType, PayloadTooLarge and MalformedXml.
+    """
+    given = request.headers.get("content-type", "")
+    media_type, _, options = given.partition(";")
+    media_type = media_type.strip().lower()
+    found = re.search(r"fhirversion\s*=\s*\"?([^;\"\s]*)", options, re.IGNORECASE)
+    if media_type not in ACCEPTED or (found and found[1] not in _VERSIONS):
+        raise UnsupportedMediaType(
+            f"Content-Type {given[:64]!r}; accepted: {MEDIA_TYPE}, {XML_MEDIA_TYPE}"
+        )
+    body = await limited_body(request, limit)
+    if media_type in JSON_TYPES:
+        return body
+    if len(body) <= QUICK_BYTES:
+        return _converted(body)
+    return await asyncio.to_thread(_converted, body)
+
+
+def _converted(body: bytes) -> bytes:
+    return json.dumps(xml.from_xml(body))
+
+
+async def limited_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
     """The body, read no further than the limit."""
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise PayloadTooLarge(f"a resource may have {MAX_BODY_BYTES} bytes at most")
+        if size > limit:
+            raise PayloadTooLarge(f"the body may have {limit} bytes at most")
         chunks.append(chunk)
     return b"".join(chunks)
 
 
 def precondition(request: Request) -> Precondition:
     """If-Match and If-None-Match of a write."""
-    must_be_new = False
-    if (none_match := request.headers.get("if-none-match")) is not None:
-        if none_match.strip() != "*":
-            raise BadRequest(f"If-None-Match: {none_match[:64]!r} on a write; accepted: *")
-        must_be_new = True
-    if (match := request.headers.get("if-match")) is None:
-        return Precondition(must_be_new=must_be_new)
-    found = _ETAG.fullmatch(match.strip())
-    if found is None:
-        raise BadRequest(f'If-Match: {match[:64]!r}; expected W/"<version>" as ETag gave it')
-    return Precondition(int(found[1]), must_be_new)
+    return Precondition.of(request.headers.get("if-match"), request.headers.get("if-none-match"))
 
 
 def is_not_modified(request: Request, version: Version) -> bool:

@@ -208,7 +208,7 @@ def _history_parameters(parameters: list[tuple[str, str]]) -> _HistoryRequest:
     asked = _HistoryRequest()
     for name, value in parameters:
         match name:
-            case "_format" | "_pretty":
+            case "_format" | "_pretty" | "_summary" | "_elements":
                 continue
             case "_since":
                 asked.since = _since(value)

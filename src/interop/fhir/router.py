@@ -24,7 +24,15 @@ from interop.fhir import write_routes
 from interop.fhir.audit_log import RESOURCE_TYPE as AUDIT_EVENT
 from interop.fhir.audit_log import AuditLog
 from interop.fhir.capability import instance_statement
-from interop.fhir.exchange import BASE, Endpoint, Exchange, endpoint, own_base, public_endpoint
+from interop.fhir.exchange import (
+    BASE,
+    Answer,
+    Endpoint,
+    Exchange,
+    endpoint,
+    own_base,
+    public_endpoint,
+)
 from interop.fhir.negotiation import (
     MEDIA_TYPE,
     is_not_modified,
@@ -71,10 +79,11 @@ async def metadata(request: Request) -> Response:
         "ETag": tag,
         "Cache-Control": "public, max-age=3600",
         "Access-Control-Allow-Origin": "*",
+        "Vary": "Accept",
     }
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    return Response(statement.body(base), headers=headers, media_type=MEDIA_TYPE)
+    return Answer(statement.body(base), headers=headers, media_type=MEDIA_TYPE)
 
 
 @endpoint
@@ -117,7 +126,9 @@ async def search_by_post(exchange: Exchange) -> Response:
         raise UnsupportedMediaType(f"Content-Type {media_type[:64]!r}; accepted: {FORM}")
     form = (await limited_body(exchange.request)).decode("utf-8", "replace")
     pairs = exchange.request.query_params.multi_items()
-    return await _search(exchange, filter_, pairs + parse_qsl(form, keep_blank_values=True))
+    pairs += parse_qsl(form, keep_blank_values=True)
+    exchange.use_parameters(pairs)
+    return await _search(exchange, filter_, pairs)
 
 
 def _refusal(what: str) -> Endpoint:

@@ -45,7 +45,7 @@ def test_if_none_exist_is_refused(fhir: httpx.Client, assert_outcome: Outcome) -
     )
 
 
-@pytest.mark.parametrize("parameter", ["identifier", "_cascade", "_elements", "_count"])
+@pytest.mark.parametrize("parameter", ["identifier", "_cascade", "_count"])
 def test_update_and_delete_refuse_parameters_that_they_do_not_know(
     fhir: httpx.Client, assert_outcome: Outcome, parameter: str
 ) -> None:

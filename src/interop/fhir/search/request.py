@@ -20,6 +20,7 @@ from interop.fhir.definitions import SearchParameter, definitions
 from interop.fhir.search.clauses import known_parameter
 from interop.fhir.search.filter_expression import term_of
 from interop.fhir.search.terms import Budget, Term, touched
+from interop.fhir.subsetting import SUMMARIES
 
 DEFAULT_COUNT = 20
 MAX_COUNT = 1000
@@ -33,7 +34,7 @@ TOTAL_METHOD = "_totalMethod"
 # Parameters about the answer, not about resources.
 RESULT_PARAMETERS = (
     "_count", "_sort", "_include", "_revinclude", "_total", "_summary", "_format", CURSOR,
-    TOTAL_METHOD, "_pretty",
+    TOTAL_METHOD, "_pretty", "_elements",
 )  # fmt: skip
 UNSORTABLE = ("composite", "special")
 
@@ -152,7 +153,7 @@ def _result_parameter(request: SearchRequest, name: str, value: str) -> None:
             request.sort = _sort(request.resource_type, value)
         case "_total" if value in ("none", "estimate", "accurate"):
             request.total = "none" if value == "none" else "accurate"
-        case "_summary" if value in ("count", "false"):
+        case "_summary" if value in SUMMARIES:
             request.count_only = value == "count"
         case "_include" | "_revinclude":
             request.includes.append(_include(request.resource_type, name, value))
@@ -160,14 +161,14 @@ def _result_parameter(request: SearchRequest, name: str, value: str) -> None:
                 raise TooCostly(f"more than {MAX_INCLUDES} includes")
         case "_cursor":
             request.cursor = Cursor.decode(value)
-        case "_format" | "_pretty":
-            pass  # the form of the answer: JSON, and always compact
+        case "_format" | "_pretty" | "_elements":
+            pass  # the form of the answer (negotiation.py, subsetting.py)
         case "_totalMethod" if value in ("count", "none"):
             request.total = "accurate" if value == "count" else "none"
         case "_total":
             raise BadRequest(f"_total={value[:32]}; accepted: none, estimate, accurate")
         case "_summary":
-            raise UnsupportedParameter(f"_summary={value[:32]}; accepted: count, false")
+            raise UnsupportedParameter(f"_summary={value[:32]}; accepted: {', '.join(SUMMARIES)}")
         case _:
             raise UnsupportedParameter(f"{name[:64]!r} is not supported; accepted: _include=...")
 
