@@ -58,12 +58,12 @@ def compact_code_system(resource: Json) -> Json:
     return kept
 
 
-def compact_include(include: Json, displays: dict[str, dict[str, str]]) -> Json:
+def compact_include(include: Json, displays: dict[str, dict[str, str]], ours: bool) -> Json:
     kept = {key: include[key] for key in ("system", "version", "filter") if key in include}
     if "valueSet" in include:
         kept["valueSet"] = include["valueSet"]
     concepts = include.get("concept", [])
-    if concepts and include["system"].startswith(LICENSED):
+    if concepts and include["system"].startswith(LICENSED) and not ours:
         return kept | {"withheld": len(concepts)}
     own = displays.get(include.get("system", ""), {})
     rows = [
@@ -78,12 +78,12 @@ def compact_include(include: Json, displays: dict[str, dict[str, str]]) -> Json:
     return kept | ({"concept": rows} if rows else {})
 
 
-def compact_value_set(resource: Json, displays: dict[str, dict[str, str]]) -> Json:
+def compact_value_set(resource: Json, displays: dict[str, dict[str, str]], ours: bool) -> Json:
     keys = ("url", "version", "name", "title", "status")
     kept = {key: resource[key] for key in keys if key in resource}
     compose = resource.get("compose", {})
     kept["compose"] = {
-        key: [compact_include(include, displays) for include in compose[key]]
+        key: [compact_include(include, displays, ours) for include in compose[key]]
         for key in ("include", "exclude")
         if compose.get(key)
     }
@@ -101,16 +101,21 @@ def displays_of(concepts: Iterable[Json]) -> dict[str, str]:
     return found
 
 
-def derive(code_systems: list[Json], value_sets: list[Json]) -> dict[str, list[Json]]:
-    """File name -> the definitions of that file, in the order of their URLs."""
+def derive(
+    code_systems: list[Json], value_sets: list[Json], *, ours: bool = False
+) -> dict[str, list[Json]]:
+    """File name -> the definitions of that file, in the order of their URLs.
+
+    Of `ours` every code is one that the server writes, and so are those of licensed systems.
+    """
     systems = [
         compact_code_system(resource)
         for resource in code_systems
-        if resource["resourceType"] == "CodeSystem" and resource["url"].startswith(HL7)
+        if resource["resourceType"] == "CodeSystem" and (ours or resource["url"].startswith(HL7))
     ]
     displays = {system["url"]: displays_of(system.get("concept", [])) for system in systems}
     sets = [
-        compact_value_set(resource, displays)
+        compact_value_set(resource, displays, ours)
         for resource in value_sets
         if resource["resourceType"] == "ValueSet"
     ]

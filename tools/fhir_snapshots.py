@@ -47,12 +47,23 @@ def snapshot(definition: Json, find: Callable[[str], Json | None]) -> list[Json]
     builder = _Builder([_bare(element) for element in base["snapshot"]["element"]], find)
     for element in definition["differential"]["element"]:
         builder.constrain(element, definition["url"])
-    return builder.elements
+    return [_described(element) for element in builder.elements]
+
+
+def _described(element: Json) -> Json:
+    """What rules of R4 want said of every element (sdf-3, eld-18), where nothing else is."""
+    said = element.get("short") or f"As {element['base']['path']} in FHIR R4"
+    element.setdefault("definition", said)
+    if element.get("isModifier"):
+        element.setdefault("isModifierReason", f"As {element['base']['path']} in FHIR R4")
+    return element
 
 
 def _bare(element: Json) -> Json:
-    kept = {key: value for key, value in element.items() if key not in PROSE}
-    return copy.deepcopy(kept)
+    kept = copy.deepcopy({key: value for key, value in element.items() if key not in PROSE})
+    for constraint in kept.get("constraint", []):
+        constraint.pop("xpath", None)
+    return kept
 
 
 class _Builder:

@@ -44,6 +44,8 @@ def test_the_tables_of_r4_are_what_the_script_derives() -> None:
 )
 def test_no_table_hands_on_a_list_of_licensed_codes(licensed: str) -> None:
     for path in profiles_directory().glob("*/*.ndjson.gz"):
+        if path.parent.name == "dental-interop":
+            continue  # Single codes that the server itself writes.
         for line in gzip.decompress(path.read_bytes()).splitlines():
             resource = json.loads(line)
             if "content" in resource:
