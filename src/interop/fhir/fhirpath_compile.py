@@ -36,6 +36,8 @@ Predicate = Callable[[Any, Any], bool | None]
 # Some R4 expressions write data types in another case.
 _TYPE_ALIASES = {"DateTime": "dateTime", "Uri": "uri", "String": "string"}
 BOOLEAN = "boolean"
+# Of one expression: an element of any type, below an element of any type, has thousands.
+MAX_STREAMS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,11 @@ class _Compiler:
                 return [Stream(s.type, _nth(s.get, position), s.element) for s in streams]
             case Call("as" | "ofType", (Name(type_),)):
                 return self._of_type(streams, type_)
+            case Call("extension", (Literal(str(url)),)):
+                condition = Operation("=", Name("url"), Literal(url))
+                return [self._where(s, condition) for s in self._child(streams, "extension")]
+            case Call("first", ()):
+                return [Stream(s.type, _nth(s.get, 0), s.element) for s in streams]
             case Call("where", (condition,)):
                 return [self._where(s, condition) for s in streams]
             case _:
@@ -114,11 +121,16 @@ class _Compiler:
         found: list[Stream] = []
         for stream in streams:
             element = self._tables.types.get(stream.type, {}).get(name)
-            if element is None:
-                raise FhirPathError(f"{stream.type} has no element {name!r}")
-            found += [
-                Stream(type_, _property(stream.get, key), element) for key, type_ in element.keys()
-            ]
+            if element is not None:
+                found += [
+                    Stream(type_, _property(stream.get, key), element)
+                    for key, type_ in element.keys()
+                ]
+        if streams and not found:
+            types = ", ".join(sorted({stream.type for stream in streams})[:5])
+            raise FhirPathError(f"{types}: no element {name!r}")
+        if len(found) > MAX_STREAMS:
+            raise FhirPathError(f"{name!r} may be of more than {MAX_STREAMS} kinds; name the type")
         return found
 
     def _of_type(self, streams: list[Stream], type_: str) -> list[Stream]:

@@ -66,6 +66,26 @@ def sensitive(resource: JsonObject) -> Sensitive:
     return Sensitive(found or bool(identifiers), frozenset(identifiers))
 
 
+def hidden_numbers(resource: JsonObject, found: Sensitive) -> tuple[str, ...]:
+    """The sensitive numbers of a resource, each as it was sent and in lower case."""
+    if not found.found:
+        return ()
+    numbers: set[str] = set()
+    todo: list[Any] = [resource]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, list):
+            todo += node
+        elif isinstance(node, dict):
+            if id(node) in found.identifiers:
+                numbers.add(str(node.get("value", "")))
+            numbers.add(str(node.get("subscriberId", "")))
+            todo += node.values()
+    return tuple(
+        sorted({form for number in numbers if number for form in (number, number.lower())})
+    )
+
+
 def _is_number(node: JsonObject) -> bool:
     """An Identifier by its shape, of a kind or a system that is sensitive."""
     if not isinstance(node.get("value"), str):

@@ -130,6 +130,7 @@ CREATE OR REPLACE FUNCTION fhir_write_search_rows(p_tenant uuid, p_entries jsonb
 DECLARE
     e jsonb;
 BEGIN
+    PERFORM fhir_check_search_epoch(p_tenant, p_entries);
     -- One resource at a time, so that each DELETE is a look-up by its key.
     FOR e IN SELECT v FROM jsonb_array_elements(p_entries) AS v WHERE v -> 'replace' = 'true' LOOP
         PERFORM fhir_delete_search_rows(p_tenant, e ->> 'type', e ->> 'id');
@@ -152,7 +153,9 @@ BEGIN
         INSERT INTO fhir_search_gram (tenant_id, resource_type, gram, resource_id)
         SELECT p_tenant, v ->> 'type', g, v ->> 'id'
         FROM jsonb_array_elements(p_entries) AS v,
-            jsonb_array_elements_text(v -> 'rows' -> 'gram') AS g;
+            jsonb_array_elements_text(v -> 'rows' -> 'gram') AS g
+        -- Another parameter may have brought the same three characters.
+        ON CONFLICT DO NOTHING;
     END IF;
     IF jsonb_path_exists(p_entries, '$[*].rows.reference') THEN
         INSERT INTO fhir_search_reference (tenant_id, resource_type, resource_id, parameter, ordinal,

@@ -27,6 +27,7 @@ MODULES = (
     "emergency",
     "encryption",
     "read_model",
+    "search_parameters",
 )
 
 for _module in MODULES:

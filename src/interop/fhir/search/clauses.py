@@ -12,6 +12,7 @@ from functools import cache
 
 from interop.errors import BadRequest, TooCostly, UnsupportedParameter
 from interop.fhir.definitions import SearchParameter, definitions
+from interop.fhir.search.catalog import CustomParameter, parameters
 
 MAX_VALUES = 500
 
@@ -43,8 +44,13 @@ class Clause:
 
 
 def known_parameter(resource_type: str, code: str, place: str) -> SearchParameter:
-    known = definitions().search_parameters[resource_type]
+    known = parameters(resource_type)
     parameter = known.get(code)
+    if isinstance(parameter, CustomParameter) and not parameter.has_index():
+        raise UnsupportedParameter(
+            f"{place}: the index of {resource_type}.{code} is being built ({parameter.progress}); "
+            "it can be searched when it is whole"
+        )
     if parameter is None or not parameter.has_index():
         accepted = ", ".join(name for name, found in known.items() if found.has_index())
         raise UnsupportedParameter(

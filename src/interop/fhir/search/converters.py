@@ -44,6 +44,13 @@ class Context:
     # The `id()` of Identifiers whose numbers must not stand in a search row, and what does instead.
     sensitive: frozenset[int] = frozenset()
     blind: Callable[[str], str] | None = None
+    # The sensitive numbers themselves, where an expression of the tenant's may lead to one.
+    hidden: tuple[str, ...] = ()
+
+    def tells(self, row: Row) -> bool:
+        """Whether a row holds a sensitive number, as it was sent or folded."""
+        texts = [cell for cell in row if isinstance(cell, str)]
+        return any(number in text for number in self.hidden for text in texts)
 
     def number(self, identifier: Any) -> str:
         """The value of an Identifier, as it may be indexed; without `blind` some not at all."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -28,7 +28,7 @@ from interop.fhir.search.converters import (
     identifier_types,
 )
 from interop.fhir.search.values import EARLIEST, LATEST, fold, grams
-from interop.fhir.sensitive import sensitive
+from interop.fhir.sensitive import hidden_numbers, sensitive
 
 # The parameters that fhir_resources answers from its own columns.
 COLUMN_PARAMETERS = ("_id", "_lastUpdated")
@@ -51,6 +51,8 @@ class SearchRows:
     limit: int | None = None
     # Whether the resource is one to be stored sealed.
     is_sensitive: bool = False
+    # By which of the tenant's own parameters it was indexed (storage.search_parameters).
+    epoch: int = 0
     _seen: dict[tuple[str, str], set[Row]] = field(default_factory=dict)
     _size: int = 0
 
@@ -69,15 +71,17 @@ class SearchRows:
                 f"{self.limit} (the limit was passed at the search parameter {parameter})"
             )
 
-    def as_json(self) -> dict[str, list[Any]]:
+    def as_json(self) -> dict[str, Any]:
         """What the SQL function `fhir_write_search_rows` takes."""
-        found: dict[str, list[Any]] = {
+        found: dict[str, Any] = {
             name: [[_plain(value) for value in row] for row in rows]
             for name, rows in self.tables.items()
             if rows
         }
         if self.grams:
             found["gram"] = sorted(self.grams)
+        if self.epoch:
+            found["epoch"] = self.epoch
         return found
 
 
@@ -157,26 +161,63 @@ class Plan:
     composites: tuple[Extractor, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Indexing:
+    """The parameters of a tenant's own, as of an epoch: what is run besides for a type."""
+
+    epoch: int
+    plan: Callable[[str], Plan | None]
+
+
 def extract(
     resource: JsonObject,
     own_base: str | None = None,
     *,
     limit: int | None = None,
     blind: Callable[[str], str] | None = None,
+    indexing: Indexing | None = None,
 ) -> SearchRows:
     """All search rows of `resource`. `own_base` is the URL under which this server serves it.
 
     With a `limit`, raises TooCostly where there are more. `blind` makes of an especially sensitive
-    number what it is found by; without it such a number is not indexed.
+    number what it is found by; without it such a number is not indexed. `indexing` is what the
+    tenant's own parameters add (`custom.indexing`).
     """
     found = sensitive(resource)
     rows = SearchRows(limit=limit, is_sensitive=found.found)
     context = Context(resource, own_base, found.identifiers, blind)
-    _run(plan(str(resource["resourceType"])), rows, context)
+    resource_type = str(resource["resourceType"])
+    _run(plan(resource_type), rows, context)
+    if indexing is not None:
+        rows.epoch = indexing.epoch
+        own = indexing.plan(resource_type)
+        if own is not None:
+            _run(own, rows, replace(context, hidden=hidden_numbers(resource, found)))
+    _add_grams(rows)
+    return rows
+
+
+def extract_only(
+    extractor: Extractor,
+    resource: JsonObject,
+    own_base: str | None,
+    *,
+    blind: Callable[[str], str] | None,
+) -> SearchRows:
+    """The rows of one parameter of a tenant's own."""
+    found = sensitive(resource)
+    rows = SearchRows(is_sensitive=found.found)
+    hidden = hidden_numbers(resource, found)
+    context = Context(resource, own_base, found.identifiers, blind, hidden)
+    _run(planned([extractor]), rows, context)
+    _add_grams(rows)
+    return rows
+
+
+def _add_grams(rows: SearchRows) -> None:
     for row in rows.tables["string"]:
         if not row[0].endswith(TEXT):
             rows.grams |= grams(fold(str(row[4])))
-    return rows
 
 
 def _run(plan_: Plan, rows: SearchRows, context: Context) -> None:
@@ -191,6 +232,8 @@ def _run(plan_: Plan, rows: SearchRows, context: Context) -> None:
     }
     for source in (*plan_.always, *sources.values()):
         made = source.value.rows(root, context)
+        if context.hidden:
+            made = [row for row in made if not context.tells(row)]
         if not made:
             continue
         if source.table == POSITION:
@@ -233,6 +276,8 @@ def _parts(
     parts: list[list[Row]] = []
     for component in components:
         found = [row for value in component.values for row in value.rows((item,), context)]
+        if context.hidden:
+            found = [row for row in found if not context.tells(row)]
         if not found:
             return None
         parts.append(found)
