@@ -36,6 +36,7 @@ class TableLens:
         normalize: Callable[[Row], Row] = lambda row: row,
         beside: tuple[str, ...] = (),
         links: Mapping[str, tuple[str, ...]] | None = None,
+        derived: tuple[str, ...] = (),
     ) -> None:
         self.mapping = mapping
         # Columns without which there is no row; for links, the row waits until they resolve.
@@ -48,6 +49,8 @@ class TableLens:
         self.normalize = normalize
         # Further columns for the template of the mapping: what a row says once, when it is new.
         self.beside = beside
+        # Columns of the mapping that the table lacks: what other rows say (`derive`).
+        self.derived = derived
         # `links`: those columns of entries over several that hold references.
         self.links = {entry.columns[0]: types for entry, types in _links(mapping.entries)}
         self.links |= links or {}
@@ -133,6 +136,7 @@ class TableLens:
         """Insert or change the row; whether it is new."""
         fixed = {entry.columns[0] for entry in self.mapping.entries if entry.insert_only}
         key = {"tenant_id": tenant_id, "id": row_id}
+        row = {column: value for column, value in row.items() if column not in self.derived}
         row = statements.sealed(connection, self.mapping.table, row, {**key, **self.where})
         values = {**key, **self.where, **row, "created_by": actor, "updated_by": actor}
         changed = [column for column in (*row, "updated_by") if column not in fixed]
@@ -195,6 +199,8 @@ class TableLens:
             return None
         row = self.normalize(row)
         rows = self.get(stored) if stored else Rows({})
+        if self.derived:
+            row |= self.derive(connection, tenant_id, row_id, row, rows.row)
         for column, types in self.links.items():
             spelled = rows.row.get(column)
             meant = references.resolve(connection, tenant_id, spelled) if spelled else None
@@ -207,6 +213,12 @@ class TableLens:
             for item in self.mapping.children
         }
         return with_id(self.put(Rows(row, children), stored), row_id)
+
+    def derive(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, row: Row, said: Row
+    ) -> Row:
+        """The derived columns of a row; `said` are the columns as the stored resource has them."""
+        return dict.fromkeys(self.derived)
 
     def _present_children(
         self,
@@ -251,7 +263,8 @@ class TableLens:
 
     def _select(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> Row | None:
         key = {"tenant_id": tenant_id, "id": row_id, **self.where}
-        columns = (*self.mapping.columns, *self.beside)
+        mapped = (column for column in self.mapping.columns if column not in self.derived)
+        columns = (*mapped, *self.beside)
         found = statements.select(connection, self.mapping.table, columns, key)
         return found[0] if found else None
 
