@@ -15,7 +15,8 @@ from typing import Any
 
 import orjson
 
-from interop.fhir import audit_log
+from interop.access.routes import FHIR, ROUTES
+from interop.fhir import audit_log, published
 from interop.fhir.definitions import FHIR_VERSION, SearchParameter, definitions
 from interop.fhir.negotiation import MEDIA_TYPE, XML_MEDIA_TYPE
 
@@ -39,6 +40,13 @@ OAUTH2_PATHS = {
 FHIR_PATH = "/fhir/R4"
 # Stands for the address of a tenant until it is known, and for nothing else.
 ANY_ROOT = "https://any-root.invalid/t/any"
+# Guides whose profiles are validated (profiles/), beside our own.
+GUIDES = (
+    "http://hl7.org/fhir/us/core/ImplementationGuide/hl7.fhir.us.core|6.1.0",
+    "http://hl7.org/fhir/us/dental-data-exchange/ImplementationGuide/hl7.fhir.us.dental-data-exchange",
+)
+OPERATION_DEFINITIONS = "http://hl7.org/fhir/OperationDefinition"
+ANY_TYPE = "{resource_type}"
 RESTFUL_SECURITY = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 
 
@@ -57,6 +65,7 @@ def capability_statement(own_base: str | None = None) -> dict[str, Any]:
     return {
         **statement,
         "fhirVersion": FHIR_VERSION,
+        "implementationGuide": [published.GUIDE_URL, *GUIDES],
         "format": [MEDIA_TYPE, "json", XML_MEDIA_TYPE, "xml"],
         "rest": [
             {
@@ -125,6 +134,7 @@ def _resource(type_: str) -> dict[str, Any]:
         return _audit_event(parameters)
     found: dict[str, Any] = {
         "type": type_,
+        "supportedProfile": list(published.profiles_by_type().get(type_, ())),
         "interaction": [{"code": code} for code in INTERACTIONS],
         "versioning": "versioned-update",
         "readHistory": True,
@@ -134,6 +144,7 @@ def _resource(type_: str) -> dict[str, Any]:
         "conditionalUpdate": True,
         "conditionalDelete": "multiple",
         "referencePolicy": ["literal", "logical", "local"],
+        "operation": _operations(type_),
         "searchInclude": [
             f"{type_}:{code}"
             for code, parameter in parameters.items()
@@ -161,6 +172,20 @@ def _audit_event(parameters: Mapping[str, SearchParameter]) -> dict[str, Any]:
         "updateCreate": False,
         "searchParam": [_parameter(code, parameters[code]) for code in codes],
     }
+
+
+def _operations(type_: str) -> list[dict[str, str]]:
+    """The operations that the routes have on a type, or on every type."""
+    found: set[tuple[str, str]] = set()
+    for _, route in ROUTES:
+        owner, _, rest = route.removeprefix(f"{FHIR}/").partition("/")
+        name = rest.rpartition("/")[2]
+        if route.startswith(f"{FHIR}/") and name.startswith("$") and owner in (type_, ANY_TYPE):
+            found.add((name[1:], "Resource" if owner == ANY_TYPE else owner))
+    return [
+        {"name": name, "definition": f"{OPERATION_DEFINITIONS}/{owner}-{name}"}
+        for name, owner in sorted(found)
+    ]
 
 
 @cache

@@ -37,6 +37,7 @@ from interop.fhir.negotiation import (
     with_subset,
 )
 from interop.fhir.outcomes import Issue, informational, issues_of, operation_outcome
+from interop.fhir.published import provide
 from interop.fhir.versions import Version, etag, http_date
 from interop.key_outages import refusal
 from storage.database import Database
@@ -161,7 +162,11 @@ def endpoint(handler: Handler) -> Endpoint:
             request.state.request_id = caller.request_id
             request.state.form = PLAIN
             _take_form(request)
-            return await _sent(request, await handler(_exchange(request, caller)))
+            exchange = _exchange(request, caller)
+            await provide(
+                exchange.database, caller.tenant.id, exchange.resource_type, exchange.own_base
+            )
+            return await _sent(request, await handler(exchange))
         except Exception as raised:
             error, response = _refused(request, raised)
             response = await _sent(request, response)

@@ -16,6 +16,7 @@ from interop.access.permissions import group_of
 from interop.errors import Forbidden, NotFound, Unprocessable
 from interop.fhir import json
 from interop.fhir.lens import Connection, JsonObject
+from interop.fhir.published import refuse_change
 from interop.fhir.references import local_references
 from interop.fhir.visibility import Visibility
 from storage.patient_access import give_home
@@ -49,6 +50,7 @@ class WriteBounds:
 
         Raises Forbidden for what may be read and not written so.
         """
+        refuse_change(key)
         if self.is_open or before is None:
             return before
         if before.deleted or before.version == 0:
