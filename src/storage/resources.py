@@ -35,6 +35,7 @@ BEGIN_WRITE: LiteralString = "SELECT * FROM fhir_begin_write(%s, %s)"
 LOCK_NAMES: LiteralString = (
     "SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) FROM unnest(%s::text[]) AS name"
 )
+LOCK_SHARED: LiteralString = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 0))"
 # Advisory locks that one transaction may take: PostgreSQL has room for some thousands in all.
 MOST_LOCKS = 200
 AUDIT_WRITE: LiteralString = "SELECT fhir_audit_write(%s, %s, %s, %s)"
@@ -120,10 +121,18 @@ def lock_names(connection: Connection, tenant_id: UUID, references: Iterable[str
 
 def lock_awaited(connection: Connection, tenant_id: UUID, references: Iterable[str]) -> None:
     """Hold the names that a resource is about to wait for, so that who makes them will see it."""
+    connection.execute(LOCK_SHARED, (f"{tenant_id}/*",))
     names = [f"{tenant_id}/{reference}" for reference in sorted(set(references))]
-    connection.execute(
-        "SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 0))", (f"{tenant_id}/*",)
-    )
+    connection.execute(LOCK_NAMES, (names,))
+
+
+def lock_criteria(connection: Connection, tenant_id: UUID, criteria: Iterable[str]) -> None:
+    """Hold criteria ("Type?query") by which something may be created; many of them as one lock."""
+    names = [f"{tenant_id}/{one}" for one in sorted(set(criteria))]
+    if len(names) > MOST_LOCKS:
+        names = [f"{tenant_id}/?"]
+    elif names:
+        connection.execute(LOCK_SHARED, (f"{tenant_id}/?",))
     connection.execute(LOCK_NAMES, (names,))
 
 

@@ -76,7 +76,9 @@ ROUTES: dict[tuple[str, str], Rule] = {
     # FHIR R4 http.html
     ("GET", f"{FHIR}/metadata"): _PUBLIC,
     ("GET", f"{FHIR}/.well-known/smart-configuration"): _PUBLIC,
-    ("GET", f"{FHIR}/{_TYPE}/{_ID}"): Rule("TOKEN", "r", "read"),
+    ("GET", f"{FHIR}/{_TYPE}/{{resource_id:fhir_id}}"): Rule("TOKEN", "r", "read"),
+    ("GET", f"{FHIR}/_history"): Rule("TOKEN", "r", "history-system"),
+    ("GET", f"{FHIR}/{_TYPE}/_history"): Rule("TOKEN", "r", "history-type"),
     ("GET", f"{FHIR}/{_TYPE}/{_ID}/_history"): Rule("TOKEN", "r", "history-instance"),
     ("GET", f"{FHIR}/{_TYPE}/{_ID}/_history/{{version_id}}"): Rule("TOKEN", "r", "vread"),
     ("GET", f"{FHIR}/{_TYPE}"): Rule("TOKEN", "s", "search-type"),
@@ -101,15 +103,14 @@ ROUTES: dict[tuple[str, str], Rule] = {
     ("POST", f"{FHIR}/CodeSystem/$validate-code"): Rule("TOKEN", "r"),
     ("GET", f"{FHIR}/CodeSystem/{_ID}/$validate-code"): Rule("TOKEN", "r"),
     ("POST", f"{FHIR}/CodeSystem/{_ID}/$validate-code"): Rule("TOKEN", "r"),
+    # A batch or transaction: each of its entries is judged by itself.
+    ("POST", FHIR): Rule("TOKEN", "cruds"),
+    ("POST", f"{FHIR}/"): Rule("TOKEN", "cruds"),
     # What R4 has and this server refuses, and what is no URL at all.
-    ("POST", FHIR): _NOT_THERE,
-    ("POST", f"{FHIR}/"): _NOT_THERE,
     ("GET", FHIR): _NOT_THERE,
     ("GET", f"{FHIR}/"): _NOT_THERE,
     ("GET", f"{FHIR}/_search"): _NOT_THERE,
     ("POST", f"{FHIR}/_search"): _NOT_THERE,
-    ("GET", f"{FHIR}/_history"): _NOT_THERE,
-    ("GET", f"{FHIR}/{_TYPE}/_history"): _NOT_THERE,
     ("*", FHIR): _NOT_THERE,
     ("*", f"{FHIR}/{{path:fhir_path}}"): _NOT_THERE,
     # DICOMweb, PS3.18 Table 10.1-1: one route, whose resources the test takes apart.

@@ -7,6 +7,7 @@ wait for each other, so that only one of them does.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlencode
 
@@ -71,15 +72,15 @@ def the_one(session: WriteSession, resource_type: str, query: str) -> str | None
     return found[0] if found else None
 
 
-def lock_criteria(session: WriteSession, resource_type: str, query: str) -> None:
-    """Have whoever may create by the same criteria wait until this transaction ends."""
-    session.lock(f"{resource_type}?{normalized(query)}")
+def lock_criteria(session: WriteSession, named: Iterable[tuple[str, str]]) -> None:
+    """Have whoever may create by the same (type, criteria) wait until this transaction ends."""
+    session.lock_criteria(f"{type_}?{normalized(query)}" for type_, query in named)
 
 
 def create_unless(session: WriteSession, resource: JsonObject, query: str) -> Version:
     """If-None-Exist: create, unless one meets the criteria already; then that one is returned."""
     resource_type = str(resource["resourceType"])
-    lock_criteria(session, resource_type, query)
+    lock_criteria(session, [(resource_type, query)])
     found = the_one(session, resource_type, query)
     if found is None:
         return session.create(resource)
@@ -95,7 +96,7 @@ def update_where(
     is taken by what does not meet the criteria.
     """
     resource_type = str(resource["resourceType"])
-    lock_criteria(session, resource_type, query)
+    lock_criteria(session, [(resource_type, query)])
     found = the_one(session, resource_type, query)
     named = resource.get("id")
     if found is not None:

@@ -23,6 +23,7 @@ from interop.errors import (
 from interop.fhir import write_routes
 from interop.fhir.audit_log import RESOURCE_TYPE as AUDIT_EVENT
 from interop.fhir.audit_log import AuditLog
+from interop.fhir.bundling.routes import ROUTES as BUNDLES
 from interop.fhir.capability import instance_statement
 from interop.fhir.exchange import (
     BASE,
@@ -63,7 +64,7 @@ register_url_convertor("fhir_path", _OutsideWellKnown())
 def routes() -> list[Route]:
     """The routes of all interactions; the last answers what no other does."""
     rest = [Route(path, unknown, methods=METHODS) for path in (BASE, f"{BASE}/{{path:fhir_path}}")]
-    return [*TERMINOLOGY, *_UNSUPPORTED, *_INTERACTIONS, *rest]
+    return [*TERMINOLOGY, *BUNDLES, *_UNSUPPORTED, *_INTERACTIONS, *rest]
 
 
 @public_endpoint
@@ -173,7 +174,6 @@ _INTERACTIONS = [
 _UNSUPPORTED = [
     Route(path, _refusal(what), methods=[method])
     for method, paths, what in (
-        ("POST", (BASE, f"{BASE}/"), "a batch or transaction (send each entry on its own)"),
         ("GET", (BASE, f"{BASE}/", f"{BASE}/_search"), "a search over all resource types"),
         ("POST", (f"{BASE}/_search",), "a search over all resource types"),
         ("GET", (f"{BASE}/_history",), "the history of all resource types"),

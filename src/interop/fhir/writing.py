@@ -8,6 +8,7 @@ transaction and keeps versions back until they can be stored together. FHIR R4 h
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 5
 # Versions stored by one statement: few enough that none of them runs for long.
 STORED_AT_ONCE = 200
+_ETAG = re.compile(r'(?:W/)?"([0-9]{1,18})"')
 T = TypeVar("T")
 Key = tuple[str, str]
 Change = Callable[[JsonObject], JsonObject]
@@ -58,6 +60,19 @@ class Precondition:
 
     version: int | None = None
     must_be_new: bool = False
+
+    @classmethod
+    def of(cls, if_match: str | None, if_none_match: str | None) -> Precondition:
+        """From the values of the headers. Raises BadRequest."""
+        if if_none_match is not None and if_none_match.strip() != "*":
+            raise BadRequest(f"If-None-Match: {if_none_match[:64]!r} on a write; accepted: *")
+        must_be_new = if_none_match is not None
+        if if_match is None:
+            return cls(must_be_new=must_be_new)
+        found = _ETAG.fullmatch(if_match.strip())
+        if found is None:
+            raise BadRequest(f'If-Match: {if_match[:64]!r}; expected W/"<version>" as ETag gave it')
+        return cls(int(found[1]), must_be_new)
 
     def check(self, stored: Stored | None) -> None:
         """Raise PreconditionFailed unless the stored version is what the client expects."""
@@ -181,9 +196,9 @@ class WriteSession:
             (self._tenant_id, resource_type, resource_id, resources.json_text(audit)),
         )
 
-    def lock(self, name: str) -> None:
-        """Have whoever else asks for this name in the tenant wait until the transaction ends."""
-        resources.lock_name(self.connection, self._tenant_id, name)
+    def lock_criteria(self, named: Iterable[str]) -> None:
+        """Have whoever may create by the same criteria wait until the transaction ends."""
+        resources.lock_criteria(self.connection, self._tenant_id, named)
 
     def prefetch(self, keys: Iterable[Key]) -> None:
         """Lock what will be written, in one order, and learn its current versions at once."""
@@ -309,7 +324,7 @@ class WriteSession:
         if before is None or before.deleted:
             # Two clients may create the same id at once: the second waits, and then finds it. And
             # whoever begins to wait for this resource holds its name until we can see them wait.
-            self.lock("/".join(key))
+            resources.lock_name(self.connection, self._tenant_id, "/".join(key))
             before = resources.current(self.connection, self._tenant_id, *key)
         if before is not None and before.stale:
             self._render(key, before)

@@ -1,0 +1,1 @@
+"""Batches and transactions: many requests in one Bundle (FHIR R4 http.html#transaction)."""
