@@ -38,7 +38,9 @@ def staleness(presented: Mapping[str, Iterable[Presented]]) -> Iterator[str]:
     """The functions and triggers that mark resources stale."""
     for table, resources in presented.items():
         # What a resource shows through a row that comes or goes cannot be there yet, or any more.
-        always = [(item.rows(table, "changed"), item) for item in resources if not item.when]
+        always = [
+            (item.rows(table, "changed"), item) for item in resources if item.follows_arrivals
+        ]
         yield _function(f"stale_{table}_changed", table, "changed", always)
         # An update may have moved a row from one resource to another: both are stale.
         both = "(SELECT * FROM changed UNION ALL SELECT * FROM former)"

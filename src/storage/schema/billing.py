@@ -231,16 +231,16 @@ class Claim(TenantTable, Base):
 
 
 class ClaimLine(TenantTable, Base):
-    """One service on a claim, performed (procedure) or planned (predetermination)."""
+    """One service on a claim, performed (procedure) or planned (predetermination).
+
+    A claim that arrives from a practice system names the service by its code alone.
+    """
 
     __tablename__ = "claim_lines"
     __section__ = SECTION
     __phi__ = Sensitivity.CLINICAL
     __table_args__ = (
         UniqueConstraint("tenant_id", "claim_id", "line_number"),
-        CheckConstraint(
-            "num_nonnulls(procedure_id, treatment_plan_item_id) >= 1", name="references_service"
-        ),
         period("service_start", "service_end"),
     )
 

@@ -11,20 +11,36 @@ from typing import Final
 
 from interop.fhir.lens import Lens
 from interop.fhir.mappings import (
-    ai_device,
     ai_job,
+    care_team,
+    catalogue,
+    charge_item_definition,
+    claim,
+    claim_response,
+    code_system,
+    communication,
     condition,
     consent,
     coverage,
+    custom_fields,
+    document,
     encounter,
     imaging_study,
+    invoice,
+    library,
     location,
     observation,
     organization,
     patient,
+    plan_definition,
     practitioner,
+    practitioner_role,
     procedure,
+    related_person,
+    subscription,
 )
+from interop.fhir.mappings.custom_fields import CustomFieldsLens
+from storage.schema.presentation import CUSTOM_FIELDS
 
 _FACTORIES: Final[tuple[Callable[[str | None], Lens], ...]] = (
     patient.lens,
@@ -38,19 +54,37 @@ _FACTORIES: Final[tuple[Callable[[str | None], Lens], ...]] = (
     imaging_study.lens,
     observation.lens,
     ai_job.diagnostic_report,
-    ai_device.device,
+    catalogue.device,
     ai_job.provenance,
     ai_job.task,
     consent.lens,
     coverage.lens,
+    related_person.lens,
+    practitioner_role.lens,
+    care_team.lens,
+    claim.lens,
+    claim_response.lens,
+    charge_item_definition.lens,
+    invoice.lens,
+    document.lens,
+    communication.lens,
+    subscription.lens,
+    library.lens,
+    plan_definition.lens,
+    code_system.code_system,
+    code_system.value_set,
+    catalogue.medication,
+    custom_fields.definition,
 )
 
 
 def build_lenses(public_url: str | None) -> dict[str, Lens]:
     """Every lens by its resource type."""
     base = public_url.rstrip("/") if public_url else None
-    lenses = [factory(base) for factory in _FACTORIES]
-    return {lens.resource_type: lens for lens in lenses}
+    lenses = {lens.resource_type: lens for lens in (factory(base) for factory in _FACTORIES)}
+    for entity_type, resource_type in CUSTOM_FIELDS.items():
+        lenses[resource_type] = CustomFieldsLens(lenses[resource_type], entity_type)
+    return lenses
 
 
 LENSES: Final = build_lenses(None)

@@ -50,7 +50,7 @@ class Elsewhere:
         now = self.image(connection, tenant_id, row_id)
         for item in self._shown:
             rows = [image for image in (before, now) if image is not None]
-            if item.when and not (before and now and _differ(before, now, item.when)):
+            if item.when and not _matters(item, before, now):
                 continue
             for target in self._targets(connection, item, rows):
                 mark_stale(connection, tenant_id, item.resource_type, target)
@@ -69,5 +69,7 @@ def _is_own(item: Presented, own: tuple[str, str]) -> bool:
     return (item.resource_type, item.column) == own
 
 
-def _differ(before: Image, now: Image, columns: tuple[str, ...]) -> bool:
-    return any(before[column] != now[column] for column in columns)
+def _matters(item: Presented, before: Image | None, now: Image | None) -> bool:
+    if before is None or now is None:
+        return item.arrives
+    return any(before[column] != now[column] for column in item.when)

@@ -1,8 +1,9 @@
 """Organization and Endpoint of the tenant itself: its registry entry and its DICOMweb service.
 
 Both are rendered from tenants and tenant_settings. The name and the state of a tenant are changed
-in administration, not over FHIR. Every other Organization or Endpoint (referring practices,
-laboratories, payers) is the client's own and stored whole.
+in administration, not over FHIR. Another tenant is an Organization here as soon as rows name it, as
+a payer or as whom a patient was referred to: by its name and kind, and nothing else. Every other
+Organization or Endpoint (referring practices, laboratories) is the client's own and stored whole.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ from interop.fhir.mappings.concepts import Coding, Reference
 from interop.fhir.mappings.converters import Boolean, Codes, Text
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows
 from interop.fhir.mappings.systems import OWN
-from interop.fhir.mappings.views import ViewLens
+from interop.fhir.mappings.views import Shown, ViewLens
 
 TENANT: Final = f"{OWN}:tenant"
-PROVIDER: Final = Coding(
-    "http://terminology.hl7.org/CodeSystem/organization-type", "prov", "Healthcare Provider"
-)
+_TYPE: Final = "http://terminology.hl7.org/CodeSystem/organization-type"
+PROVIDER: Final = Coding(_TYPE, "prov", "Healthcare Provider")
+# What a tenant is that does not treat patients.
+OTHER_KINDS: Final = {
+    "PAYER": Coding(_TYPE, "pay", "Payer"),
+    "REGULATOR": Coding(_TYPE, "govt", "Government"),
+    "AI_VENDOR": Coding(_TYPE, "bus", "Non-Healthcare Business or Corporation"),
+}
 WADO_RS: Final = Coding(
     "http://terminology.hl7.org/CodeSystem/endpoint-connection-type",
     "dicom-wado-rs",
@@ -33,33 +39,39 @@ SMART_IMAGING: Final = (
 )
 
 
-def _organization_template(row: Row) -> dict[str, Any]:
-    return {"type": [PROVIDER.concept()]}
-
-
 ORGANIZATION: Final = ResourceMapping(
     "Organization",
     "tenants",
     [
         Entry("slug", f"identifier[system={TENANT}].value", Text()),
         Entry("is_active", "active", Boolean(), True),
+        Entry("type", "type", Shown("type as organization-type")),
         Entry("name", "name", Text()),
     ],
-    template=_organization_template,
 )
+
+_OF_TENANT: Final = """
+SELECT CASE WHEN id = %(tenant)s THEN slug END, id <> %(tenant)s OR status = 'ACTIVE', type, name
+FROM tenants WHERE id = %(row)s AND (id = %(tenant)s
+    OR EXISTS (SELECT FROM patient_insurance_policies WHERE tenant_id = %(tenant)s
+        AND payer_id = %(row)s)
+    OR EXISTS (SELECT FROM claims WHERE tenant_id = %(tenant)s AND payer_id = %(row)s)
+    OR EXISTS (SELECT FROM fee_schedules WHERE tenant_id = %(tenant)s AND payer_id = %(row)s)
+    OR EXISTS (SELECT FROM referrals WHERE tenant_id = %(tenant)s AND to_tenant_id = %(row)s))
+"""
 
 
 def _load_organization(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | None:
-    if row_id != tenant_id:
+    values = {"tenant": tenant_id, "row": row_id}
+    found = connection.execute(_OF_TENANT, values).fetchone()
+    if found is None:
         return None
-    found = connection.execute(
-        "SELECT slug, status = 'ACTIVE', name FROM tenants WHERE id = %s", (tenant_id,)
-    ).fetchone()
-    return Rows(dict(zip(ORGANIZATION.columns, found, strict=True))) if found else None
+    row = dict(zip(ORGANIZATION.columns, found, strict=True))
+    return Rows({**row, "type": [OTHER_KINDS.get(row["type"], PROVIDER).concept()]})
 
 
 def organization(public_url: str | None) -> ViewLens:
-    origin = "the organization of this tenant; it is changed in administration"
+    origin = "an organization of this installation, a tenant; it is changed in administration"
     return ViewLens(ORGANIZATION, _load_organization, origin)
 
 

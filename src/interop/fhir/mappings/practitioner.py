@@ -17,7 +17,7 @@ from interop.fhir.mappings.concepts import Coding, Concept
 from interop.fhir.mappings.converters import Text
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Rows
 from interop.fhir.mappings.places import FirstOf, Within
-from interop.fhir.mappings.statements import delete, insert, update
+from interop.fhir.mappings.statements import delete, insert, mark_stale, update
 from interop.fhir.mappings.systems import NPI, NUCC, own
 from interop.fhir.mappings.tables import refusing_bad_rows, with_id
 
@@ -143,6 +143,7 @@ class PractitionerLens:
                 )
                 membership = {**key, **row, "user_type": user_type, "created_by": actor}
                 insert(connection, "user_tenants", membership)
+        self._have_roles_rendered(connection, tenant_id, row_id)
         return []
 
     def present(
@@ -162,7 +163,19 @@ class PractitionerLens:
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
         """End the membership. The user stays: rows of the past name who did what."""
         with refusing_bad_rows(self.resource_type):
+            self._have_roles_rendered(connection, tenant_id, row_id)
             delete(connection, "user_tenants", {"tenant_id": tenant_id, "user_id": row_id})
+
+    def _have_roles_rendered(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
+        """The membership is a PractitionerRole too, and says whether the others are active."""
+        roles = connection.execute(
+            "SELECT id FROM user_tenants WHERE tenant_id = %(tenant)s AND user_id = %(user)s UNION"
+            " SELECT id FROM user_roles WHERE tenant_id = %(tenant)s AND user_id = %(user)s"
+            " ORDER BY id",
+            {"tenant": tenant_id, "user": row_id},
+        ).fetchall()
+        for (role,) in roles:
+            mark_stale(connection, tenant_id, "PractitionerRole", role)
 
     def _select(
         self, connection: Connection, tenant_id: UUID, row_id: UUID

@@ -40,7 +40,7 @@ from interop.fhir.mappings import (
     vital_signs,
 )
 from interop.fhir.mappings.lens import Row, Rows
-from tests.unit.interop.fhir.mappings.business_cases import BUSINESS_CASES
+from tests.unit.interop.fhir.mappings.business_cases import BUSINESS_CASES, LIST
 from tests.unit.interop.fhir.mappings.law_strategies import (
     BODY_SITE,
     DAYS,
@@ -221,7 +221,7 @@ CASES: dict[str, Case] = {
     ),
     "Organization": (
         organization.ORGANIZATION,
-        record(slug=TEXT, is_active=st.booleans(), name=TEXT),
+        record(slug=maybe(TEXT), is_active=st.booleans(), type=maybe(LIST), name=TEXT),
         {},
     ),
     "Endpoint": (

@@ -35,6 +35,7 @@ from interop.fhir.mappings import condition as conditions
 from interop.fhir.mappings.body_site import BodySite, tooth_concept
 from interop.fhir.mappings.concepts import Concept
 from interop.fhir.mappings.converters import Codes
+from interop.fhir.mappings.not_presented import LOGS, NOT_PRESENTED
 from interop.fhir.mappings.perio_sites import SITES
 from storage.dental import TEETH
 from storage.schema import metadata
@@ -59,6 +60,13 @@ def test_every_presented_resource_type_has_a_lens() -> None:
     presented = {item.resource_type for items in PRESENTED.values() for item in items}
 
     assert presented == set(LENSES)
+
+
+def test_every_table_is_presented_or_deliberately_not() -> None:
+    homes = (set(PRESENTED), set(LOGS), set(NOT_PRESENTED))
+
+    assert sorted(table for home in homes for table in home) == sorted(metadata.tables)
+    assert all(len(reason) > 3 for reason in NOT_PRESENTED.values())
 
 
 @pytest.mark.parametrize(
