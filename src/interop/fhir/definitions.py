@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from interop.r4_tables import read_table
+from interop.r4_tables import profiles_directory, read_table
 
 __all__ = ["Definitions", "Element", "SearchParameter", "definitions", "read_table"]
 
@@ -104,8 +105,14 @@ def _element(name: str, row: list[Any], systems: dict[str, str]) -> Element:
     )
 
 
+def own_search_parameters() -> list[dict[str, Any]]:
+    """The SearchParameters of profiles/dental-interop, which every tenant has as it has R4's."""
+    paths = sorted((profiles_directory() / "dental-interop").glob("SearchParameter-*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
 def _search_parameters(resource_types: frozenset[str]) -> dict[str, dict[str, SearchParameter]]:
-    rows = read_table("search-parameters")
+    rows = read_table("search-parameters") + own_search_parameters()
     by_url = {row["url"]: row for row in rows}
     found: dict[str, dict[str, SearchParameter]] = {type_: {} for type_ in sorted(resource_types)}
     for row in rows:

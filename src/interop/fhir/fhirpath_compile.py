@@ -58,6 +58,14 @@ def compile_expression(expression: str, context_type: str) -> tuple[Stream, ...]
     return tuple(_Compiler(definitions(), context_type).streams(parse(expression)))
 
 
+def _resources(get: Getter, type_: str) -> Getter:
+    return lambda items, resource: [
+        item
+        for item in get(items, resource)
+        if isinstance(item, dict) and item.get("resourceType") == type_
+    ]
+
+
 def _identity(items: Sequence[Any], _resource: Any) -> Sequence[Any]:
     return items
 
@@ -135,7 +143,15 @@ class _Compiler:
 
     def _of_type(self, streams: list[Stream], type_: str) -> list[Stream]:
         wanted = _TYPE_ALIASES.get(type_, type_)
-        return [stream for stream in streams if stream.type == wanted]
+        found = [stream for stream in streams if stream.type == wanted]
+        if wanted in self._tables.resource_types:
+            # A resource within a resource is declared as any.
+            found += [
+                Stream(wanted, _resources(stream.get, wanted), stream.element)
+                for stream in streams
+                if stream.type in ABSTRACT
+            ]
+        return found
 
     def _where(self, stream: Stream, condition: Node) -> Stream:
         inner = _Compiler(self._tables, stream.type)

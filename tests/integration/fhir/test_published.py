@@ -10,11 +10,13 @@ import httpx
 import pytest
 
 from interop.fhir import published
+from interop.r4_tables import profiles_directory
 from storage.database import Database
 from storage.tenancy import Tenant
 
 PERIO = "urn:dental-interop:StructureDefinition:perio-tooth"
 PERIO_ID = "dental-interop-perio-tooth"
+EXAMPLES = profiles_directory() / "dental-interop/examples"
 BASE = "https://example.org/t/demo/fhir/R4"
 
 
@@ -117,3 +119,38 @@ def count_of_versions(database: Database, tenant: Tenant) -> int:
         ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def test_our_search_parameters_find_teeth_surfaces_sites_and_confidence(
+    fhir: httpx.Client,
+) -> None:
+    patient = fhir.post("/Patient", json={"resourceType": "Patient"}).json()["id"]
+    subject = {"reference": f"Patient/{patient}"}
+    made = {}
+    for path in sorted(EXAMPLES.glob("*.json")):
+        example = json.loads(path.read_text())
+        for name in ("subject", "patient"):
+            if name in example:
+                example[name] = subject
+        stored = fhir.put(f"/{example['resourceType']}/{example['id']}", json=example)
+        assert stored.status_code == 201, stored.text
+        made[example["id"]] = stored.json()
+    condition = {
+        "resourceType": "Condition",
+        "id": "caries",
+        "subject": subject,
+        "bodySite": [made["perio-tooth-36"]["bodySite"]],
+    }
+    assert fhir.put("/Condition/caries", json=condition).status_code == 201
+
+    def found(url: str) -> list[str]:
+        return ids(fhir.get(url))
+
+    assert found("/Observation?tooth=urn:iso:std:iso:3950|36&periodontal-site=MB") == [
+        "perio-tooth-36"
+    ]
+    assert found("/Observation?tooth=19&ai-confidence=gt0.9") == ["ai-finding"]
+    assert found("/Observation?ai-confidence=lt0.9") == []
+    assert found("/Claim?tooth=19&tooth-surface=O") == ["dental-claim"]
+    assert found("/Claim?tooth=30") == []
+    assert found(f"/Patient?_has:Condition:subject:tooth=36&_id={patient}") == [patient]
