@@ -76,7 +76,7 @@ ROUTES: dict[tuple[str, str], Rule] = {
     # FHIR R4 http.html
     ("GET", f"{FHIR}/metadata"): _PUBLIC,
     ("GET", f"{FHIR}/.well-known/smart-configuration"): _PUBLIC,
-    ("GET", f"{FHIR}/{_TYPE}/{{resource_id:fhir_id}}"): Rule("TOKEN", "r", "read"),
+    ("GET", f"{FHIR}/{_TYPE}/{_ID}"): Rule("TOKEN", "r", "read"),
     ("GET", f"{FHIR}/_history"): Rule("TOKEN", "r", "history-system"),
     ("GET", f"{FHIR}/{_TYPE}/_history"): Rule("TOKEN", "r", "history-type"),
     ("GET", f"{FHIR}/{_TYPE}/{_ID}/_history"): Rule("TOKEN", "r", "history-instance"),
@@ -90,6 +90,11 @@ ROUTES: dict[tuple[str, str], Rule] = {
     ("PUT", f"{FHIR}/{_TYPE}"): Rule("TOKEN", "u"),
     ("PATCH", f"{FHIR}/{_TYPE}"): Rule("TOKEN", "u"),
     ("DELETE", f"{FHIR}/{_TYPE}"): Rule("TOKEN", "d"),
+    # Search parameters of a tenant's own (interop/fhir/search/custom.py).
+    ("POST", f"{FHIR}/SearchParameter/{_ID}/$reindex"): Rule("TOKEN", "u"),
+    ("GET", f"{FHIR}/SearchParameter/{_ID}/$reindex"): Rule("TOKEN", "r"),
+    ("POST", f"{FHIR}/$reindex"): Rule("TOKEN", "u"),
+    ("GET", f"{FHIR}/$reindex"): Rule("TOKEN", "r"),
     # FHIR R4 terminology-service.html
     ("GET", f"{FHIR}/ValueSet/$expand"): Rule("TOKEN", "r"),
     ("POST", f"{FHIR}/ValueSet/$expand"): Rule("TOKEN", "r"),

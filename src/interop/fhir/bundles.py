@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from interop.fhir.versions import etag, instant
-from storage import resources
+from storage import histories
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,43 +21,49 @@ class Entry:
 
 
 def searchset(
-    own_base: str, entries: Sequence[Entry], links: Iterable[tuple[str, str]], total: int | None
+    own_base: str,
+    entries: Sequence[Entry],
+    links: Iterable[tuple[str, str]],
+    total: int | None,
+    outcome: bytes | None = None,
 ) -> bytes:
-    """A Bundle of type searchset (FHIR R4 search.html, bundle.html)."""
-    listed = ",".join(
+    """A Bundle of type searchset, with an `outcome` about the search last (FHIR R4 search.html)."""
+    listed = [
         f'{{"fullUrl":"{own_base}/{entry.resource_type}/{entry.resource_id}",'
         f'"resource":{entry.body},"search":{{"mode":"{entry.mode}"}}}}'
         for entry in entries
-    )
-    return _bundle("searchset", links, total, listed)
+    ]
+    if outcome is not None:
+        listed.append(f'{{"resource":{outcome.decode()},"search":{{"mode":"outcome"}}}}')
+    return _bundle("searchset", links, total, ",".join(listed))
 
 
 def history(
     own_base: str,
-    resource_type: str,
-    resource_id: str,
-    versions: Iterable[resources.Version],
+    entries: Iterable[histories.Entry],
     links: Iterable[tuple[str, str]],
     total: int | None,
 ) -> bytes:
-    """A Bundle of type history, newest first (FHIR R4 http.html#history)."""
-    reference = f"{resource_type}/{resource_id}"
-    entries: list[str] = []
-    for version in versions:
-        request = {"method": version.method, "url": reference}
-        if version.method == "POST":
-            request["url"] = resource_type
-        response = {
-            "status": {"POST": "201", "DELETE": "204"}.get(version.method, "200"),
-            "etag": etag(version.version),
-            "lastModified": instant(version.last_updated),
-        }
-        resource = f'"resource":{version.body},' if version.body else ""
-        entries.append(
-            f'{{"fullUrl":"{own_base}/{reference}",{resource}'
-            f'"request":{_text(request)},"response":{_text(response)}}}'
-        )
-    return _bundle("history", links, total, ",".join(entries))
+    """A Bundle of type history (FHIR R4 http.html#history)."""
+    return _bundle("history", links, total, ",".join(_version(own_base, one) for one in entries))
+
+
+def _version(own_base: str, entry: histories.Entry) -> str:
+    """A version with the request that made it, or the equivalent of a changed row."""
+    version, reference = entry.version, f"{entry.resource_type}/{entry.resource_id}"
+    url = entry.resource_type if version.method == "POST" else reference
+    status = "204" if version.method == "DELETE" else "201" if version.version == 1 else "200"
+    response = {
+        "status": status,
+        "etag": etag(version.version),
+        "lastModified": instant(version.last_updated),
+    }
+    resource = f'"resource":{version.body},' if version.body else ""
+    request = _text({"method": version.method, "url": url})
+    return (
+        f'{{"fullUrl":"{own_base}/{reference}",{resource}'
+        f'"request":{request},"response":{_text(response)}}}'
+    )
 
 
 def _bundle(type_: str, links: Iterable[tuple[str, str]], total: int | None, entries: str) -> bytes:

@@ -1,21 +1,15 @@
-"""Read, vread and instance history: stored bytes, one round trip (FHIR R4 http.html#read)."""
+"""Read and vread: stored bytes, one round trip (FHIR R4 http.html#read)."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from urllib.parse import urlencode
 from uuid import UUID
 
 from interop.access import Caller, Filter
 from interop.access.audit import audit_parameters
-from interop.errors import BadRequest, Gone, NotFound, Unavailable, UnsupportedParameter
-from interop.fhir import bundles
+from interop.errors import Gone, NotFound, Unavailable
 from interop.fhir.rendering import render_one
-from interop.fhir.search.request import DEFAULT_COUNT, clamped
-from interop.fhir.search.values import date_interval
-from interop.fhir.versions import Version, instant
+from interop.fhir.versions import Version
 from interop.fhir.visibility import Visibility
 from storage import resources
 from storage.database import Database
@@ -24,8 +18,6 @@ from storage.resources import Stored
 
 # A row may change again while its resource is rendered; nobody needs more than a few turns.
 RENDER_TURNS = 5
-# Where the page before ended: the version that the next one begins under.
-BEFORE = "_before"
 JUDGED_AT_ONCE = 50
 
 
@@ -84,41 +76,6 @@ class Reader:
             raise Gone(f"version {version_id} of {resource_type}/{resource_id} is its deletion")
         body = version.body.encode()
         return Version(resource_type, resource_id, version.version, version.last_updated, body)
-
-    async def history(
-        self, resource_type: str, resource_id: str, parameters: list[tuple[str, str]]
-    ) -> bytes:
-        """The versions of a resource, newest first, a page at a time. Raises NotFound."""
-        asked = _history_parameters(parameters)
-        await self._render(resource_type, resource_id)
-        audit = audit_parameters(self._caller, "FHIR_HISTORY", resource_type, resource_id)
-        key = (self._caller.tenant.id, resource_type, resource_id)
-        limit = asked.count + 1
-        if self._filter.is_whole_tenant:
-            found = await resources.history(
-                self._database, *key, audit, before=asked.before, limit=limit
-            )
-        else:
-            found = await self._judged(key, before=asked.before, count=limit)
-            await self._audit(key, audit, is_found=bool(found))
-        if not found and asked.before is None:
-            raise NotFound
-        total = None
-        if asked.before is None and self._filter.is_whole_tenant:
-            # Versions are numbered without gaps: the newest number is how many there are.
-            total = found[0].version
-        if asked.since is not None:
-            # A later version has a later time, so what is too old is at the end.
-            found = [version for version in found if version.last_updated >= asked.since]
-            total = None
-        if asked.before is None and total is None and len(found) <= asked.count:
-            total = len(found)
-        page = found[: asked.count]
-        url = f"{self._own_base}/{resource_type}/{resource_id}/_history?{asked.query()}"
-        links = [("self", url if asked.before is None else f"{url}&{BEFORE}={asked.before}")]
-        if len(found) > asked.count:
-            links.append(("next", f"{url}&{BEFORE}={page[-1].version}"))
-        return bundles.history(self._own_base, resource_type, resource_id, page, links, total)
 
     # -- what less than the whole tenant shows ------------------------------------------
 
@@ -186,55 +143,3 @@ def version_number(version_id: str) -> int:
     if not version_id.isascii() or not version_id.isdigit() or len(version_id) > 18:
         raise NotFound
     return int(version_id)
-
-
-@dataclass(slots=True)
-class _HistoryRequest:
-    """What a history interaction asks for (http.html#history)."""
-
-    count: int = DEFAULT_COUNT
-    since: datetime | None = None
-    before: int | None = None
-
-    def query(self) -> str:
-        """The parameters of every page."""
-        pairs = [("_count", str(self.count))]
-        if self.since is not None:
-            pairs.append(("_since", instant(self.since)))
-        return urlencode(pairs, safe=":")
-
-
-def _history_parameters(parameters: list[tuple[str, str]]) -> _HistoryRequest:
-    asked = _HistoryRequest()
-    for name, value in parameters:
-        match name:
-            case "_format" | "_pretty" | "_summary" | "_elements":
-                continue
-            case "_since":
-                asked.since = _since(value)
-            case "_count":
-                asked.count = max(clamped(_digits(name, value)), 1)
-            case "_before":
-                asked.before = int(_digits(name, value)[:18])
-            case _:
-                raise UnsupportedParameter(
-                    f"history has no parameter {name[:64]!r}; accepted: _count, _since"
-                )
-    return asked
-
-
-def _digits(name: str, value: str) -> str:
-    if not value.isascii() or not value.isdigit():
-        raise BadRequest(f"{name}={value[:32]!r}; expected a whole number")
-    return value
-
-
-def _since(value: str) -> datetime:
-    try:
-        low = date_interval(value)[0]
-    except ValueError:
-        raise BadRequest(
-            f"_since={value[:32]!r}; expected an instant such as 2026-05-17T09:30:00.000Z"
-        ) from None
-    # Versions have milliseconds; so does the time in the next link.
-    return low + timedelta(microseconds=-low.microsecond % 1000)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Match, Route, compile_path
 
 from interop.access import Filter, Letter
 from interop.errors import (
@@ -34,6 +34,7 @@ from interop.fhir.exchange import (
     own_base,
     public_endpoint,
 )
+from interop.fhir.history_routes import ROUTES as HISTORIES
 from interop.fhir.negotiation import (
     MEDIA_TYPE,
     is_not_modified,
@@ -41,6 +42,8 @@ from interop.fhir.negotiation import (
     preference,
 )
 from interop.fhir.reading import Reader
+from interop.fhir.search.custom import with_parameters
+from interop.fhir.search.reindex_routes import ROUTES as REINDEXING
 from interop.fhir.search.request import parse
 from interop.fhir.search.searching import Searcher
 from interop.fhir.terminology.routes import ROUTES as TERMINOLOGY
@@ -58,13 +61,21 @@ class _OutsideWellKnown(StringConvertor):
     regex = r"(?!\.well-known/).*"
 
 
+class _Id(StringConvertor):
+    """What may be an id: neither an operation ($) nor an interaction (_) of the type."""
+
+    regex = r"[^/$_][^/]*"
+
+
 register_url_convertor("fhir_path", _OutsideWellKnown())
+register_url_convertor("fhir_id", _Id())
 
 
 def routes() -> list[Route]:
     """The routes of all interactions; the last answers what no other does."""
     rest = [Route(path, unknown, methods=METHODS) for path in (BASE, f"{BASE}/{{path:fhir_path}}")]
-    return [*TERMINOLOGY, *BUNDLES, *_UNSUPPORTED, *_INTERACTIONS, *rest]
+    subjects = [*REINDEXING, *TERMINOLOGY, *BUNDLES, *HISTORIES]
+    return [_READ, *subjects, *_UNSUPPORTED, *_INTERACTIONS, *rest]
 
 
 @public_endpoint
@@ -106,14 +117,6 @@ async def vread(exchange: Exchange) -> Response:
 
 
 @endpoint
-async def history(exchange: Exchange) -> Response:
-    refuse_audit_event(exchange)
-    parameters = exchange.request.query_params.multi_items()
-    body = await _reader(exchange).history(exchange.resource_type, exchange.resource_id, parameters)
-    return exchange.respond(200, body)
-
-
-@endpoint
 async def search(exchange: Exchange) -> Response:
     filter_ = exchange.require("s")
     return await _search(exchange, filter_, exchange.request.query_params.multi_items())
@@ -149,7 +152,7 @@ def _refusal(what: str) -> Endpoint:
 async def unknown(exchange: Exchange) -> Response:
     """What no interaction answers: a method that the URL does not have, or no such URL."""
     allowed: set[str] = set()
-    for route in _INTERACTIONS:
+    for route in (_READ, *REINDEXING, *HISTORIES, *_INTERACTIONS):
         if route.matches(exchange.request.scope)[0] is Match.PARTIAL:
             allowed |= route.methods or set()
     if allowed:
@@ -158,16 +161,18 @@ async def unknown(exchange: Exchange) -> Response:
     raise NotFound(f"there is no such URL; see {own_base(exchange.request)}/metadata")
 
 
+# Routes are matched from the top: what is asked most stands first.
+_READ = Route(f"{BASE}/{{resource_type}}/{{resource_id}}", read, methods=["GET"])
+_READ.path_regex = compile_path(f"{BASE}/{{resource_type}}/{{resource_id:fhir_id}}")[0]
 _INTERACTIONS = [
-    # Matched from the top: what is asked most stands first.
-    Route(f"{BASE}/{{resource_type}}/{{resource_id}}", read, methods=["GET"]),
     Route(f"{BASE}/metadata", metadata),
     Route(f"{BASE}/{{resource_type}}", search, methods=["GET"]),
     *write_routes.ROUTES[:1],
     Route(f"{BASE}/{{resource_type}}/_search", search_by_post, methods=["POST"]),
     *write_routes.ROUTES[1:],
-    Route(f"{BASE}/{{resource_type}}/{{resource_id}}/_history", history, methods=["GET"]),
-    Route(f"{BASE}/{{resource_type}}/{{resource_id}}/_history/{{version_id}}", vread),
+    Route(
+        f"{BASE}/{{resource_type}}/{{resource_id}}/_history/{{version_id}}", vread, methods=["GET"]
+    ),
 ]
 
 
@@ -176,8 +181,6 @@ _UNSUPPORTED = [
     for method, paths, what in (
         ("GET", (BASE, f"{BASE}/", f"{BASE}/_search"), "a search over all resource types"),
         ("POST", (f"{BASE}/_search",), "a search over all resource types"),
-        ("GET", (f"{BASE}/_history",), "the history of all resource types"),
-        ("GET", (f"{BASE}/{{resource_type}}/_history",), "the history of a resource type"),
     )
     for path in paths
 ]
@@ -197,9 +200,15 @@ async def _search(exchange: Exchange, filter_: Filter, pairs: list[tuple[str, st
     if exchange.resource_type == AUDIT_EVENT:
         return exchange.respond(200, await _audit_log(exchange, "s").search(pairs))
     is_lenient = preference(exchange.request, "handling") == "lenient"
-    request = parse(exchange.resource_type, pairs, lenient=is_lenient)
     searcher = Searcher(exchange.database, exchange.caller, exchange.own_base, filter_)
-    return exchange.respond(200, await searcher.search(request))
+
+    async def attempt() -> bytes:
+        request = parse(exchange.resource_type, pairs, lenient=is_lenient)
+        return await searcher.search(request)
+
+    tenant_id = exchange.caller.tenant.id
+    found = await with_parameters(exchange.database, tenant_id, attempt, sure=is_lenient)
+    return exchange.respond(200, found)
 
 
 def _found(exchange: Exchange, version: Version) -> Response:

@@ -55,6 +55,11 @@ class FhirHistory(Base):
     __tablename__ = "fhir_history"
     __section__ = "IX"
     __phi__ = Sensitivity.NONE
+    __table_args__ = (
+        # The order of histories of everything and of a type (http.html#history).
+        Index(None, "tenant_id", "last_updated"),
+        Index(None, "tenant_id", "resource_type", "last_updated"),
+    )
 
     tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
     resource_type: Mapped[Exact] = mapped_column(primary_key=True)

@@ -236,6 +236,39 @@ class TestHistory:
         assert [e["response"]["etag"] for e in rest["entry"]] == ['W/"2"']
         assert [x["relation"] for x in rest["link"]] == ["self"]
 
+    @pytest.mark.parametrize("url", ["/Observation/_history", "/_history"])
+    def test_histories_of_types_and_of_everything_hold_visible_versions_only(
+        self, app: httpx.Client, system: httpx.Client, moved: str, url: str
+    ) -> None:
+        def pages(client: httpx.Client, count: str) -> list[tuple[str, str]]:
+            shown: list[tuple[str, str]] = []
+            page = client.get(url, params={"_count": count}).json()
+            while True:
+                for entry in page.get("entry", []):
+                    reference = "/".join(entry["fullUrl"].split("/")[-2:])
+                    shown.append((reference, entry["response"]["etag"]))
+                links = {link["relation"]: link["url"] for link in page["link"]}
+                if "next" not in links:
+                    return shown
+                page = client.get(links["next"]).json()
+
+        everything, seen = pages(system, "1000"), pages(app, "3")
+
+        assert [one for one in seen if one[0] == f"Observation/{moved}"] == [
+            (f"Observation/{moved}", 'W/"5"'),
+            (f"Observation/{moved}", 'W/"2"'),
+        ]
+        assert seen == [one for one in everything if one in set(seen)]
+        assert {one for one, _ in seen} >= OWN
+        hidden = {"Observation/b-lab", "Observation/b-focus-a", "Patient/bruno", "Basic/nobodys"}
+        assert not {one for one, _ in seen} & hidden
+        for reference, tag in everything:
+            number = tag.removeprefix('W/"').rstrip('"')
+            status = app.get(f"/{reference}/_history/{number}").status_code
+            assert ((reference, tag) in seen) == (status in (200, 410)), (reference, tag)
+        counted = app.get(url, params={"_summary": "count"}).json()
+        assert counted["total"] == len(seen)
+
     def test_what_was_moved_away_is_gone_and_its_own_versions_stay(
         self, app: httpx.Client, system: httpx.Client
     ) -> None:
