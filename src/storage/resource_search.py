@@ -1,4 +1,4 @@
-"""SQL of a FHIR search: conditions on search rows, order, pages, included resources, totals.
+"""SQL of a FHIR search: conditions on resources and their search rows.
 
 Every value of the client is bound, never written into the text. Conditions keep to operators that
 PostgreSQL holds for leakproof (equality, ranges in COLLATE "C", float8, timestamptz, = ANY), since
@@ -9,7 +9,7 @@ position in a text) only filters rows that such a condition has already found.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,46 +19,23 @@ RowCondition = Callable[[str], str]
 LAST_CHARACTER = "\U0010ffff"
 EARTH_RADIUS_KM = 6371.0088
 
-# The columns that ascending and descending order go by, each with an index, and their type.
-SORT_COLUMNS = {
-    "string": ("value", "value", "text"),
-    "token": ("code", "code", "text"),
-    "uri": ("value", "value", "text"),
-    "reference": ("target_id", "target_id", "text"),
-    "date": ("low", "high", "timestamptz"),
-    "number": ("low", "low", "float8"),
-    "quantity": ("low", "low", "float8"),
-}
-PAGE_COLUMNS = "r.resource_id, r.version, r.last_updated, r.body"
+# How far what a link leads to is counted before it is looked for in another way. Measured at a
+# million resources: so many are looked up in the time in which they are met by walking.
+LINKED = 3000
 
 
 @dataclass(frozen=True, slots=True)
-class SortKey:
-    """One sort key: a column of the resource, or the least (greatest) search row of a parameter."""
+class Link:
+    """Resources that are met over references: told as steps from the far end, and from the row.
 
-    column: str
-    type: str
-    descending: bool
-    table: str | None = None
-    parameter: str = ""
+    `steps` are queries for an `id`, each over those before by name; the last, `name`, has the ids
+    of the resources sought. `walk` asks one row, `whole` asks for all of them at once.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class After:
-    """Where the page before ended: the keys of its last resource, as text, and its id."""
-
-    keys: tuple[str | None, ...]
-    resource_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Include:
-    """Resources to add to a page: those it refers to, or (`reverse`) those that refer to it."""
-
-    source_type: str
-    parameter: str
-    target_types: tuple[str, ...]
-    reverse: bool
+    name: str
+    steps: tuple[tuple[str, str], ...]
+    walk: str
+    whole: str
 
 
 def array_text(values: Iterable[str]) -> str:
@@ -77,6 +54,7 @@ class SearchStatement:
     resource_type: str
     values: list[str] = field(default_factory=list)
     conditions: list[str] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
     # The row of the resource, and the expression of its id.
     alias: str = "r"
     id_column: str = "r.resource_id"
@@ -86,7 +64,7 @@ class SearchStatement:
     ) -> SearchStatement:
         """Conditions on another row of the same statement, whose values are bound with ours."""
         column = id_column or f"{alias}.resource_id"
-        return SearchStatement(resource_type, self.values, [], alias, column)
+        return SearchStatement(resource_type, self.values, [], [], alias, column)
 
     def bind(self, value: object, type_: str = "text") -> str:
         """A place holder for a value of the client."""
@@ -124,48 +102,82 @@ class SearchStatement:
                 wheres.append(f"({condition(alias)})")
         return f"EXISTS (SELECT FROM {', '.join(tables)} WHERE {' AND '.join(wheres)})"
 
+    # -- over references ----------------------------------------------------------------
+
     def refers_to(self, parameter: str, other: SearchStatement, conditions: Sequence[str]) -> str:
         """By the parameter it names some `other` resource that meets the conditions."""
-        row = f"h{other.alias}"
-        return self._joined(
-            row,
-            other,
-            [
-                f"{row}.resource_type = '{self.resource_type}'",
-                f"{row}.parameter = '{parameter}'",
-                f"{row}.resource_id = {self.alias}.resource_id",
-                f"{row}.target_type = '{other.resource_type}'",
-                f"{row}.target_id = {other.alias}.resource_id",
-                *conditions,
-            ],
-        )
+        return self._met(f"h{other.alias}", parameter, self, other, other, conditions)
 
     def referred_to_by(
         self, parameter: str, other: SearchStatement, conditions: Sequence[str]
     ) -> str:
         """Some `other` resource that meets the conditions names it by the parameter."""
-        row = f"h{other.alias}"
-        return self._joined(
-            row,
-            other,
-            [
-                f"{row}.resource_type = '{other.resource_type}'",
-                f"{row}.parameter = '{parameter}'",
-                f"{row}.resource_id = {other.alias}.resource_id",
-                f"{row}.target_type = '{self.resource_type}'",
-                f"{row}.target_id = {self.alias}.resource_id",
-                *conditions,
-            ],
+        return self._met(f"h{other.alias}", parameter, other, self, other, conditions)
+
+    @staticmethod
+    def _met(
+        row: str,
+        parameter: str,
+        source: SearchStatement,
+        target: SearchStatement,
+        other: SearchStatement,
+        conditions: Sequence[str],
+    ) -> str:
+        wheres = [
+            f"{row}.tenant_id = $1",
+            f"{row}.resource_type = '{source.resource_type}'",
+            f"{row}.parameter = '{parameter}'",
+            f"{row}.resource_id = {source.alias}.resource_id",
+            f"{row}.target_type = '{target.resource_type}'",
+            f"{row}.target_id = {target.alias}.resource_id",
+            *other.living(),
+            *conditions,
+        ]
+        # OFFSET keeps each reference a plan of its own, asked row by row: taken apart and joined,
+        # six of them kept the planner busy for ten seconds.
+        return (
+            f"EXISTS (SELECT FROM fhir_search_reference AS {row},"
+            f" fhir_resources AS {other.alias} WHERE {' AND '.join(wheres)} OFFSET 0)"
         )
 
-    def _joined(self, row: str, other: SearchStatement, wheres: Sequence[str]) -> str:
+    def living(self) -> list[str]:
+        """The row is one of the type's current resources."""
+        alias = self.alias
+        return [
+            f"{alias}.tenant_id = $1",
+            f"{alias}.resource_type = '{self.resource_type}'",
+            f"NOT {alias}.deleted",
+            f"{alias}.version > 0",
+        ]
+
+    def all_ids(self, conditions: Sequence[str]) -> str:
+        """The query for the ids of all resources of the type that meet the conditions."""
         return (
-            f"EXISTS (SELECT FROM fhir_search_reference AS {row}, fhir_resources AS {other.alias}"
-            f" WHERE {row}.tenant_id = $1 AND {other.alias}.tenant_id = $1"
-            f" AND {other.alias}.resource_type = '{other.resource_type}'"
-            f" AND NOT {other.alias}.deleted AND {other.alias}.version > 0"
-            f" AND {' AND '.join(wheres)})"
+            f"SELECT {self.alias}.resource_id AS id FROM fhir_resources AS {self.alias}"
+            f" WHERE {' AND '.join([*self.living(), *conditions])}"
         )
+
+    def sources_of(self, parameter: str, target_type: str, targets: str) -> str:
+        """The query for the ids of its type's resources that name some of `targets`, a query."""
+        return (
+            "SELECT h.resource_id AS id FROM fhir_search_reference AS h WHERE h.tenant_id = $1"
+            f" AND h.resource_type = '{self.resource_type}' AND h.parameter = '{parameter}'"
+            f" AND h.target_type = '{target_type}' AND h.target_id IN (SELECT id FROM {targets})"
+        )
+
+    def targets_of(self, parameter: str, source_type: str, sources: str) -> str:
+        """The query for the ids of its type's resources that some of `sources`, a query, name."""
+        return (
+            "SELECT h.target_id AS id FROM fhir_search_reference AS h WHERE h.tenant_id = $1"
+            f" AND h.resource_type = '{source_type}' AND h.parameter = '{parameter}'"
+            f" AND h.target_type = '{self.resource_type}'"
+            f" AND h.resource_id IN (SELECT id FROM {sources})"
+        )
+
+    def require_parameter(self, definition_id: str, epoch: int) -> None:
+        """Fail unless the index of a tenant's own parameter is whole, and of this epoch."""
+        definition, at = self.bind(definition_id), self.bind(epoch, "bigint")
+        self.conditions.append(f"(SELECT fhir_require_parameter($1, {definition}, {at}))")
 
     def ids(self, resource_ids: Sequence[str]) -> str:
         return f"{self.id_column} = ANY ({self.bind_all(resource_ids)})"
@@ -394,229 +406,4 @@ class SearchStatement:
                 ("number", "near.latitude", None),
                 ("number", "near.longitude", lambda _: within),
             ]
-        )
-
-    # -- order --------------------------------------------------------------------------
-
-    def sort_key(self, table: str, parameter: str, descending: bool) -> SortKey:
-        """Order by a parameter: its least value, or its greatest when descending."""
-        lowest, highest, type_ = SORT_COLUMNS[table]
-        column = highest if descending else lowest
-        return SortKey(column, type_, descending, table, parameter)
-
-    def _by_id(self, after: After | None, count: int) -> str:
-        beyond = f" AND r.resource_id > {self.bind(after.resource_id)}" if after else ""
-        return (
-            f"SELECT {PAGE_COLUMNS}, NULL::text[] AS sort_keys {self._from_where()}{beyond}"
-            f" ORDER BY r.resource_id LIMIT {count}"
-        )
-
-    def _by_column(self, key: SortKey, after: After | None, count: int) -> str:
-        """Along the index of a column that is never NULL."""
-        direction, sign = ("DESC", "<") if key.descending else ("ASC", ">")
-        beyond = ""
-        if after:
-            value, last = self.bind(after.keys[0], key.type), self.bind(after.resource_id)
-            beyond = f" AND ({key.column}, r.resource_id) {sign} ({value}, {last})"
-        return (
-            f"SELECT {PAGE_COLUMNS}, ARRAY[{key.column}::text] AS sort_keys"
-            f" {self._from_where()}{beyond}"
-            f" ORDER BY {key.column} {direction}, r.resource_id {direction} LIMIT {count}"
-        )
-
-    def _by_value(self, key: SortKey, after: After | None, count: int) -> str:
-        """Along the index of a parameter's values, then the resources that have none.
-
-        PostgreSQL stops walking when the page is full; sorting everything first took 1.5 s for
-        50,000 resources where this takes milliseconds.
-        """
-        direction, sign = ("DESC", "<") if key.descending else ("ASC", ">")
-        beyond = id_beyond = ""
-        if after and after.keys[0] is not None:
-            value, last = self.bind(after.keys[0], key.type), self.bind(after.resource_id)
-            beyond = f" AND (v.{key.column}, v.resource_id) {sign} ({value}, {last})"
-        elif after:
-            id_beyond = f" AND r.resource_id > {self.bind(after.resource_id)}"
-        row = (
-            f"v.tenant_id = $1 AND v.resource_type = '{self.resource_type}'"
-            f" AND v.parameter = '{key.parameter}'"
-        )
-        nearer = (
-            f"SELECT FROM fhir_search_{key.table} AS o WHERE o.tenant_id = $1"
-            f" AND o.resource_type = '{self.resource_type}' AND o.resource_id = v.resource_id"
-            f" AND o.parameter = '{key.parameter}' AND (v.{key.column}, v.ordinal) {sign}"
-            f" (o.{key.column}, o.ordinal)"
-        )
-        with_value = (
-            f"(SELECT {PAGE_COLUMNS}, ARRAY[v.{key.column}::text] AS sort_keys"
-            f" FROM fhir_search_{key.table} AS v JOIN fhir_resources AS r"
-            f" ON r.resource_id = v.resource_id {self._where()} AND {row}{beyond}"
-            f" AND NOT EXISTS ({nearer})"
-            f" ORDER BY v.{key.column} {direction}, v.resource_id {direction} LIMIT {count})"
-        )
-        without = (
-            f"(SELECT {PAGE_COLUMNS}, ARRAY[NULL::text] AS sort_keys"
-            f" {self._from_where()}{id_beyond}"
-            f" AND NOT EXISTS (SELECT FROM fhir_search_{key.table} AS v WHERE {row}"
-            f" AND v.resource_id = r.resource_id) ORDER BY r.resource_id LIMIT {count})"
-        )
-        if id_beyond:
-            return without
-        return f"SELECT * FROM ({with_value} UNION ALL {without}) AS found LIMIT {count}"
-
-    def _by_keys(self, order: Sequence[SortKey], after: After | None, count: int) -> str:
-        """By several keys: each is computed for every match, and NULL is last."""
-        expressions = ", ".join(
-            f"{self._least(key)} AS k{index}" for index, key in enumerate(order)
-        )
-        listed = ", ".join(f"k{index}::text" for index in range(len(order)))
-        by = ", ".join(
-            f"k{index} {'DESC' if key.descending else 'ASC'} NULLS LAST"
-            for index, key in enumerate(order)
-        )
-        return (
-            f"SELECT {PAGE_COLUMNS}, ARRAY[{listed}] AS sort_keys FROM fhir_resources AS r"
-            f" CROSS JOIN LATERAL (SELECT {expressions}) AS k {self._where()}"
-            f"{self._after_keys(order, after)} ORDER BY {by}, r.resource_id LIMIT {count}"
-        )
-
-    def _least(self, key: SortKey) -> str:
-        if key.table is None:
-            return key.column
-        return (
-            f"(SELECT {'max' if key.descending else 'min'}(s.{key.column})"
-            f" FROM fhir_search_{key.table} AS s WHERE s.tenant_id = $1"
-            f" AND s.resource_type = '{self.resource_type}' AND s.parameter = '{key.parameter}'"
-            " AND s.resource_id = r.resource_id)"
-        )
-
-    def _after_keys(self, order: Sequence[SortKey], after: After | None) -> str:
-        if after is None:
-            return ""
-        condition = f"r.resource_id > {self.bind(after.resource_id)}"
-        for index in reversed(range(len(order))):
-            key, value = f"k{index}", after.keys[index]
-            if value is None:
-                condition = f"{key} IS NULL AND {condition}"
-                continue
-            bound = self.bind(value, order[index].type)
-            sign = "<" if order[index].descending else ">"
-            condition = (
-                f"({key} {sign} {bound} OR {key} IS NULL OR ({key} = {bound} AND {condition}))"
-            )
-        return f" AND {condition}"
-
-    # -- the whole ----------------------------------------------------------------------
-
-    def page(
-        self,
-        *,
-        order: Sequence[SortKey] = (),
-        after: After | None = None,
-        limit: int,
-        includes: Sequence[Include] = (),
-        include_limit: int,
-        stale_types: Sequence[str],
-        with_total: bool = False,
-        visible: Mapping[str, str] | None = None,
-    ) -> str:
-        """One statement for a page of `limit` matches (and one more, if there is one).
-
-        Rows of kind `stale` say that something must be rendered first; `total`, `match` and
-        `include` are what they say. An ordinal numbers the matches. Of the types that `visible`
-        names only those resources are included that meet its condition on the row `i`.
-        """
-        parts = [self._stale(stale_types)]
-        if with_total:
-            parts.append(
-                f"SELECT 'total', count(*), '', '', 0, now(), NULL::text[], '' {self._from_where()}"
-            )
-        with_ = [f"matches AS MATERIALIZED ({self._matches(order, after, limit)})"]
-        if limit:
-            parts.append(
-                f"SELECT 'match', ordinal, '{self.resource_type}', resource_id, version,"
-                " last_updated, sort_keys, body FROM matches"
-            )
-        if includes and limit:
-            included = self._included(includes, limit, include_limit, visible or {})
-            with_.append(f"included AS ({included})")
-            parts.append(
-                "SELECT 'include', 0, i.resource_type, i.resource_id, i.version, i.last_updated,"
-                " NULL, i.body FROM included AS n JOIN fhir_resources AS i ON i.tenant_id = $1"
-                " AND i.resource_type = n.type AND i.resource_id = n.id"
-            )
-        return f"WITH {', '.join(with_)} {' UNION ALL '.join(parts)}"
-
-    def _from_where(self) -> str:
-        return f"FROM fhir_resources AS r {self._where()}"
-
-    def _where(self) -> str:
-        always = [
-            "r.tenant_id = $1",
-            f"r.resource_type = '{self.resource_type}'",
-            "NOT r.deleted",
-            "r.version > 0",
-        ]
-        return "WHERE " + " AND ".join(always + self.conditions)
-
-    def _matches(self, order: Sequence[SortKey], after: After | None, limit: int) -> str:
-        count = limit + 1 if limit else 0
-        if not order:
-            rows = self._by_id(after, count)
-        elif len(order) > 1:
-            rows = self._by_keys(order, after, count)
-        elif order[0].table is None:
-            rows = self._by_column(order[0], after, count)
-        else:
-            rows = self._by_value(order[0], after, count)
-        return f"SELECT row_number() OVER () AS ordinal, page.* FROM ({rows}) AS page"
-
-    def _included(
-        self,
-        includes: Sequence[Include],
-        limit: int,
-        include_limit: int,
-        visible: Mapping[str, str],
-    ) -> str:
-        """Type and id of what comes along; only what may be seen, before the limit."""
-        branches: list[str] = []
-        for include in includes:
-            row = (
-                "s.tenant_id = $1"
-                f" AND s.resource_type = '{include.source_type}'"
-                f" AND s.parameter = '{include.parameter}'"
-            )
-            types = ", ".join(f"'{type_}'" for type_ in include.target_types)
-            if include.reverse:
-                branches.append(
-                    f"SELECT s.resource_type AS type, s.resource_id AS id FROM matches AS m JOIN"
-                    f" fhir_search_reference AS s ON {row} AND s.target_id = m.resource_id"
-                    f" AND s.target_type = '{self.resource_type}' WHERE m.ordinal <= {limit}"
-                )
-            else:
-                branches.append(
-                    "SELECT s.target_type AS type, s.target_id AS id FROM matches AS m JOIN"
-                    f" fhir_search_reference AS s ON {row} AND s.resource_id = m.resource_id"
-                    f" AND s.target_id <> '' AND s.target_type IN ({types})"
-                    f" WHERE m.ordinal <= {limit}"
-                )
-        guard = "".join(
-            f" AND (w.type <> '{type_}' OR {condition})" for type_, condition in visible.items()
-        )
-        return (
-            f"SELECT DISTINCT w.type, w.id FROM ({' UNION '.join(branches)}) AS w"
-            " JOIN fhir_resources AS i ON i.tenant_id = $1 AND i.resource_type = w.type"
-            " AND i.resource_id = w.id AND NOT i.deleted AND i.version > 0"
-            f" WHERE NOT (w.type = '{self.resource_type}' AND EXISTS (SELECT FROM matches AS m"
-            f" WHERE m.resource_id = w.id AND m.ordinal <= {limit})){guard}"
-            f" LIMIT {include_limit + 1}"
-        )
-
-    def _stale(self, types: Sequence[str]) -> str:
-        listed = ", ".join(f"'{type_}'" for type_ in types)
-        return (
-            "SELECT 'stale' AS kind, 0::bigint AS ordinal, '' AS resource_type, '' AS resource_id,"
-            " 0::bigint AS version, now() AS last_updated, NULL::text[] AS sort_keys, '' AS body"
-            " WHERE EXISTS (SELECT FROM fhir_resources AS r WHERE r.tenant_id = $1"
-            f" AND r.resource_type IN ({listed}) AND r.stale)"
         )

@@ -164,11 +164,12 @@ def visible_ids(connection: Connection, tenant_id: UUID, statement: SearchStatem
 def first_ids(
     connection: Connection, tenant_id: UUID, statement: SearchStatement, limit: int
 ) -> list[str]:
-    """The first ids, in their order, of the resources that meet the conditions of a statement."""
+    """The first ids, in their order, of the resources that a statement finds, links included."""
+    conditions = [*statement.conditions, *(link.whole for link in statement.links)]
     query = (
         "SELECT r.resource_id FROM fhir_resources AS r WHERE r.tenant_id = $1"
         f" AND r.resource_type = '{statement.resource_type}' AND NOT r.deleted AND r.version > 0"
-        + "".join(f" AND {condition}" for condition in statement.conditions)
+        + "".join(f" AND {condition}" for condition in conditions)
         + f" ORDER BY r.resource_id LIMIT {limit}"
     )
     rows = connection.execute(JUDGE, (tenant_id, query, statement.values, None)).fetchall()

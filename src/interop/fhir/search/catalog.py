@@ -6,12 +6,20 @@ row; everything that reads parameters of a search asks here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from interop.errors import ServerError
 from interop.fhir.definitions import SearchParameter, definitions
+
+
+class ParametersChanged(ServerError):
+    """The organization's search parameters were changed in this moment; ask again."""
+
+    http_status = 503
+    issue_code = "transient"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,3 +62,9 @@ def catalog(found: Catalog) -> Iterator[None]:
         yield
     finally:
         _catalog.reset(token)
+
+
+def used(parameters: Iterable[SearchParameter]) -> list[CustomParameter]:
+    """Those of a search's parameters whose index must be whole in the moment of the search."""
+    found = {one.definition_id: one for one in parameters if isinstance(one, CustomParameter)}
+    return [found[definition_id] for definition_id in sorted(found)]

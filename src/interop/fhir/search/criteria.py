@@ -13,6 +13,7 @@ from interop.errors import BadRequest
 from interop.fhir.lens import Connection
 from interop.fhir.rendering import render_stale_within
 from interop.fhir.search.code_sets import asks_for_code_sets, resolved
+from interop.fhir.search.custom import with_parameters_on
 from interop.fhir.search.request import SearchRequest, parse
 from interop.fhir.search.term_conditions import TermConditions
 from interop.fhir.sensitive import blinding
@@ -38,7 +39,10 @@ def matching_ids(
     Nothing is audited. Raises BadRequest, also where the query has no criteria at all,
     UnsupportedParameter and TooCostly.
     """
-    request = criteria(resource_type, parse_qsl(query.removeprefix("?"), keep_blank_values=True))
+    pairs = parse_qsl(query.removeprefix("?"), keep_blank_values=True)
+    request = with_parameters_on(
+        connection, caller.tenant.id, lambda: criteria(resource_type, pairs)
+    )
     render_stale_within(connection, caller.tenant.id, request.types(), own_base)
     statement = SearchStatement(resource_type)
     visibility = Visibility(caller, own_base)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
 import orjson
 
-from interop.errors import ServerError, TooCostly, Unprocessable, UnsupportedParameter
+from interop.errors import TooCostly, Unprocessable, UnsupportedParameter
 from interop.fhir.definitions import ABSTRACT, SearchParameter, definitions
 from interop.fhir.fhirpath import FhirPathError
 from interop.fhir.lens import JsonObject
-from interop.fhir.search.catalog import CustomParameter, catalog, r4
+from interop.fhir.search.catalog import CustomParameter, ParametersChanged, catalog, r4
 from interop.fhir.search.converters import OF_TYPE, TEXT
 from interop.fhir.search.extraction import (
     Extractor,
@@ -30,9 +30,17 @@ from interop.fhir.search.extraction import (
     component_name,
     planned,
 )
+from storage import search_definitions
 from storage import search_parameters as stored
 from storage.database import Connection, Database
-from storage.search_parameters import Definition, Known
+from storage.search_definitions import (
+    BUILDING,
+    DROPPING,
+    EVERYTHING,
+    READY,
+    Definition,
+    Known,
+)
 
 T = TypeVar("T")
 
@@ -43,18 +51,11 @@ APART = ("AuditEvent",)
 MAX_PARAMETERS = 100
 LONGEST_EXPRESSION = 2000
 MAX_COMPONENTS = 10
-# How old what a reader knows may be; before a parameter is called unknown it must be newer.
+# How old what a reader knows may be; a parameter is called unknown only by what was read since the
+# search came.
 FRESH_SECONDS = 2.0
-SURE_SECONDS = 0.2
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
-
-
-class ParametersChanged(ServerError):
-    """The organization's search parameters were changed in this moment; ask again."""
-
-    http_status = 503
-    issue_code = "transient"
 
 
 # -- what is in force -----------------------------------------------------------------------
@@ -62,7 +63,7 @@ class ParametersChanged(ServerError):
 
 def parameters_of(tenant_id: UUID, resource_type: str) -> Mapping[str, SearchParameter]:
     """R4's parameters of a type, and the tenant's that this process knows of."""
-    own = _own(stored.known(tenant_id).definitions, resource_type)
+    own = _own(search_definitions.known(tenant_id).definitions, resource_type)
     return {**own, **r4(resource_type)} if own else r4(resource_type)
 
 
@@ -70,7 +71,7 @@ def parameters_of(tenant_id: UUID, resource_type: str) -> Mapping[str, SearchPar
 def _own(definitions_: tuple[Definition, ...], resource_type: str) -> dict[str, SearchParameter]:
     found: dict[str, SearchParameter] = {}
     for definition in definitions_:
-        if definition.status == stored.DROPPING or definition.definition_id == stored.EVERYTHING:
+        if definition.status == DROPPING or definition.definition_id == EVERYTHING:
             continue
         parameter = parameter_of(definition)
         if resource_type in bases_of(definition.definition):
@@ -90,7 +91,7 @@ def parameter_of(definition: Definition) -> CustomParameter:
         components=tuple((code, type_, path) for code, type_, path in said["components"]),
         definition_id=definition.definition_id,
         epoch=definition.epoch,
-        is_ready=definition.status == stored.READY,
+        is_ready=definition.status == READY,
         progress=f"{definition.done} of {definition.total} resources",
     )
 
@@ -115,12 +116,6 @@ def row_names(parameter: SearchParameter) -> list[str]:
     return [parameter.code, parameter.code + OF_TYPE, parameter.code + TEXT, *components]
 
 
-def used(parameters: Iterable[SearchParameter]) -> list[CustomParameter]:
-    """Those of a search's parameters whose index must be whole in the moment of the search."""
-    found = {one.definition_id: one for one in parameters if isinstance(one, CustomParameter)}
-    return [found[definition_id] for definition_id in sorted(found)]
-
-
 # -- searching ------------------------------------------------------------------------------
 
 
@@ -131,22 +126,36 @@ async def with_parameters(
 
     With `sure` no parameter is unknown only because this process has not heard of it.
     """
-    await _refreshed(database, tenant_id, SURE_SECONDS if sure else FRESH_SECONDS)
+    asked_at = time.monotonic()
+    await _refreshed(database, tenant_id, asked_at - (0 if sure else FRESH_SECONDS))
     with catalog(lambda resource_type: parameters_of(tenant_id, resource_type)):
         try:
             return await attempt()
         except (UnsupportedParameter, ParametersChanged):
-            if not await _refreshed(database, tenant_id, SURE_SECONDS):
+            if not await _refreshed(database, tenant_id, asked_at):
                 raise
             return await attempt()
 
 
-async def _refreshed(database: Database, tenant_id: UUID, seconds: float) -> bool:
-    """Read the tenant's parameters unless they were read so lately."""
-    read_at = stored.known(tenant_id).read_at
-    if read_at and time.monotonic() - read_at < seconds:
+def with_parameters_on(connection: Connection, tenant_id: UUID, attempt: Callable[[], T]) -> T:
+    """The same on a transaction that is open."""
+    asked_at = time.monotonic()
+    search_definitions.of_writer(connection, tenant_id)
+    with catalog(lambda resource_type: parameters_of(tenant_id, resource_type)):
+        try:
+            return attempt()
+        except UnsupportedParameter:
+            if search_definitions.known(tenant_id).read_at > asked_at:
+                raise
+            search_definitions.read(connection, tenant_id)
+            return attempt()
+
+
+async def _refreshed(database: Database, tenant_id: UUID, since: float) -> bool:
+    """Read the tenant's parameters unless they were read since then."""
+    if search_definitions.known(tenant_id).read_at > since:
         return False
-    await stored.read_async(database, tenant_id)
+    await search_definitions.read_async(database, tenant_id)
     return True
 
 
@@ -155,7 +164,7 @@ async def _refreshed(database: Database, tenant_id: UUID, seconds: float) -> boo
 
 def indexing(connection: Connection, tenant_id: UUID) -> Indexing | None:
     """How the tenant's resources are indexed besides by R4's parameters."""
-    return indexing_by(stored.of_writer(connection, tenant_id))
+    return indexing_by(search_definitions.of_writer(connection, tenant_id))
 
 
 def indexing_by(known: Known) -> Indexing | None:
@@ -258,7 +267,7 @@ def _components(resource: JsonObject) -> list[tuple[str, str, str]]:
 
 def _check_compiles(definition: str) -> None:
     """Raises Unprocessable unless every base type has something to index."""
-    parameter = parameter_of(Definition("", definition, stored.BUILDING, 0, 0, 0, ""))
+    parameter = parameter_of(Definition("", definition, BUILDING, 0, 0, 0, ""))
     is_about_all = any(base in ABSTRACT for base in _said(definition)["bases"])
     for base in bases_of(definition):
         try:
@@ -288,8 +297,8 @@ def define(connection: Connection, tenant_id: UUID, changes: Mapping[str, str | 
 
     What they say was read with `read`. Raises Unprocessable where two would have one code.
     """
-    known = stored.read(connection, tenant_id).definitions
-    live = {one.definition_id: one.definition for one in known if one.status != stored.DROPPING}
+    known = search_definitions.read(connection, tenant_id).definitions
+    live = {one.definition_id: one.definition for one in known if one.status != DROPPING}
     wanted = {id_: said for id_, said in changes.items() if live.get(id_) != said}
     if not wanted:
         return
@@ -311,9 +320,9 @@ def define(connection: Connection, tenant_id: UUID, changes: Mapping[str, str | 
 
 def rebuild(connection: Connection, tenant_id: UUID, definition_id: str) -> bool:
     """Build an index anew, or with EVERYTHING all of them. False: there is no such parameter."""
-    known = stored.read(connection, tenant_id).definitions
-    found = {one.definition_id: one.definition for one in known if one.status != stored.DROPPING}
-    if definition_id == stored.EVERYTHING:
+    known = search_definitions.read(connection, tenant_id).definitions
+    found = {one.definition_id: one.definition for one in known if one.status != DROPPING}
+    if definition_id == EVERYTHING:
         everything = {"url": "", "code": "", "type": "", "expression": "", "bases": ["Resource"],
                       "targets": [], "components": []}  # fmt: skip
         found[definition_id] = orjson.dumps(everything).decode()
@@ -327,7 +336,7 @@ def rebuild(connection: Connection, tenant_id: UUID, definition_id: str) -> bool
 def _check_free(definition: str, live: Mapping[str, str]) -> None:
     said = _said(definition)
     for id_, other in live.items():
-        if id_ == stored.EVERYTHING or _said(other)["code"] != said["code"]:
+        if id_ == EVERYTHING or _said(other)["code"] != said["code"]:
             continue
         if shared := sorted(set(bases_of(definition)) & set(bases_of(other))):
             raise _refused(

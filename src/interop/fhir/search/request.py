@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import orjson
 
 from interop.errors import BadRequest, TooCostly, UnsupportedParameter
-from interop.fhir.definitions import SearchParameter, definitions
+from interop.fhir.definitions import SearchParameter
 from interop.fhir.search.clauses import known_parameter
 from interop.fhir.search.filter_expression import term_of
+from interop.fhir.search.includes import NAMES as INCLUDES
+from interop.fhir.search.includes import IncludeRequest, brought_types
+from interop.fhir.search.includes import read as read_include
 from interop.fhir.search.terms import Budget, Term, touched
 from interop.fhir.subsetting import SUMMARIES
 
@@ -33,42 +35,39 @@ TOTAL_METHOD = "_totalMethod"
 
 # Parameters about the answer, not about resources.
 RESULT_PARAMETERS = (
-    "_count", "_sort", "_include", "_revinclude", "_total", "_summary", "_format", CURSOR,
+    "_count", "_sort", "_total", "_summary", "_format", CURSOR,
     TOTAL_METHOD, "_pretty", "_elements",
 )  # fmt: skip
 UNSORTABLE = ("composite", "special")
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class IncludeRequest:
-    """`_include=Source:parameter[:Target]` and its reverse."""
-
-    source_type: str
-    parameter: SearchParameter
-    target_type: str | None
-    reverse: bool
+Total = Literal["none", "estimate", "accurate"]
+TOTALS: dict[str, Total] = {"none": "none", "estimate": "estimate", "accurate": "accurate"}
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where the page before ended: the sort keys and id of its last resource."""
+    """Where the page before ended: the sort keys and id of its last resource.
+
+    Also its type, in a search over several.
+    """
 
     keys: tuple[str | None, ...]
     resource_id: str
+    resource_type: str = ""
 
     def encode(self) -> str:
-        packed = orjson.dumps([list(self.keys), self.resource_id])
+        place = [list(self.keys), self.resource_id]
+        packed = orjson.dumps([*place, self.resource_type] if self.resource_type else place)
         return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
     @classmethod
     def decode(cls, text: str) -> Cursor:
         try:
             packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-            keys, resource_id = orjson.loads(packed)
-            if all(k is None or isinstance(k, str) for k in keys) and isinstance(resource_id, str):
-                return cls(tuple(keys), resource_id)
+            keys, resource_id, *rest = orjson.loads(packed)
+            resource_type = rest[0] if rest else ""
+            texts = (*(key for key in keys if key is not None), resource_id, resource_type)
+            if len(rest) < 2 and all(isinstance(one, str) for one in texts):
+                return cls(tuple(keys), resource_id, resource_type)
         except (ValueError, TypeError, binascii.Error):
             pass
         raise BadRequest(f"{CURSOR} is not one that this server gave; follow the next link as is")
@@ -76,56 +75,87 @@ class Cursor:
 
 @dataclass(slots=True)
 class SearchRequest:
-    """A search over one resource type, checked."""
+    """A search, checked: what it asks of the resources of each type, and how the page looks.
 
-    resource_type: str
-    terms: list[Term] = field(default_factory=list)
+    `path` is where below the base URL it was asked: a type, a compartment, or nothing.
+    """
+
+    path: str
+    asked: dict[str, list[Term]]
     includes: list[IncludeRequest] = field(default_factory=list)
     sort: list[tuple[SearchParameter, bool]] = field(default_factory=list)
     count: int = DEFAULT_COUNT
-    total: Literal["none", "accurate"] = "none"
+    total: Total = "none"
     count_only: bool = False
     cursor: Cursor | None = None
     applied: list[tuple[str, str]] = field(default_factory=list)
+    # Why parameters were left out, in the answer to who asked to be told so (handling=lenient).
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def resource_types(self) -> tuple[str, ...]:
+        """The types searched, in the order of their pages."""
+        return tuple(self.asked)
+
+    @property
+    def resource_type(self) -> str:
+        """The type, or the first of several."""
+        return next(iter(self.asked), "")
+
+    @property
+    def terms(self) -> list[Term]:
+        """What is asked of the type, or of the first of several."""
+        return self.asked.get(self.resource_type, [])
+
+    @property
+    def is_over_types(self) -> bool:
+        """Whether several types could be searched, whichever there are."""
+        return self.path in ("", "_search") or self.path.endswith("/*")
 
     def types(self) -> list[str]:
         """Every resource type that the search may touch."""
-        found = {self.resource_type}
-        for one in self.terms:
-            found.update(touched(one))
+        found = set(self.asked)
+        for terms in self.asked.values():
+            for one in terms:
+                found.update(touched(one))
         for include in self.includes:
-            if include.reverse:
-                found.add(include.source_type)
-            else:
-                found.update(targets_of(include))
+            found.update(brought_types(include))
         return sorted(found)
-
-
-def targets_of(include: IncludeRequest) -> tuple[str, ...]:
-    """The types that a forward include may bring."""
-    if include.target_type:
-        return (include.target_type,)
-    return include.parameter.targets or tuple(sorted(definitions().resource_types))
 
 
 def parse(
     resource_type: str, pairs: Iterable[tuple[str, str]], *, lenient: bool = False
 ) -> SearchRequest:
+    """Read the parameters of a search over a type. Raises as `parse_over` does."""
+    return parse_over([resource_type], pairs, path=resource_type, lenient=lenient)
+
+
+def parse_over(
+    types: Iterable[str],
+    pairs: Iterable[tuple[str, str]],
+    *,
+    path: str,
+    lenient: bool = False,
+    ignored: Sequence[str] = (),
+) -> SearchRequest:
     """Read the parameters of a search. Raises BadRequest, UnsupportedParameter, TooCostly.
 
-    With `lenient` (Prefer: handling=lenient) unknown parameters are left out, of the self link too.
+    Every type must have each of them. With `lenient` (Prefer: handling=lenient) unknown ones are
+    left out, of the self link too, and `left_out` says why. `ignored` ones are read by the caller.
     """
-    request = SearchRequest(resource_type)
+    request = SearchRequest(path, {type_: [] for type_ in sorted(types)})
     single: set[str] = set()
     budget = Budget()
     for name, value in pairs:
         if "\x00" in name or "\x00" in value:
             raise BadRequest(f"the parameter {name[:64]!r} holds a NUL character")
         try:
-            _one(request, name, value, single, budget)
-        except UnsupportedParameter:
+            if name not in ignored:
+                _one(request, name, value, single, budget)
+        except UnsupportedParameter as refusal:
             if not lenient:
                 raise
+            request.left_out.append(f"{name[:64]!r} was left out: {refusal.diagnostics}")
             continue
         # The self link says what the server did: the largest page where a larger was asked for.
         request.applied.append((name, str(request.count) if name == "_count" else value))
@@ -135,14 +165,21 @@ def parse(
 
 
 def _one(request: SearchRequest, name: str, value: str, single: set[str], budget: Budget) -> None:
-    if name.partition(":")[0] in RESULT_PARAMETERS:
-        if name not in ("_include", "_revinclude"):
-            if name in single:
-                raise BadRequest(f"{name} is given twice")
-            single.add(name)
+    first = name.partition(":")[0]
+    if first in INCLUDES:
+        request.includes.append(read_include(request.resource_types, name, value))
+        if len(request.includes) > MAX_INCLUDES:
+            raise TooCostly(f"more than {MAX_INCLUDES} includes")
+    elif first in RESULT_PARAMETERS:
+        if name in single:
+            raise BadRequest(f"{name} is given twice")
+        single.add(name)
         _result_parameter(request, name, value)
     else:
-        request.terms.append(term_of(request.resource_type, name, value, budget))
+        # Each before any is kept: what one type refuses is not asked of another either.
+        terms = [(type_, term_of(type_, name, value, budget)) for type_ in request.asked]
+        for type_, asked in terms:
+            request.asked[type_].append(asked)
 
 
 def _result_parameter(request: SearchRequest, name: str, value: str) -> None:
@@ -150,15 +187,11 @@ def _result_parameter(request: SearchRequest, name: str, value: str) -> None:
         case "_count":
             request.count = _count(value)
         case "_sort":
-            request.sort = _sort(request.resource_type, value)
-        case "_total" if value in ("none", "estimate", "accurate"):
-            request.total = "none" if value == "none" else "accurate"
+            request.sort = _sort(request.resource_types, value)
+        case "_total" if value in TOTALS:
+            request.total = TOTALS[value]
         case "_summary" if value in SUMMARIES:
             request.count_only = value == "count"
-        case "_include" | "_revinclude":
-            request.includes.append(_include(request.resource_type, name, value))
-            if len(request.includes) > MAX_INCLUDES:
-                raise TooCostly(f"more than {MAX_INCLUDES} includes")
         case "_cursor":
             request.cursor = Cursor.decode(value)
         case "_format" | "_pretty" | "_elements":
@@ -170,7 +203,7 @@ def _result_parameter(request: SearchRequest, name: str, value: str) -> None:
         case "_summary":
             raise UnsupportedParameter(f"_summary={value[:32]}; accepted: {', '.join(SUMMARIES)}")
         case _:
-            raise UnsupportedParameter(f"{name[:64]!r} is not supported; accepted: _include=...")
+            raise UnsupportedParameter(f"{name[:64]!r} is not supported; it has no modifiers")
 
 
 def _count(value: str) -> int:
@@ -186,34 +219,16 @@ def clamped(digits: str) -> int:
     return MAX_COUNT if len(digits) > 9 else min(int(digits), MAX_COUNT)
 
 
-def _sort(resource_type: str, value: str) -> list[tuple[SearchParameter, bool]]:
+def _sort(types: Sequence[str], value: str) -> list[tuple[SearchParameter, bool]]:
     keys: list[tuple[SearchParameter, bool]] = []
     for key in value.split(","):
-        parameter = known_parameter(resource_type, key.removeprefix("-"), "_sort")
+        found = [known_parameter(type_, key.removeprefix("-"), "_sort") for type_ in types]
+        if not found:
+            continue
+        parameter = found[0]
         if parameter.type in UNSORTABLE:
             raise UnsupportedParameter(f"_sort={key}: {parameter.type} parameters have no order")
         keys.append((parameter, key.startswith("-")))
     if len(keys) > MAX_SORT_KEYS:
         raise TooCostly(f"_sort by {len(keys)} keys; at most {MAX_SORT_KEYS}")
     return keys
-
-
-def _include(resource_type: str, name: str, value: str) -> IncludeRequest:
-    parts = value.split(":")
-    if len(parts) not in (2, 3) or not all(map(_NAME.fullmatch, parts)):
-        raise BadRequest(f"{name}={value[:64]!r}; expected <type>:<parameter>[:<target type>]")
-    source, code, *target = parts
-    types = definitions().resource_types
-    if source not in types or (target and target[0] not in types):
-        raise BadRequest(f"{name}={value[:64]!r} names an unknown resource type")
-    reverse = name == "_revinclude"
-    if not reverse and source != resource_type:
-        raise BadRequest(f"{name}={value[:64]!r}; the resources found are of type {resource_type}")
-    parameter = known_parameter(source, code, name)
-    if parameter.type != "reference":
-        raise BadRequest(f"{name}={value[:64]!r}: {code} is not a reference")
-    if reverse and target and target[0] != resource_type:
-        raise BadRequest(f"{name}={value[:64]!r}; the resources found are of type {resource_type}")
-    if target and parameter.targets and target[0] not in parameter.targets:
-        raise BadRequest(f"{name}={value[:64]!r}: {code} refers to {', '.join(parameter.targets)}")
-    return IncludeRequest(source, parameter, target[0] if target else None, reverse)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, LiteralString
 from urllib.parse import urlencode
 
 from psycopg import errors
@@ -15,22 +16,26 @@ from interop.access.audit import audit_parameters, mark_audited
 from interop.errors import BadRequest, TooCostly, Unavailable
 from interop.fhir import bundles
 from interop.fhir.definitions import definitions
+from interop.fhir.outcomes import left_out
 from interop.fhir.rendering import render_stale
 from interop.fhir.search.blinding import search_blinding, without_numbers
+from interop.fhir.search.catalog import ParametersChanged
 from interop.fhir.search.code_sets import CodeSets, asks_for_code_sets, resolved
+from interop.fhir.search.includes import resolved as resolved_includes
+from interop.fhir.search.includes import shown
 from interop.fhir.search.request import (
     CURSOR,
     Cursor,
-    IncludeRequest,
     SearchRequest,
-    targets_of,
+    Total,
 )
 from interop.fhir.search.term_conditions import TermConditions
 from interop.fhir.sensitive import Blind
 from interop.fhir.visibility import Visibility
 from storage import resources
 from storage.database import Database
-from storage.resource_search import After, Include, SearchStatement, SortKey
+from storage.resource_search import SearchStatement
+from storage.search_pages import COUNTED, After, Pages, SortKey, page_query
 
 MAX_INCLUDED = 1000
 # Rows may change while others are rendered; a busy ingest must not keep a reader for ever.
@@ -39,10 +44,26 @@ RENDER_TURNS = 5
 LONGEST_QUERY = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The statement of a page, its values, and what it is a page of."""
+
+    text: str
+    values: list[str]
+    pages: Pages
+
+
 class Searcher:
     """Searches of one caller, among what the policy's `filter_` admits."""
 
-    def __init__(self, database: Database, caller: Caller, own_base: str, filter_: Filter) -> None:
+    def __init__(
+        self,
+        database: Database,
+        caller: Caller,
+        own_base: str,
+        filter_: Filter | Mapping[str, Filter],
+    ) -> None:
+        """`filter_` is that of the type, or those of several by their names."""
         self._database = database
         self._caller = caller
         self._own_base = own_base
@@ -51,17 +72,16 @@ class Searcher:
 
     async def search(self, request: SearchRequest) -> bytes:
         """A page of results as a Bundle. Raises BadRequest and TooCostly."""
-        statement = SearchStatement(request.resource_type)
         tenant_id = self._caller.tenant.id
         blind = await search_blinding(
             self._database, tenant_id, request.resource_type, request.terms
         )
         code_sets = await self._code_sets(request)
-        query = self._query(request, statement, blind, code_sets)
+        query = self._query(request, blind, code_sets)
         audit = audit_parameters(
             self._caller,
             "FHIR_SEARCH",
-            request.resource_type,
+            None if request.is_over_types else request.resource_type,
             metadata={
                 "parameters": sorted({name for name, _ in request.applied}),
                 # IHE BALP: the query as it was asked, in base64.
@@ -70,9 +90,9 @@ class Searcher:
         )
         # Of the matches the last may only say that there is a next page: nobody is shown it.
         audit["page_size"] = request.count
-        rows = await self._rows(request, query, statement.values, audit)
+        rows = await self._rows(request, query, audit)
         rows = await resources.opened_rows(self._database, tenant_id, rows)
-        return self._bundle(request, rows)
+        return self._bundle(request, rows, await self._total(request, query, rows))
 
     async def _code_sets(self, request: SearchRequest) -> CodeSets | None:
         """The codes of value sets and hierarchies that the search names, if it names any."""
@@ -87,12 +107,12 @@ class Searcher:
         return await asyncio.to_thread(resolve)
 
     async def _rows(
-        self, request: SearchRequest, query: str, values: list[str], audit: dict[str, Any]
+        self, request: SearchRequest, query: Query, audit: dict[str, Any]
     ) -> list[tuple[Any, ...]]:
         """Run the search, again after rendering where something it touches is stale."""
         tenant_id = self._caller.tenant.id
         for _ in range(RENDER_TURNS):
-            rows = await self._found(query, values, audit)
+            rows = await self._found(query, audit)
             if not any(row[0] == "stale" for row in rows):
                 return rows
             rendered = await asyncio.to_thread(
@@ -101,80 +121,69 @@ class Searcher:
             if not rendered:
                 break
         # What cannot be rendered is shown as it last was, and logged.
-        return await self._found(query, values, {**audit, "even_if_stale": True})
+        return await self._found(query, {**audit, "even_if_stale": True})
 
-    async def _found(
-        self, query: str, values: list[str], audit: dict[str, Any]
-    ) -> list[tuple[Any, ...]]:
+    async def _found(self, query: Query, audit: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Run the search once; audited unless its rows say that something is stale."""
-        parameters = (query, values, resources.json_text(audit))
-        try:
-            tenant_id = self._caller.tenant.id
-            rows = await resources.call(self._database, tenant_id, "fhir_search", *parameters)
-        except errors.QueryCanceled:
-            raise Unavailable("the search took too long; narrow it") from None
+        rows = await self._call("fhir_search", query.text, query.values, resources.json_text(audit))
         if "even_if_stale" in audit or not any(row[0] == "stale" for row in rows):
             mark_audited()
         return rows
 
+    async def _call(self, function: LiteralString, *arguments: Any) -> list[tuple[Any, ...]]:
+        try:
+            return await resources.call(
+                self._database, self._caller.tenant.id, function, *arguments
+            )
+        except errors.QueryCanceled:
+            raise Unavailable("the search took too long; narrow it") from None
+        except errors.ObjectNotInPrerequisiteState:
+            raise ParametersChanged from None
+
+    async def _total(
+        self, request: SearchRequest, query: Query, rows: list[tuple[Any, ...]]
+    ) -> int | None:
+        """The total that was asked for: beyond COUNTED an estimate is the planner's."""
+        counted = next((int(row[1]) for row in rows if row[0] == "total"), None)
+        if counted is None or request.total != "estimate" or counted <= COUNTED:
+            return counted
+        found = await self._call("fhir_estimate", query.pages.all_rows(), query.values)
+        return max(counted, int(found[0][0]))
+
     def _query(
-        self,
-        request: SearchRequest,
-        statement: SearchStatement,
-        blind: Blind | None,
-        code_sets: CodeSets | None,
-    ) -> str:
-        self._visibility.restrict(statement, self._filter)
+        self, request: SearchRequest, blind: Blind | None, code_sets: CodeSets | None
+    ) -> Query:
+        values: list[str] = []
         conditions = TermConditions(self._visibility, self._own_base, blind, code_sets)
-        for term in request.terms:
-            conditions.require(statement, term)
-        order = [
-            _sort_key(statement, parameter.code, parameter.type, descending)
-            for parameter, descending in request.sort
-        ]
-        after = None
-        if request.cursor is not None:
-            if len(request.cursor.keys) != len(order):
-                raise BadRequest(f"{CURSOR} belongs to another _sort; follow the next link as is")
-            after = After(request.cursor.keys, request.cursor.resource_id)
+        statements: list[SearchStatement] = []
+        for type_, terms in request.asked.items():
+            statement = SearchStatement(type_, values)
+            self._visibility.restrict(statement, self._filter_of(type_))
+            for term in terms:
+                conditions.require(statement, term)
+            statements.append(statement)
+        pages = Pages(statements, _order(request), _after(request))
         counts_only = request.count_only or request.count == 0
-        includes = self._includes(request)
-        brought = (
-            type_
-            for include in includes
-            for type_ in ((include.source_type,) if include.reverse else include.target_types)
-        )
-        return statement.page(
-            order=order,
-            after=after,
+        seen = shown(self._visibility, SearchStatement("", values), request.includes)
+        text = page_query(
+            pages,
             limit=0 if counts_only else request.count,
-            includes=includes,
+            includes=resolved_includes(request.includes, seen),
             include_limit=MAX_INCLUDED,
-            visible=self._visibility.included(statement, brought),
+            shown=seen,
             stale_types=request.types(),
-            with_total=counts_only or request.total == "accurate",
+            total=_asked_total(request, counts_only=counts_only),
         )
+        return Query(text, values, pages)
 
-    def _includes(self, request: SearchRequest) -> list[Include]:
-        """Only of types that the caller may see; which of them is part of the query as well."""
-        found: list[Include] = []
-        for include in request.includes:
-            types = tuple(filter(self._may_see, self._brought_types(include)))
-            if types:
-                found.append(
-                    Include(include.source_type, include.parameter.code, types, include.reverse)
-                )
-        return found
-
-    def _brought_types(self, include: IncludeRequest) -> tuple[str, ...]:
-        return (include.source_type,) if include.reverse else targets_of(include)
-
-    def _may_see(self, resource_type: str) -> bool:
-        return bool(self._visibility.shown(resource_type).ways)
+    def _filter_of(self, type_: str) -> Filter:
+        return self._filter if isinstance(self._filter, Filter) else self._filter[type_]
 
     # -- the answer ---------------------------------------------------------------------
 
-    def _bundle(self, request: SearchRequest, rows: list[tuple[Any, ...]]) -> bytes:
+    def _bundle(
+        self, request: SearchRequest, rows: list[tuple[Any, ...]], total: int | None
+    ) -> bytes:
         matches = sorted((row for row in rows if row[0] == "match"), key=lambda row: int(row[1]))
         page = matches[: request.count]
         included = [row for row in rows if row[0] == "include"]
@@ -182,14 +191,14 @@ class Searcher:
             raise TooCostly(
                 f"more than {MAX_INCLUDED} resources would be included; ask for a smaller _count"
             )
-        total = next((int(row[1]) for row in rows if row[0] == "total"), None)
         links = [("self", self._url(request, request.cursor))]
         if len(matches) > len(page) > 0:
             last = page[-1]
-            cursor = Cursor(tuple(last[6] or ()), last[3])
-            links.append(("next", self._url(request, cursor)))
+            type_ = last[2] if request.is_over_types else ""
+            links.append(("next", self._url(request, Cursor(tuple(last[6] or ()), last[3], type_))))
         entries = [bundles.Entry(row[0], row[2], row[3], row[7]) for row in (*page, *included)]
-        return bundles.searchset(self._own_base, entries, links, total)
+        outcome = left_out(request.left_out) if request.left_out else None
+        return bundles.searchset(self._own_base, entries, links, total, outcome)
 
     def _url(self, request: SearchRequest, cursor: Cursor | None) -> str:
         """What was searched, as the server understood it."""
@@ -197,7 +206,8 @@ class Searcher:
         if cursor is not None:
             pairs.append((CURSOR, cursor.encode()))
         query = urlencode(pairs, safe=":|,/$")
-        return f"{self._own_base}/{request.resource_type}" + (f"?{query}" if query else "")
+        url = f"{self._own_base}/{request.path}" if request.path else self._own_base
+        return f"{url}?{query}" if query else url
 
 
 def _kept(request: SearchRequest) -> SearchRequest:
@@ -209,12 +219,30 @@ def _base64(text: str) -> str:
     return base64.b64encode(text[:LONGEST_QUERY].encode()).decode()
 
 
-def _sort_key(statement: SearchStatement, code: str, type_: str, descending: bool) -> SortKey:
+def _order(request: SearchRequest) -> list[SortKey]:
+    return [_sort_key(one.code, one.type, descending) for one, descending in request.sort]
+
+
+def _sort_key(code: str, type_: str, descending: bool) -> SortKey:
     if code == "_id":
         return SortKey("r.resource_id", "text", descending)
     if code == "_lastUpdated":
         return SortKey("r.last_updated", "timestamptz", descending)
-    return statement.sort_key(type_, code, descending)
+    return SortKey.of(type_, code, descending)
+
+
+def _after(request: SearchRequest) -> After | None:
+    cursor = request.cursor
+    if cursor is None:
+        return None
+    if len(cursor.keys) != len(request.sort) or bool(cursor.resource_type) != request.is_over_types:
+        raise BadRequest(f"{CURSOR} belongs to another search; follow the next link as is")
+    return After(cursor.keys, cursor.resource_id, cursor.resource_type)
+
+
+def _asked_total(request: SearchRequest, *, counts_only: bool) -> Total:
+    """Who asks for a count only asks for it whatever _total says."""
+    return "accurate" if counts_only and request.total == "none" else request.total
 
 
 def supported_parameters(resource_type: str) -> list[str]:

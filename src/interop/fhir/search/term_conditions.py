@@ -8,14 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from interop.fhir.search.catalog import used
 from interop.fhir.search.clauses import Clause
 from interop.fhir.search.code_sets import CodeSets
 from interop.fhir.search.conditions import Conditions
-from interop.fhir.search.terms import AllOf, AnyOf, Chain, Compared, Listed, Not, Reverse, Term
+from interop.fhir.search.terms import (
+    AllOf,
+    AnyOf,
+    Chain,
+    Compared,
+    Linked,
+    Listed,
+    Not,
+    Reverse,
+    Term,
+    named,
+)
 from interop.fhir.visibility import Visibility
-from storage.resource_search import SearchStatement
+from storage.resource_search import Link, SearchStatement
 
-LIST_MEMBER = "item"
+LIST, LIST_MEMBER = "List", "item"
+Steps = list[tuple[str, str]]
 
 
 class TermConditions:
@@ -39,10 +52,25 @@ class TermConditions:
 
     def require(self, statement: SearchStatement, term: Term) -> None:
         """Have the statement find only what meets the term. Raises BadRequest."""
-        statement.conditions.append(self.condition(statement, term))
+        for parameter in used(named(term)):
+            statement.require_parameter(parameter.definition_id, parameter.epoch)
+        if isinstance(term, AllOf):
+            for inner in term.terms:
+                self.require(statement, inner)
+        elif isinstance(term, Linked):
+            statement.links.append(self._link(statement, term))
+        else:
+            statement.conditions.append(self.condition(statement, term))
 
-    def condition(self, statement: SearchStatement, term: Term) -> str:
-        """The term as a condition on the statement's row. Raises BadRequest."""
+    def condition(self, statement: SearchStatement, term: Term, *, row_by_row: bool = False) -> str:
+        """The term as a condition on the statement's row. Raises BadRequest.
+
+        What it is met over is asked `row_by_row`, or looked for once for all rows.
+        """
+
+        def of(inner: Term) -> str:
+            return self.condition(statement, inner, row_by_row=row_by_row)
+
         match term:
             case Clause():
                 own = statement.about(statement.resource_type, statement.alias, statement.id_column)
@@ -51,18 +79,15 @@ class TermConditions:
             case Compared():
                 own = statement.about(statement.resource_type, statement.alias, statement.id_column)
                 return self._of(own).compared(term.clause, term.operator)
-            case Chain():
-                return _any([self._chain(statement, term, *target) for target in term.targets])
-            case Reverse():
-                return self._reverse(statement, term)
-            case Listed():
-                return self._listed(statement, term)
             case AllOf(terms=terms):
-                return _all([self.condition(statement, inner) for inner in terms])
+                return _all([of(inner) for inner in terms])
             case AnyOf(terms=terms):
-                return _any([self.condition(statement, inner) for inner in terms])
+                return _any([of(inner) for inner in terms])
             case Not(term=inner):
-                return f"NOT {self.condition(statement, inner)}"
+                return f"NOT {of(inner)}"
+        if row_by_row:
+            return self._walk(statement, term)
+        return f"{statement.alias}.resource_id IN (SELECT id FROM {self._sought(statement, term)})"
 
     def _of(self, statement: SearchStatement) -> Conditions:
         return Conditions(statement, self._own_base, self._blind, self._code_sets, self._step)
@@ -73,20 +98,77 @@ class TermConditions:
         other = self._other(statement, resource_type)
         return other, self._visible(other)
 
-    def _chain(self, statement: SearchStatement, chain: Chain, target_type: str, term: Term) -> str:
-        other = self._other(statement, target_type)
-        conditions = [*self._visible(other), self.condition(other, term)]
-        return statement.refers_to(chain.parameter.code, other, conditions)
+    # -- row by row ---------------------------------------------------------------------
 
-    def _reverse(self, statement: SearchStatement, reverse: Reverse) -> str:
-        other = self._other(statement, reverse.source_type)
-        conditions = [*self._visible(other), self.condition(other, reverse.term)]
-        return statement.referred_to_by(reverse.parameter.code, other, conditions)
+    def _walk(self, statement: SearchStatement, term: Linked) -> str:
+        match term:
+            case Chain(parameter=parameter, targets=targets):
+                found: list[str] = []
+                for type_, inner in targets:
+                    other = self._other(statement, type_)
+                    found.append(
+                        statement.refers_to(parameter.code, other, self._asked(other, inner))
+                    )
+                return _any(found)
+            case Reverse(source_type=type_, parameter=parameter, term=inner):
+                other = self._other(statement, type_)
+                return statement.referred_to_by(parameter.code, other, self._asked(other, inner))
+            case Listed(list_ids=list_ids):
+                other = self._other(statement, LIST)
+                conditions = [*self._visible(other), other.ids(list_ids)]
+                return statement.referred_to_by(LIST_MEMBER, other, conditions)
 
-    def _listed(self, statement: SearchStatement, listed: Listed) -> str:
-        other = self._other(statement, "List")
-        conditions = [*self._visible(other), other.ids(listed.list_ids)]
-        return statement.referred_to_by(LIST_MEMBER, other, conditions)
+    def _asked(self, other: SearchStatement, term: Term) -> list[str]:
+        return [*self._visible(other), self.condition(other, term, row_by_row=True)]
+
+    # -- from the far end ---------------------------------------------------------------
+
+    def _link(self, statement: SearchStatement, term: Linked) -> Link:
+        steps: list[tuple[str, str]] = []
+        name = self._sought(statement, term, steps)
+        whole = self.condition(statement, term)
+        return Link(name, tuple(steps), self._walk(statement, term), whole)
+
+    def _sought(self, statement: SearchStatement, term: Linked, steps: Steps | None = None) -> str:
+        """Where the ids of the resources of the statement's type are that meet the term."""
+        match term:
+            case Chain(parameter=parameter, targets=targets):
+                queries = [
+                    statement.sources_of(
+                        parameter.code, type_, self._met(statement, type_, inner, steps)
+                    )
+                    for type_, inner in targets
+                ]
+            case Reverse(source_type=type_, parameter=parameter, term=inner):
+                sources = self._met(statement, type_, inner, steps)
+                queries = [statement.targets_of(parameter.code, type_, sources)]
+            case Listed(list_ids=list_ids):
+                other = self._other(statement, LIST)
+                lists = other.all_ids([*self._visible(other), other.ids(list_ids)])
+                queries = [statement.targets_of(LIST_MEMBER, LIST, self._named(lists, steps))]
+        return self._named(" UNION ALL ".join(queries), steps)
+
+    def _met(self, statement: SearchStatement, type_: str, term: Term, steps: Steps | None) -> str:
+        """Where the ids of the visible resources of a type are that meet the term."""
+        other = self._other(statement, type_)
+        conditions = self._visible(other)
+        if isinstance(term, Linked):
+            sought = self._sought(other, term, steps)
+            if isinstance(term, Chain) and not conditions:
+                return sought  # what has references is there
+            conditions.append(f"{other.alias}.resource_id IN (SELECT id FROM {sought})")
+        else:
+            conditions.append(self.condition(other, term))
+        return self._named(other.all_ids(conditions), steps)
+
+    def _named(self, query: str, steps: Steps | None) -> str:
+        """A query by the name of a step, or in place: planned apart either way."""
+        self._hops += 1
+        if steps is None:
+            return f"({query} OFFSET 0) AS q{self._hops}"
+        name = f"l{self._hops}"
+        steps.append((name, query))
+        return name
 
     def _other(self, statement: SearchStatement, resource_type: str) -> SearchStatement:
         """Another resource of the same statement, under a name that no other has."""

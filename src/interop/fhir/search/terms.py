@@ -82,7 +82,9 @@ class Compared:
     operator: str
 
 
-Term = Clause | Chain | Reverse | Listed | AllOf | AnyOf | Not | Compared
+# What is met over references.
+Linked = Chain | Reverse | Listed
+Term = Clause | Linked | AllOf | AnyOf | Not | Compared
 
 
 @dataclass(slots=True)
@@ -229,6 +231,25 @@ def leaves(resource_type: str, found: Term) -> Iterator[tuple[str, Clause]]:
                 yield from leaves(resource_type, inner)
         case Not(term=inner):
             yield from leaves(resource_type, inner)
+
+
+def named(found: Term) -> Iterator[SearchParameter]:
+    """Each parameter whose rows a term looks at."""
+    match found:
+        case Clause(parameter=parameter) | Compared(clause=Clause(parameter=parameter)):
+            yield parameter
+        case Chain(parameter=parameter, targets=targets):
+            yield parameter
+            for _, inner in targets:
+                yield from named(inner)
+        case Reverse(parameter=parameter, term=inner):
+            yield parameter
+            yield from named(inner)
+        case AllOf(terms=terms) | AnyOf(terms=terms):
+            for inner in terms:
+                yield from named(inner)
+        case Not(term=inner):
+            yield from named(inner)
 
 
 def touched(found: Term) -> Iterator[str]:
