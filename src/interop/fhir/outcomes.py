@@ -61,3 +61,10 @@ def issues_of(error: ServerError) -> list[Issue]:
 def informational(text: str) -> bytes:
     """An OperationOutcome that reports success."""
     return operation_outcome([Issue("informational", text, severity="information")])
+
+
+def left_out(reasons: Iterable[str]) -> bytes:
+    """An OperationOutcome that says what of a request was left out (Prefer: handling=lenient)."""
+    return operation_outcome(
+        [Issue("not-supported", reason, severity="warning") for reason in reasons][:MAX_ISSUES]
+    )
