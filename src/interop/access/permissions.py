@@ -59,7 +59,7 @@ GROUPS = (
         "manage_billing",
         "manage_billing",
         (
-            "Account", "ChargeItem", "Claim", "ClaimResponse", "Coverage",
+            "Account", "ChargeItem", "ChargeItemDefinition", "Claim", "ClaimResponse", "Coverage",
             "CoverageEligibilityRequest", "CoverageEligibilityResponse", "EnrollmentRequest",
             "EnrollmentResponse", "ExplanationOfBenefit", "Invoice", "PaymentNotice",
             "PaymentReconciliation",
@@ -95,7 +95,7 @@ GROUPS = (
         MEMBER,
         "manage_settings",
         (
-            "ActivityDefinition", "CapabilityStatement", "CatalogEntry", "ChargeItemDefinition",
+            "ActivityDefinition", "CapabilityStatement", "CatalogEntry",
             "CodeSystem", "CompartmentDefinition", "ConceptMap", "DeviceDefinition",
             "EffectEvidenceSynthesis", "EventDefinition", "Evidence", "EvidenceVariable",
             "ExampleScenario", "GraphDefinition", "ImplementationGuide", "Library", "Measure",

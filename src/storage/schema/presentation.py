@@ -162,7 +162,15 @@ PRESENTED: dict[str, tuple[Presented, ...]] = {
     ),
     "tenants": (Presented("Organization", "organization_id"), Presented("Endpoint")),
     "locations": (Presented("Location"),),
-    "encounters": (Presented("Encounter"),),
+    "encounters": (
+        Presented("Encounter"),
+        Presented(
+            "DocumentReference",
+            "document_id",
+            _DOCUMENTS_OF.format(owner="ENCOUNTER"),
+            ("patient_id",),
+        ),
+    ),
     "patient_conditions": (Presented("Condition"),),
     "procedures": (Presented("Procedure"),),
     "imaging_studies": (Presented("ImagingStudy"), Presented("Device", "performing_device_id")),
