@@ -21,11 +21,13 @@ import psycopg
 
 from ai.completeness import reschedule_forgotten
 from interop.audit.duty import SEAL_SECONDS, AuditDuty
+from interop.fhir.search import reindexing
 from interop.move_duty import end_dead_moves
 from interop.place_keeper import PlaceKeeper, Prepare, render, tenants_here
 from interop.services import Services, open_services
 from interop.settings import Settings
 from interop.smart.pruning import prune
+from storage import search_parameters
 from storage.encryption import rotation
 from storage.jobs import JobRunner
 from storage.sweep import sweep
@@ -53,6 +55,7 @@ def run(settings: Settings) -> None:
 
     def prepare(runner: JobRunner) -> None:
         _register_keys(runner, services)
+        _register_search(runner, services)
 
     if ai_is_installed():
         from interop.ai_ports import open_pipeline
@@ -97,6 +100,18 @@ def _register_keys(runner: JobRunner, services: Services) -> None:
         owner = UUID(tenant_id) if tenant_id else None
         changed = rotation.reseal(services.database, owner)
         logger.info("resealed", extra={"tenant_id": tenant_id, "values": changed})
+
+
+def _register_search(runner: JobRunner, services: Services) -> None:
+    @runner.task(
+        search_parameters.TASK, queue=search_parameters.QUEUE, attempts=search_parameters.ATTEMPTS
+    )
+    def reindex(tenant_id: str) -> None:
+        tenant = services.tenants.by_id(UUID(tenant_id))
+        if tenant is not None:
+            own_base = f"{services.settings.effective_public_url}/t/{tenant.slug}/fhir/R4"
+            count = reindexing.reindex(services.database, tenant.id, own_base)
+            logger.info("reindexed", extra={"tenant_id": tenant_id, "resources": count})
 
 
 def _work(services: Services, prepare: Prepare, stop: threading.Event) -> None:

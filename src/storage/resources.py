@@ -18,10 +18,12 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import orjson
+from psycopg import errors
 
 from storage.audit import mark_audited
 from storage.database import Connection, Database, vault_of
 from storage.encryption.columns import PREFIX, place
+from storage.search_definitions import forget
 from storage.statements import function_call
 
 Audit = Mapping[str, Any]
@@ -129,9 +131,11 @@ def lock_awaited(connection: Connection, tenant_id: UUID, references: Iterable[s
 def lock_criteria(connection: Connection, tenant_id: UUID, criteria: Iterable[str]) -> None:
     """Hold criteria ("Type?query") by which something may be created; many of them as one lock."""
     names = [f"{tenant_id}/{one}" for one in sorted(set(criteria))]
+    if not names:
+        return
     if len(names) > MOST_LOCKS:
         names = [f"{tenant_id}/?"]
-    elif names:
+    else:
         connection.execute(LOCK_SHARED, (f"{tenant_id}/?",))
     connection.execute(LOCK_NAMES, (names,))
 
@@ -235,7 +239,12 @@ def store(connection: Connection, tenant_id: UUID, *versions: NewVersion) -> Non
     """
     bodies = [_stored_text(connection, tenant_id, version) for version in versions]
     entries = [_entry(version) for version in versions]
-    connection.execute(STORE, (tenant_id, orjson.dumps(entries).decode(), bodies))
+    try:
+        connection.execute(STORE, (tenant_id, orjson.dumps(entries).decode(), bodies))
+    except errors.SerializationFailure:
+        # Perhaps they were indexed by search parameters that are no more those in force.
+        forget(tenant_id)
+        raise
 
 
 def _entry(version: NewVersion) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from psycopg import errors
 from interop.fhir import json
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.row_writing import RowWriter, lenses, resolve_waiting
+from interop.fhir.search import custom
 from interop.fhir.search.extraction import SearchRows, extract
 from interop.fhir.sensitive import blinding
 from interop.fhir.versions import is_same_content, next_time, stamped
@@ -106,7 +107,7 @@ class _Batch:
         for left in reversed(range(ATTEMPTS)):
             try:
                 return self._render(size, resource_id)
-            except errors.DeadlockDetected:
+            except (errors.DeadlockDetected, errors.SerializationFailure):
                 if not left:
                     raise
         raise AssertionError("unreachable")
@@ -200,7 +201,12 @@ def _store(
     if presented is not None:
         whole = stamped({**presented, "resourceType": key[0]}, key[1], version, moment)
         body = json.dumps(whole)
-        rows = extract(whole, own_base, blind=blinding(connection, tenant_id))
+        rows = extract(
+            whole,
+            own_base,
+            blind=blinding(connection, tenant_id),
+            indexing=custom.indexing(connection, tenant_id),
+        )
     resources.store(
         connection,
         tenant_id,

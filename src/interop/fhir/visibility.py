@@ -17,6 +17,7 @@ from interop.errors import ServerError
 from interop.fhir import json
 from interop.fhir.definitions import definitions
 from interop.fhir.lens import Connection, JsonObject
+from interop.fhir.search.catalog import catalog, r4
 from interop.fhir.search.clauses import clause
 from interop.fhir.search.conditions import Conditions
 from interop.fhir.search.extraction import extract
@@ -171,8 +172,10 @@ class Visibility:
         """The search parameters of a scope. Raises ServerError for what is no search."""
         own = statement.about(statement.resource_type, statement.alias, statement.id_column)
         conditions = Conditions(own, self._own_base)
-        for name, value in way.constraints:
-            conditions.add(clause(statement.resource_type, name, value))
+        # A scope must not come to mean something else by what a tenant defines.
+        with catalog(r4):
+            for name, value in way.constraints:
+                conditions.add(clause(statement.resource_type, name, value))
         return own.conditions
 
 

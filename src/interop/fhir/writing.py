@@ -33,6 +33,7 @@ from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.references import local_references
 from interop.fhir.rendering import render_resource
 from interop.fhir.row_writing import RowWriter, resolve_waiting
+from interop.fhir.search import custom
 from interop.fhir.search.extraction import MAX_ROWS, extract
 from interop.fhir.sensitive import blinding
 from interop.fhir.versions import Version, next_time, stamped
@@ -109,6 +110,8 @@ class WriteSession:
         self._kept: dict[str, NewVersion] = {}
         self._expected: list[str] = []
         self._references: set[str] = set()
+        # What SearchParameters of this transaction put in force, and out of it (None).
+        self._definitions: dict[str, str | None] = {}
 
     # -- writes -------------------------------------------------------------------------
 
@@ -169,6 +172,8 @@ class WriteSession:
             self.note("FHIR_DELETE", *key)
             return None
         self._rows.delete(key, before)
+        if resource_type == custom.RESOURCE_TYPE:
+            self._definitions[resource_id] = None
         moment = next_time(self._begun.now, before.last_updated)
         version = Version(*key, before.version + 1, moment, None)
         audit = audit_parameters(self.caller, "FHIR_DELETE", *key)
@@ -203,6 +208,8 @@ class WriteSession:
     def prefetch(self, keys: Iterable[Key]) -> None:
         """Lock what will be written, in one order, and learn its current versions at once."""
         wanted = sorted(set(keys))
+        if not wanted:
+            return
         found = resources.current_many(self.connection, self._tenant_id, wanted)
         missing = [key for key in wanted if key not in found or found[key].deleted]
         if missing:
@@ -228,6 +235,8 @@ class WriteSession:
     def finish(self) -> None:
         """Store what is left. Raises Unprocessable for references that the tenant forbids."""
         self.flush()
+        if self._definitions:
+            custom.define(self.connection, self._tenant_id, self._definitions)
         if self._references:
             if unknown := resources.missing(self.connection, self._tenant_id, self._references):
                 raise unresolved(unknown)
@@ -278,7 +287,10 @@ class WriteSession:
         bounds.check_rows(connection, whole, row_id)
         version = Version(*key, number, moment, json.dumps(whole), is_new)
         blind = blinding(connection, self._tenant_id)
-        rows = extract(whole, self.own_base, limit=MAX_ROWS, blind=blind)
+        indexing = custom.indexing(connection, self._tenant_id)
+        rows = extract(whole, self.own_base, limit=MAX_ROWS, blind=blind, indexing=indexing)
+        if key[0] == custom.RESOURCE_TYPE:
+            self._definitions[key[1]] = custom.read(whole)
         audit = audit_parameters(self.caller, event, *key)
         if method != "POST":
             self._expected.append(version.reference)

@@ -120,7 +120,7 @@ class Conditions:
             raise BadRequest(f"{clause.name}={','.join(clause.values)[:64]}; accepted: true, false")
         table, name = parameter.type, parameter.code
         if parameter.type == "composite":
-            table = component_tables(self._statement.resource_type, parameter.code)[0]
+            table = component_tables(self._statement.resource_type, parameter)[0]
             name = component_name(parameter.code, 0)
         elif parameter.type == "special":
             table, name = "number", f"{parameter.code}.latitude"
@@ -350,7 +350,7 @@ class Conditions:
     def _composite(self, value: str, clause: Clause) -> str:
         parameter = clause.parameter
         parts = split_values(value, "$")
-        tables = component_tables(self._statement.resource_type, parameter.code)
+        tables = component_tables(self._statement.resource_type, parameter)
         if len(parts) != len(parameter.components) or not all(parts):
             shape = "$".join(f"<{code}>" for code, _, _ in parameter.components)
             raise BadRequest(f"{clause.name}={value[:64]!r}; expected {shape}")

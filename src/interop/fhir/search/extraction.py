@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from interop.errors import TooCostly
@@ -415,10 +415,8 @@ def component_table(declared: str, streams: tuple[Stream, ...]) -> str:
     return "reference" if any(s.type == "Reference" for s in streams) else "token"
 
 
-@cache
-def component_tables(resource_type: str, code: str) -> tuple[str, ...]:
+@lru_cache(4096)
+def component_tables(resource_type: str, parameter: SearchParameter) -> tuple[str, ...]:
     """The table of each component of a composite parameter."""
-    for extractor in extractors(resource_type):
-        if extractor.parameter.code == code and extractor.composites:
-            return tuple(component.table for component in extractor.composites[0].components)
-    return ()
+    composites = compiled(parameter, resource_type).composites
+    return tuple(component.table for component in composites[0].components) if composites else ()

@@ -18,9 +18,10 @@ from interop.fhir import json
 from interop.fhir.search import custom
 from interop.fhir.search.extraction import Indexing, extract, extract_only
 from interop.fhir.sensitive import blinding
+from storage import search_definitions
 from storage import search_parameters as stored
 from storage.database import Connection, Database
-from storage.search_parameters import BUILDING, DROPPING, EVERYTHING, Definition
+from storage.search_definitions import BUILDING, DROPPING, EVERYTHING, Definition
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class _Building:
             try:
                 return self._try_batch(resource_type, after)
             except (errors.DeadlockDetected, errors.SerializationFailure):
-                stored.forget(self._tenant_id)
+                search_definitions.forget(self._tenant_id)
                 if not left:
                     raise
         raise AssertionError("unreachable")
@@ -129,7 +130,7 @@ class _Building:
         self, connection: Connection, resource_type: str, found: Sequence[tuple[str, str]]
     ) -> None:
         is_everything = self._task.definition_id == EVERYTHING
-        indexing = custom.indexing_by(stored.read(connection, self._tenant_id))
+        indexing = custom.indexing_by(search_definitions.read(connection, self._tenant_id))
         entries = [
             {
                 "type": resource_type,
