@@ -24,8 +24,10 @@ SOFTWARE = "dental-interop"
 # When this statement last changed in kind; it is not the date of an installation.
 RELEASED = "2026-11-22"
 INTERACTIONS = (
-    "read", "vread", "update", "patch", "delete", "history-instance", "create", "search-type",
+    "read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create",
+    "search-type",
 )  # fmt: skip
+SYSTEM_INTERACTIONS = ("transaction", "batch", "history-system")
 COMMON_PARAMETERS = ("_id", "_lastUpdated", "_profile", "_security", "_source", "_tag")
 OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
 # Extension of the statement -> path below /oauth2/ (SMART App Launch, oauth-uris).
@@ -72,6 +74,7 @@ def capability_statement(own_base: str | None = None) -> dict[str, Any]:
                 "mode": "server",
                 "security": _security(own_base),
                 "resource": [_resource(type_) for type_ in sorted(definitions().resource_types)],
+                "interaction": [{"code": code} for code in SYSTEM_INTERACTIONS],
                 "searchParam": [
                     _parameter(code, definitions().search_parameters["Basic"][code])
                     for code in COMMON_PARAMETERS
