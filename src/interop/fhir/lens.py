@@ -67,6 +67,18 @@ class NamesItsRow(Protocol):
 
 
 @runtime_checkable
+class HoldsSome(Protocol):
+    """A lens whose tables hold only some of the resources, which their content tells."""
+
+    def holds(self, resource: JsonObject) -> bool:
+        """Whether a table would hold the resource. Asked of new ones: if not, nothing is written.
+
+        No row can have the id that a new resource has just been given.
+        """
+        ...
+
+
+@runtime_checkable
 class ShowsRows(Protocol):
     """A lens with rows that are the server's own: what they say wins over a client at once."""
 

@@ -19,6 +19,7 @@ from interop.fhir import json
 from interop.fhir.lens import (
     Connection,
     FillsLinks,
+    HoldsSome,
     JsonObject,
     Lens,
     NamesItsRow,
@@ -71,6 +72,8 @@ class RowWriter:
         """
         lens = self._lenses.get(key[0])
         if lens is None:
+            return None
+        if is_own_id and isinstance(lens, HoldsSome) and not lens.holds(resource):
             return None
         if is_own_id:
             proposed = UUID(key[1])

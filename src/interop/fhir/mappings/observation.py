@@ -35,6 +35,14 @@ class ObservationLens:
     def parts(self) -> tuple[Part, ...]:
         return (self.finding, self.tooth, self.exam, self.vital_signs)
 
+    def holds(self, resource: JsonObject) -> bool:
+        """Whether a table holds such an Observation: most are stored whole."""
+        return (
+            perio.is_tooth(resource)
+            or perio.is_exam(resource)
+            or vital_signs.is_vital_signs(resource)
+        )
+
     def row_id(
         self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID
     ) -> UUID | None:

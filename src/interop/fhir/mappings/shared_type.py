@@ -54,6 +54,10 @@ class SharedLens:
     def mappings(self) -> tuple[ResourceMapping, ...]:
         return tuple(part.mapping for part in self._parts())
 
+    def holds(self, resource: JsonObject) -> bool:
+        """Whether some table admits the content."""
+        return self._table(resource) is not None
+
     def row_id(
         self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID
     ) -> UUID | None:
