@@ -7,7 +7,8 @@ Pure: no database. A tenant's own profiles and value sets come in as `library` a
 """
 
 from interop.fhir.validation.bindings import Codes
+from interop.fhir.validation.enforcing import require_valid
 from interop.fhir.validation.library import ProfileLibrary, library
-from interop.fhir.validation.validating import Level, validate
+from interop.fhir.validation.validating import LEVELS, validate
 
-__all__ = ["Codes", "Level", "ProfileLibrary", "library", "validate"]
+__all__ = ["LEVELS", "Codes", "ProfileLibrary", "library", "require_valid", "validate"]

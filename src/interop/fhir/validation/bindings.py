@@ -37,8 +37,9 @@ class Codes:
         members = self._terminology.expansion(url)
         if members is None and "|" in url:  # a version that is not at hand
             members = self._terminology.expansion(url.partition("|")[0])
-        self._known[url] = members
+        # In this order: other threads read what is known.
         self._spelled[url] = frozenset(code for _, code in members or ())
+        self._known[url] = members
 
     def has(self, item: Item, url: str) -> bool | None:
         """Whether an element has a code of a value set.

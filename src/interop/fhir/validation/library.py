@@ -1,4 +1,4 @@
-"""The profiles that the server knows: those of profiles/, and a tenant's own laid over them."""
+"""The profiles that the server knows: those of profiles/, and a tenant's own beside them."""
 
 from __future__ import annotations
 
@@ -23,22 +23,20 @@ MAX_BASES = 8
 class ProfileLibrary:
     """Profiles by canonical URL, compiled at their first use.
 
-    `own` are StructureDefinitions of a tenant; they count before those of the packages. Compiling
-    twice at once makes the same twice, and does no harm.
+    `own` are StructureDefinitions of a tenant. Compiling twice at once makes the same twice, and
+    does no harm.
     """
 
     def __init__(
         self, packages: Iterable[Table[Definition]], own: Mapping[str, Definition] | None = None
     ) -> None:
         self._packages = tuple(packages)
-        self._own = dict(own or {})
+        self._own = {} if own is None else own
         self._compiled: dict[str, Profile | None] = {}
         self.problems: dict[str, str] = {}
 
     def with_own(self, own: Mapping[str, Definition]) -> ProfileLibrary:
         """These profiles and a tenant's. What was compiled of the packages is shared."""
-        if not own:
-            return self
         return _Layered(self, own)
 
     def definition(self, canonical: str) -> Definition | None:
@@ -78,17 +76,17 @@ class ProfileLibrary:
 
 
 class _Layered(ProfileLibrary):
-    """A tenant's profiles over a library that is shared by all tenants."""
+    """A tenant's profiles beside a library that is shared by all tenants, and comes first."""
 
     def __init__(self, below: ProfileLibrary, own: Mapping[str, Definition]) -> None:
         super().__init__((), own)
         self._below = below
 
     def definition(self, canonical: str) -> Definition | None:
-        return super().definition(canonical) or self._below.definition(canonical)
+        return self._below.definition(canonical) or super().definition(canonical)
 
     def profile(self, canonical: str) -> Profile | None:
-        if super().definition(canonical) is None:
+        if self._below.definition(canonical) is not None:
             return self._below.profile(canonical)
         return super().profile(canonical)
 

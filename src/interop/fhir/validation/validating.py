@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from interop.fhir import gate
 from interop.fhir.definitions import definitions
@@ -19,7 +19,7 @@ from interop.fhir.validation.scope import Scope
 from interop.fhir.validation.slicing import CORE
 
 # NONE: the gate only. BASE: R4's own rules too. PROFILE: also what meta.profile claims.
-Level = Literal["NONE", "BASE", "PROFILE"]
+LEVELS = ("NONE", "BASE", "PROFILE")
 MAX_PROFILES = 20
 
 
@@ -34,7 +34,7 @@ def validate(
     *,
     known: ProfileLibrary | None = None,
     codes: Codes | None = None,
-    level: Level = "PROFILE",
+    level: str = "PROFILE",
     with_gate: bool = True,
     with_warnings: bool = True,
 ) -> list[Issue]:
