@@ -78,6 +78,7 @@ class Begun:
     now: datetime
     requires_resolution: bool
     requires_if_match: bool
+    validation_level: str  # NONE, BASE or PROFILE
 
 
 def begin(connection: Connection, tenant_id: UUID, actor: str) -> Begun:

@@ -54,6 +54,11 @@ class Settings(Body):
     require_if_match: Flag | None = Field(
         None, description="FHIR: changes must name the version that they change (If-Match)."
     )
+    validation_level: Literal["NONE", "BASE", "PROFILE"] | None = Field(
+        None,
+        description="FHIR: what is asked of a resource beyond its structure: nothing, R4's own "
+        "rules and codes (BASE), or also the profiles that it claims.",
+    )
     default_issuer_of_patient_id: Line | None = None
 
 

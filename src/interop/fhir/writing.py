@@ -36,6 +36,8 @@ from interop.fhir.row_writing import RowWriter, resolve_waiting
 from interop.fhir.search import custom
 from interop.fhir.search.extraction import MAX_ROWS, extract
 from interop.fhir.sensitive import blinding
+from interop.fhir.validation import ProfileLibrary, require_valid
+from interop.fhir.validation.stored import stored_library
 from interop.fhir.versions import Version, next_time, stamped
 from interop.fhir.write_bounds import WriteBounds, unresolved
 from storage import resources
@@ -110,6 +112,7 @@ class WriteSession:
         self._kept: dict[str, NewVersion] = {}
         self._expected: list[str] = []
         self._references: set[str] = set()
+        self._profiles: ProfileLibrary | None = None
         # What SearchParameters of this transaction put in force, and out of it (None).
         self._definitions: dict[str, str | None] = {}
 
@@ -278,6 +281,7 @@ class WriteSession:
         number = before.version + 1 if before else 1
         moment = next_time(self._begun.now, before.last_updated if before else None)
         whole = stamped(resource, key[1], number, moment)
+        self._require_valid(whole)
         self._follow_references(whole, bounds)
         bounds.check(connection, whole, before.row_id if before else None)
         row_id = self._rows.write(key, whole, before, is_own_id=method == "POST")
@@ -308,6 +312,12 @@ class WriteSession:
             )
         )
         return version
+
+    def _require_valid(self, resource: JsonObject) -> None:
+        """Have the resource be what the tenant asks for beyond its structure."""
+        if self._begun.validation_level == "PROFILE" and self._profiles is None:
+            self._profiles = stored_library(self.connection, self.caller, self.own_base)
+        require_valid(resource, self._begun.validation_level, self._profiles)
 
     def _keep(self, version: NewVersion) -> None:
         self._kept[f"{version.resource_type}/{version.resource_id}"] = version

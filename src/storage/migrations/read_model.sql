@@ -259,7 +259,8 @@ $$;
 -- quiet. Returns the database's clock in milliseconds, which stamps all versions, and what the
 -- tenant asks of writers.
 CREATE OR REPLACE FUNCTION fhir_begin_write(p_tenant uuid, p_actor text)
-    RETURNS TABLE (moment timestamptz, requires_resolution boolean, requires_if_match boolean)
+    RETURNS TABLE (moment timestamptz, requires_resolution boolean, requires_if_match boolean,
+        validation_level text)
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 DECLARE
     ignored text;
@@ -267,8 +268,8 @@ BEGIN
     ignored := enter_tenant(p_tenant);
     ignored := set_config('app.lens', 'on', true);
     ignored := set_config('app.actor', p_actor, true);
-    SELECT s.require_reference_resolution, s.require_if_match
-        INTO requires_resolution, requires_if_match
+    SELECT s.require_reference_resolution, s.require_if_match, s.validation_level
+        INTO requires_resolution, requires_if_match, validation_level
         FROM tenant_settings AS s WHERE s.tenant_id = p_tenant;
     moment := date_trunc('milliseconds', clock_timestamp());
     RETURN NEXT;

@@ -170,6 +170,8 @@ class TenantSettings(TenantTable, Base):
     require_reference_resolution: Mapped[bool] = flag()
     # FHIR: a PUT or PATCH of what is there must name the version that it changes.
     require_if_match: Mapped[bool] = flag()
+    # FHIR: what is asked of a resource beyond its structure (interop/fhir/validation).
+    validation_level: Mapped[str] = one_of("NONE", "BASE", "PROFILE", default="BASE")
     default_issuer_of_patient_id: Mapped[str | None]
 
 
