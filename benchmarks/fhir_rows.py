@@ -152,18 +152,51 @@ def observation(
 
 
 def load(owner_url: str, tenant_id: UUID, resources: Iterable[dict[str, Any]]) -> int:
-    """COPY the resources with their history and search rows, then ANALYZE. Returns how many."""
+    """COPY the resources with their history and search rows, then ANALYZE. Returns how many.
+
+    Keys and indexes of the search rows are made anew at the end, as before.
+    """
     written = 0
     todo = iter(resources)
+    tables = [f"fhir_search_{name}" for name in (*TABLES, "gram")]
     with psycopg.connect(owner_url) as connection:
+        again = [statement for table in tables for statement in _unindexed(connection, table)]
+        connection.commit()
         while batch := list(islice(todo, BATCH)):
             _load_batch(connection, tenant_id, batch, written)
             connection.commit()
             written += len(batch)
+        connection.execute("SET maintenance_work_mem = '512MB'")
+        for statement in again:
+            connection.execute(statement.encode())
     with psycopg.connect(owner_url, autocommit=True) as connection:
-        for table in ("resources", *(f"search_{name}" for name in (*TABLES, "gram"))):
-            connection.execute(sql.SQL("VACUUM ANALYZE fhir_{}").format(sql.SQL(table)))
+        for table in ("fhir_resources", *tables):
+            connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
     return written
+
+
+def _unindexed(connection: psycopg.Connection[Any], table: str) -> list[str]:
+    """Drop the key and the indexes of a table; return the statements that make them again."""
+    again: list[str] = []
+    found = connection.execute(
+        "SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid), c.conname,"
+        " pg_get_constraintdef(c.oid) FROM pg_index AS i"
+        " LEFT JOIN pg_constraint AS c ON c.conindid = i.indexrelid"
+        " WHERE i.indrelid = %s::regclass",
+        (table,),
+    ).fetchall()
+    for index, definition, constraint, key in found:
+        if constraint is None:
+            connection.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(index)))
+            again.append(definition)
+        else:
+            connection.execute(
+                sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(
+                    sql.Identifier(table), sql.Identifier(constraint)
+                )
+            )
+            again.append(f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {key}")
+    return again
 
 
 def _load_batch(
