@@ -89,7 +89,7 @@ def begin(connection: Connection, tenant_id: UUID, actor: str) -> Begun:
     """
     row = connection.execute(BEGIN_WRITE, (tenant_id, actor)).fetchone()
     assert row is not None
-    return Begun(row[0], bool(row[1]), bool(row[2]))
+    return Begun(row[0], bool(row[1]), bool(row[2]), row[3] or "BASE")
 
 
 def begin_write(connection: Connection, actor: str) -> datetime:
