@@ -163,7 +163,10 @@ def patch_of(media_type: str, body: bytes) -> Change:
     """What a patch of a media type does to a resource. Raises UnsupportedMediaType."""
     if media_type == JSON_PATCH:
         # The reader takes objects only, which resources are; a JSON Patch is an array.
-        operations = json.loads(b'{"operations":' + body + b"}")["operations"]
+        members = json.loads(b'{"operations":' + body + b"}")
+        operations = members.pop("operations")
+        if members:
+            raise BadRequest("a JSON Patch is one array of operations (RFC 6902)")
         return lambda resource: apply_json_patch(resource, operations)
     parameters = json.loads(body)
     gate.check(parameters, PARAMETERS)
