@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from interop.fhir.fhirpath_engine import Item
-from interop.fhir.terminology import Terminology
+from interop.fhir.terminology import NotExpandable, Terminology, terminology
 
 _CODES = ("code", "string", "uri", "id", "canonical", "markdown")
 
@@ -25,9 +26,12 @@ class Codes:
             self._load(url)
         members = self._known[url]
         if members is None:
-            answer = self._terminology.contains(url, system, code)
-            if answer is None and "|" in url:
-                answer = self._terminology.contains(url.partition("|")[0], system, code)
+            try:
+                answer = self._terminology.contains(url, system, code)
+                if answer is None and "|" in url:
+                    answer = self._terminology.contains(url.partition("|")[0], system, code)
+            except NotExpandable:
+                return None
             return answer
         if system is None:
             return code in self._spelled[url]
@@ -55,6 +59,12 @@ class Codes:
                 return None
             answer = False
         return answer
+
+
+@cache
+def server_codes() -> Codes:
+    """The value sets that come with the server, for every tenant and thread."""
+    return Codes(terminology())
 
 
 def codes_of(item: Item) -> Iterator[tuple[str | None, str]]:

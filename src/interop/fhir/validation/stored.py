@@ -1,4 +1,4 @@
-"""Profiles that a tenant has stored as StructureDefinitions, beside those of the server.
+"""Profiles and value sets that a tenant has stored, beside those of the server.
 
 Looked up on an open transaction, each URL once. What the server brings cannot be overlaid: a
 tenant's profile has a URL of its own.
@@ -14,6 +14,9 @@ from interop.access import Caller, Filter, Way
 from interop.fhir import json
 from interop.fhir.lens import Connection
 from interop.fhir.search.criteria import matching_ids
+from interop.fhir.terminology import terminology
+from interop.fhir.terminology.tenant import tenant_terminology
+from interop.fhir.validation.bindings import Codes, server_codes
 from interop.fhir.validation.library import Definition, ProfileLibrary, library
 from storage import resources
 
@@ -96,3 +99,21 @@ def stored_library(
 ) -> ProfileLibrary:
     """The server's profiles, and those that the tenant has stored."""
     return library().with_own(StoredProfiles(connection, caller, own_base, filter_))
+
+
+class _StoredCodes(Codes):
+    """A tenant's value sets, for those that the server does not bring."""
+
+    def __init__(self, connection: Connection, caller: Caller, own_base: str) -> None:
+        super().__init__(tenant_terminology(connection, caller, own_base))
+
+    def contains(self, url: str, system: str | None, code: str) -> bool | None:
+        known = terminology()
+        if known.value_set(url) or known.value_set(url.partition("|")[0]):
+            return server_codes().contains(url, system, code)
+        return super().contains(url, system, code)
+
+
+def stored_codes(connection: Connection, caller: Caller, own_base: str) -> Codes:
+    """The server's value sets, and those that the tenant has stored and the caller may read."""
+    return _StoredCodes(connection, caller, own_base)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from typing import Any
 
 from interop.fhir import gate
@@ -11,9 +10,8 @@ from interop.fhir.definitions import definitions
 from interop.fhir.fhirpath_engine import Item, navigate, resource_item
 from interop.fhir.lens import JsonObject
 from interop.fhir.outcomes import Issue
-from interop.fhir.terminology import terminology
 from interop.fhir.validation.base_rules import check_base
-from interop.fhir.validation.bindings import Codes
+from interop.fhir.validation.bindings import Codes, server_codes
 from interop.fhir.validation.library import ProfileLibrary, library
 from interop.fhir.validation.scope import Scope
 from interop.fhir.validation.slicing import CORE
@@ -21,11 +19,6 @@ from interop.fhir.validation.slicing import CORE
 # NONE: the gate only. BASE: R4's own rules too. PROFILE: also what meta.profile claims.
 LEVELS = ("NONE", "BASE", "PROFILE")
 MAX_PROFILES = 20
-
-
-@cache
-def _own_codes() -> Codes:
-    return Codes(terminology())
 
 
 def validate(
@@ -53,7 +46,7 @@ def validate(
     scope = Scope(
         root,
         known or library(),
-        codes or _own_codes(),
+        codes or server_codes(),
         with_warnings=with_warnings,
         with_profiles=level == "PROFILE",
         entries=_entries(root),
