@@ -96,6 +96,10 @@ ROUTES: dict[tuple[str, str], Rule] = {
     ("POST", f"{FHIR}/$reindex"): Rule("TOKEN", "u"),
     ("GET", f"{FHIR}/$reindex"): Rule("TOKEN", "r"),
     # FHIR R4 terminology-service.html
+    ("GET", f"{FHIR}/{_TYPE}/$validate"): Rule("TOKEN", "r"),
+    ("POST", f"{FHIR}/{_TYPE}/$validate"): Rule("TOKEN", "r"),
+    ("GET", f"{FHIR}/{_TYPE}/{_ID}/$validate"): Rule("TOKEN", "r"),
+    ("POST", f"{FHIR}/{_TYPE}/{_ID}/$validate"): Rule("TOKEN", "r"),
     ("GET", f"{FHIR}/ValueSet/$expand"): Rule("TOKEN", "r"),
     ("POST", f"{FHIR}/ValueSet/$expand"): Rule("TOKEN", "r"),
     ("GET", f"{FHIR}/ValueSet/{_ID}/$expand"): Rule("TOKEN", "r"),

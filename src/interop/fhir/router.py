@@ -38,15 +38,12 @@ from interop.fhir.history_routes import ROUTES as HISTORIES
 from interop.fhir.negotiation import (
     MEDIA_TYPE,
     is_not_modified,
-    limited_body,
-    preference,
 )
 from interop.fhir.reading import Reader
-from interop.fhir.search.custom import with_parameters
 from interop.fhir.search.reindex_routes import ROUTES as REINDEXING
-from interop.fhir.search.request import parse
-from interop.fhir.search.searching import Searcher
+from interop.fhir.search.search_routes import ROUTES as SEARCHES
 from interop.fhir.terminology.routes import ROUTES as TERMINOLOGY
+from interop.fhir.validation.operation import ROUTES as VALIDATION
 from interop.fhir.versions import Version
 from interop.fhir.write_routes import refuse_audit_event
 from storage.tenancy import SLUG
@@ -74,8 +71,8 @@ register_url_convertor("fhir_id", _Id())
 def routes() -> list[Route]:
     """The routes of all interactions; the last answers what no other does."""
     rest = [Route(path, unknown, methods=METHODS) for path in (BASE, f"{BASE}/{{path:fhir_path}}")]
-    subjects = [*REINDEXING, *TERMINOLOGY, *BUNDLES, *HISTORIES]
-    return [_READ, *subjects, *_UNSUPPORTED, *_INTERACTIONS, *rest]
+    subjects = [*REINDEXING, *VALIDATION, *TERMINOLOGY, *BUNDLES, *HISTORIES]
+    return [_READ, *subjects, *_INTERACTIONS, *rest]
 
 
 @public_endpoint
