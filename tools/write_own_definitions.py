@@ -42,6 +42,7 @@ EXTENSIONS: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("AllergyIntolerance.reaction",),
         "boolean",
     ),
+    "attachment-sha256": ("SHA-256 of what is attached", ("Attachment",), "string"),
     "care-team-location": (
         "Where the member works for the team",
         ("CareTeam.participant",),
@@ -57,6 +58,7 @@ EXTENSIONS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "claim-submitted": ("When the claim was sent", ("Claim",), "dateTime-"),
     "consent-revoked-at": ("When the consent was revoked", ("Consent",), "dateTime"),
     "consent-source": ("How the consent reached the record", ("Consent",), "code"),
+    "conversation": ("The conversation of a message", ("Communication",), "Identifier"),
     "encounter-no-show": ("The patient did not come", ("Encounter", "Appointment"), "boolean"),
     "estimated-fee": ("Estimated fee of a planned procedure", ("ServiceRequest",), "Money"),
     "estimated-patient-portion": (
@@ -88,6 +90,7 @@ EXTENSIONS: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("MedicationStatement",),
         "Reference(Practitioner)",
     ),
+    "medication-strength": ("Strength of a drug, as its catalogue says", ("Medication",), "string"),
     "periodontal-site": (
         "Where on a tooth the probe stood",
         ("Observation.component",),
@@ -114,6 +117,34 @@ EXTENSIONS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "treatment-plan-presented-at": ("When the plan was presented", ("CarePlan",), "dateTime"),
     "treatment-plan-status": ("State of a plan beyond R4's status", ("CarePlan",), "code"),
     "treatment-plan-total": ("Estimated total of the plan", ("CarePlan",), "Money"),
+    "webhook-payload": ("How much of an event is sent", ("Subscription",), "code"),
+    "attachment-sha256": ("SHA-256 of the document", ("Attachment",), "string"),
+    "catalogue-drug": (
+        "The entry of the drug catalogue that is meant",
+        ("AllergyIntolerance", "MedicationStatement", "MedicationRequest"),
+        "Reference(Medication)",
+    ),
+    "catalogue-material": (
+        "The entry of the catalogue of materials that is meant",
+        ("AllergyIntolerance",),
+        "Reference(Device)",
+    ),
+    "conversation": (
+        "The conversation that a message is part of",
+        ("Communication",),
+        "Identifier",
+    ),
+    "material-amount": ("How much was used", ("Procedure.usedReference",), "Quantity"),
+    "material-expiry": ("When the lot expires", ("Procedure.usedReference",), "date"),
+    "material-lot": ("The lot that was used", ("Procedure.usedReference",), "string"),
+    "medication-strength": ("Strength in words", ("Medication",), "string"),
+    "note-amended-at": ("When the note was amended", ("DocumentReference",), "dateTime"),
+    "note-amendment-reason": ("Why the note was amended", ("DocumentReference",), "string"),
+    "note-signed-at": ("When the note was signed", ("DocumentReference",), "dateTime"),
+    "review-comment": ("What the reviewer remarked", ("Provenance",), "string"),
+    "risk-score": ("The score that a model gave", ("RiskAssessment",), "Quantity"),
+    "risk-tooth": ("The tooth that the risk is about", ("RiskAssessment",), "CodeableConcept"),
+    "webhook-payload": ("What a notification carries", ("Subscription",), "code"),
 }
 # The values of these are bound.
 BOUND = {"periodontal-site": f"{OWN}:ValueSet:periodontal-site"}

@@ -16,7 +16,7 @@ from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.mappings import references, statements
 from interop.fhir.mappings.concepts import Coding, Concept, Reference
 from interop.fhir.mappings.converters import Text
-from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows
+from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows, constant
 from interop.fhir.mappings.places import FirstOf
 from interop.fhir.mappings.practitioner import FullName
 from interop.fhir.mappings.statements import mark_stale
@@ -84,6 +84,7 @@ def mapping(public_url: str | None) -> ResourceMapping:
             Entry("email", "telecom[system=email].value", Text()),
             Entry("address", "address", AddressText()),
         ],
+        template=constant({"active": True}),
     )
 
 

@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from interop.errors import Conflict, Unprocessable
 from interop.fhir.mappings.custom_fields import url_of
+from interop.fhir.validation import validate
 from storage.database import Database
 from storage.tenancy import Tenant
 from tests.unit.interop.fhir.mappings.test_lenses_in_the_database import (
@@ -31,14 +32,48 @@ CDT = "http://www.ada.org/cdt"
 TOOTH_36 = {"coding": [{"system": "urn:iso:std:iso:3950", "code": "36"}]}
 
 
-@pytest.fixture(scope="module")
-def server(database: Database, tenant: Tenant) -> Iterator[Server]:
-    yield Server(database, tenant)
+US_CORE = "http://hl7.org/fhir/us/core/StructureDefinition/us-core-"
+# What is shown of rows alone is held against these too.
+PROFILES = {
+    "Claim": "urn:dental-interop:StructureDefinition:dental-claim",
+    "Coverage": f"{US_CORE}coverage",
+    "Location": f"{US_CORE}location",
+    "Medication": f"{US_CORE}medication",
+    "Organization": f"{US_CORE}organization",
+    "PractitionerRole": f"{US_CORE}practitionerrole",
+    "RelatedPerson": f"{US_CORE}relatedperson",
+}
+
+
+def errors_of(resource: Resource, *profiles: str) -> list[str]:
+    found = validate(resource, profiles, with_warnings=False)
+    return [f"{item.expression}: {item.diagnostics}" for item in found if item.severity == "error"]
+
+
+class ValidServer(Server):
+    """A server all of whose answers are valid by R4's rules."""
+
+    def read(self, resource_type: str, resource_id: str | UUID) -> Resource | None:
+        resource = super().read(resource_type, resource_id)
+        if resource is not None:
+            assert errors_of(resource) == []
+        return resource
+
+    def of_rows(self, resource_type: str, row_id: UUID) -> Resource:
+        """What rows alone are presented as, which its profile holds for."""
+        resource = self.one(resource_type, row_id)
+        assert errors_of(resource, PROFILES[resource_type]) == []
+        return resource
 
 
 @pytest.fixture(scope="module")
-def other_server(database: Database, other_tenant: Tenant) -> Server:
-    return Server(database, other_tenant)
+def server(database: Database, tenant: Tenant) -> Iterator[ValidServer]:
+    yield ValidServer(database, tenant)
+
+
+@pytest.fixture(scope="module")
+def other_server(database: Database, other_tenant: Tenant) -> ValidServer:
+    return ValidServer(database, other_tenant)
 
 
 def platform(database: Database, statement: str, *values: object) -> None:
@@ -110,13 +145,13 @@ def test_a_coverage_becomes_a_policy_and_its_number_is_sealed(server: Server) ->
     assert shown["subscriberId"] == "M-4711"
 
 
-def test_a_policy_of_another_tenant_as_payer_shows_it_by_name_alone(server: Server) -> None:
+def test_a_policy_of_another_tenant_as_payer_shows_it_by_name_alone(server: ValidServer) -> None:
     patient, payer = a_patient(server), a_payer(server)
     assert server.read("Organization", payer) is None
 
     policy = row_of(server, a_policy(server, patient))
     server.sql("UPDATE patient_insurance_policies SET payer_id = %s WHERE id = %s", payer, policy)
-    organization = server.one("Organization", payer)
+    organization = server.of_rows("Organization", payer)
 
     assert organization["name"] == "Acme Dental"
     assert organization["type"][0]["coding"][0]["code"] == "pay"
@@ -207,7 +242,7 @@ def test_relatives_who_share_a_contact_change_together_and_the_last_takes_it_awa
     assert texts(server, "SELECT count(*) FROM external_contacts WHERE id = %s", contact) == [0]
 
 
-def test_a_relative_who_is_a_patient_is_named_by_reference_only(server: Server) -> None:
+def test_a_relative_who_is_a_patient_is_named_by_reference_only(server: ValidServer) -> None:
     child = a_patient(server)
     mother = a_patient(server, name=[{"family": "Secretname"}])
     row = server.add(
@@ -217,7 +252,7 @@ def test_a_relative_who_is_a_patient_is_named_by_reference_only(server: Server) 
         relationship_type="GUARDIAN",
     )
 
-    shown = server.one("RelatedPerson", row)
+    shown = server.of_rows("RelatedPerson", row)
 
     assert "Secretname" not in json.dumps(shown)
     assert shown["extension"][0]["valueReference"] == subject(mother)
@@ -329,7 +364,7 @@ def test_a_line_names_its_procedure_where_r4_has_it(server: Server) -> None:
     assert "procedureSequence" not in server.one("Claim", claim["id"])["item"][0]
 
 
-def test_a_claim_of_rows_is_a_valid_claim(server: Server) -> None:
+def test_a_claim_of_rows_is_a_valid_claim(server: ValidServer) -> None:
     patient, payer = a_patient(server), a_payer(server)
     own = row_of(server, patient)
     row = server.add("claims", patient_id=own, payer_id=payer, claim_number=unique("N"))
@@ -343,13 +378,13 @@ def test_a_claim_of_rows_is_a_valid_claim(server: Server) -> None:
         billed_amount=Decimal("99.90"),
     )
 
-    claim = server.one("Claim", row)
+    claim = server.of_rows("Claim", row)
 
     assert claim["status"] == "draft"
     assert claim["insurer"] == {"reference": f"Organization/{payer}"}
     assert claim["item"][0]["net"] == {"value": Decimal("99.90"), "currency": "USD"}
     assert claim["procedure"][0]["procedureReference"] == {"reference": f"Procedure/{procedure}"}
-    assert server.one("Organization", payer)["name"] == "Acme Dental"
+    assert server.of_rows("Organization", payer)["name"] == "Acme Dental"
 
 
 def test_what_the_payer_says_is_a_response_and_outlives_the_claim_sent_again(
@@ -482,7 +517,7 @@ def test_a_team_is_a_care_team_of_its_members(server: Server) -> None:
         server.delete("CareTeam", str(team))
 
 
-def test_a_membership_and_each_role_are_practitioner_roles(server: Server) -> None:
+def test_a_membership_and_each_role_are_practitioner_roles(server: ValidServer) -> None:
     place = server.add("locations", name="North")
     user = a_member(server, default_location_id=place)
     member = texts(server, "SELECT id FROM user_tenants WHERE user_id = %s", user)[0]
@@ -490,7 +525,7 @@ def test_a_membership_and_each_role_are_practitioner_roles(server: Server) -> No
     held = server.add("user_roles", user_id=user, role_id=role, location_id=place,
                       resource_scope="LOCATION", valid_from=NOW)  # fmt: skip
 
-    membership, assignment = (server.one("PractitionerRole", row) for row in (member, held))
+    membership, assignment = (server.of_rows("PractitionerRole", row) for row in (member, held))
 
     assert membership["practitioner"] == {"reference": f"Practitioner/{user}"}
     assert membership["specialty"][0]["coding"][0]["code"] == "122300000X"
@@ -500,7 +535,7 @@ def test_a_membership_and_each_role_are_practitioner_roles(server: Server) -> No
     # The membership ends over FHIR; the roles follow.
     practitioner = server.one("Practitioner", user)
     server.write({**practitioner, "active": False})
-    assert server.one("PractitionerRole", held)["active"] is False
+    assert server.of_rows("PractitionerRole", held)["active"] is False
     patient_user = a_member(server, "Pat Ient", user_type="PATIENT")
     theirs = texts(server, "SELECT id FROM user_tenants WHERE user_id = %s", patient_user)[0]
     assert server.read("PractitionerRole", theirs) is None
@@ -657,7 +692,7 @@ def test_the_platforms_terminology_is_in_every_tenant(
 
 
 def test_a_catalogued_drug_material_or_machine_is_where_a_record_names_it(
-    server: Server, other_server: Server, database: Database
+    server: ValidServer, other_server: ValidServer, database: Database
 ) -> None:
     ids = {name: uuid4() for name in ("drug", "material", "equipment")}
     platform(
@@ -697,7 +732,7 @@ def test_a_catalogued_drug_material_or_machine_is_where_a_record_names_it(
         performing_device_id=ids["equipment"],
     )
 
-    medication = server.one("Medication", ids["drug"])
+    medication = server.of_rows("Medication", ids["drug"])
     material, machine = (server.one("Device", ids[name]) for name in ("material", "equipment"))
 
     assert [item["code"] for item in medication["code"]["coding"]][1] == "J01CA04"

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,6 +29,7 @@ from interop.fhir.mappings import (
     build_lenses,
     condition,
     consent,
+    custom_fields,
     encounter,
     imaging_study,
     location,
@@ -40,7 +42,7 @@ from interop.fhir.mappings import (
     vital_signs,
 )
 from interop.fhir.mappings.lens import Row, Rows
-from tests.unit.interop.fhir.mappings.business_cases import BUSINESS_CASES, LIST
+from tests.unit.interop.fhir.mappings.business_cases import BUSINESS_CASES, LIST, VALUES
 from tests.unit.interop.fhir.mappings.law_strategies import (
     BODY_SITE,
     DAYS,
@@ -618,6 +620,21 @@ def test_published_examples_come_back_whole(resource_type: str) -> None:
 
     for mapping, resource in itertools.product(mappings, PUBLISHED[resource_type]):
         assert mapping.put(mapping.get(resource), resource) == resource
+
+
+@pytest.mark.parametrize("data_type", custom_fields.DATA_TYPES)
+@LAW
+@given(data=st.data())
+def test_the_laws_hold_for_fields_of_a_tenants_own(data_type: str, data: st.DataObject) -> None:
+    type_ = custom_fields.DATA_TYPES[data_type]
+    field = custom_fields.Field(UUID(int=1), "PATIENT", "recall", type_)
+    url = custom_fields.url_of("PATIENT", "recall")
+    sent = {"url": url, type_.element: data.draw(st.sampled_from([*REPLACEMENTS, True, 7]))}
+    resource = data.draw(st.sampled_from([{}, {"extension": [{"url": "urn:x"}, sent]}]))
+    value = data.draw(st.none() | VALUES[data_type])
+
+    assert field.get(field.put(value, resource)) == value
+    assert field.put(field.get(resource), resource) == resource
 
 
 def test_every_lens_is_under_the_laws() -> None:
