@@ -102,6 +102,16 @@ class SearchStatement:
                 wheres.append(f"({condition(alias)})")
         return f"EXISTS (SELECT FROM {', '.join(tables)} WHERE {' AND '.join(wheres)})"
 
+    def names(self, parameters: Sequence[str], target_type: str, target_id: str) -> str:
+        """By one of the parameters the resource names this one."""
+        listed = ", ".join(f"'{parameter}'" for parameter in parameters)
+        return (
+            "EXISTS (SELECT FROM fhir_search_reference AS c WHERE c.tenant_id = $1"
+            f" AND c.resource_type = '{self.resource_type}' AND c.parameter IN ({listed})"
+            f" AND c.target_type = '{target_type}' AND c.target_id = {self.bind(target_id)}"
+            f" AND c.resource_id = {self.alias}.resource_id)"
+        )
+
     # -- over references ----------------------------------------------------------------
 
     def refers_to(self, parameter: str, other: SearchStatement, conditions: Sequence[str]) -> str:
@@ -207,6 +217,18 @@ class SearchStatement:
             f" AND g.resource_id = {self.alias}.resource_id)"
             for gram in sorted(grams)
         ]
+
+    def has_words(self, condition: RowCondition) -> str:
+        """The row of the resource's text meets a condition made of `words`."""
+        return (
+            "EXISTS (SELECT FROM fhir_search_text AS w WHERE w.tenant_id = $1"
+            f" AND w.resource_type = '{self.resource_type}'"
+            f" AND w.resource_id = {self.alias}.resource_id AND ({condition('w')}))"
+        )
+
+    def words(self, column: str, text: str, *, is_prefix: bool) -> RowCondition:
+        part = self.bind(f" {text}" if is_prefix else f" {text} ")
+        return lambda w: f"strpos({w}.{column}, {part}) > 0"
 
     # -- conditions on a search row -----------------------------------------------------
 

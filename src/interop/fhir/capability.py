@@ -28,7 +28,9 @@ INTERACTIONS = (
     "search-type",
 )  # fmt: skip
 SYSTEM_INTERACTIONS = ("transaction", "batch", "history-system")
-COMMON_PARAMETERS = ("_id", "_lastUpdated", "_profile", "_security", "_source", "_tag")
+COMMON_PARAMETERS = (
+    "_content", "_id", "_lastUpdated", "_profile", "_security", "_source", "_tag", "_text",
+)  # fmt: skip
 OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
 # Extension of the statement -> path below /oauth2/ (SMART App Launch, oauth-uris).
 OAUTH2_PATHS = {

@@ -47,8 +47,8 @@ class SearchParameter:
     components: tuple[tuple[str, str, str], ...]  # (code, type, expression) of a composite
 
     def has_index(self) -> bool:
-        """False for _text, _content and _query, which no expression defines."""
-        return bool(self.expression)
+        """False for _query. No expression defines _text and _content: they are of all words."""
+        return bool(self.expression) or self.code in ("_text", "_content")
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,10 @@ BEGIN
         -- Another parameter may have brought the same three characters.
         ON CONFLICT DO NOTHING;
     END IF;
+    INSERT INTO fhir_search_text (tenant_id, resource_type, resource_id, narrative, content)
+    SELECT p_tenant, v ->> 'type', v ->> 'id', v -> 'rows' -> 'text' ->> 0,
+        v -> 'rows' -> 'text' ->> 1
+    FROM jsonb_array_elements(p_entries) AS v WHERE v -> 'rows' ? 'text';
     IF jsonb_path_exists(p_entries, '$[*].rows.reference') THEN
         INSERT INTO fhir_search_reference (tenant_id, resource_type, resource_id, parameter, ordinal,
             cluster, target_type, target_id, target_url, target_version,
@@ -223,6 +227,8 @@ BEGIN
     DELETE FROM fhir_search_number
         WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
     DELETE FROM fhir_search_quantity
+        WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
+    DELETE FROM fhir_search_text
         WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;
     DELETE FROM fhir_search_uri
         WHERE tenant_id = p_tenant AND resource_type = p_type AND resource_id = p_id;

@@ -148,6 +148,21 @@ class FhirSearchGram(Base):
     resource_id: Mapped[Exact] = mapped_column(primary_key=True)
 
 
+class FhirSearchText(Base):
+    """The words of a resource in their order, between spaces: of its narrative and of all texts."""
+
+    __tablename__ = "fhir_search_text"
+    __section__ = "IX"
+    __phi__ = Sensitivity.NONE
+    __tenant_key__ = False
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    resource_type: Mapped[Exact] = mapped_column(primary_key=True)
+    resource_id: Mapped[Exact] = mapped_column(primary_key=True)
+    narrative: Mapped[str] = phi(Sensitivity.IDENTIFYING)
+    content: Mapped[str] = phi(Sensitivity.IDENTIFYING)
+
+
 class FhirSearchReference(SearchRow, Base):
     """A reference: to a resource of this server, to another URL or canonical, or by identifier."""
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from interop.fhir.search.clauses import Clause, split_values, unescape
 from interop.fhir.search.extraction import reads_identifiers
 from interop.fhir.search.filter_expression import term_of
+from interop.fhir.search.full_text import FULL_TEXT
 from interop.fhir.search.terms import FILTER, HAS, Term, leaves
 from interop.fhir.sensitive import DOMAIN, Blind, is_sensitive_system, is_sensitive_type
 from storage.database import Database
@@ -42,6 +43,8 @@ def without_numbers(resource_type: str, pairs: Iterable[tuple[str, str]]) -> lis
 
 
 def _without(resource_type: str, name: str, value: str) -> str:
+    if name in FULL_TEXT:
+        return LEFT_OUT if any(character.isdigit() for character in value) else value
     if name.startswith("_") and not name.startswith((HAS, FILTER)):
         return value
     asked = term_of(resource_type, name, value)
@@ -72,6 +75,6 @@ def asks_for_identifier(resource_type: str, found: Term) -> bool:
 def _compares_numbers(resource_type: str, clause: Clause) -> bool:
     if clause.modifier == "missing":
         return False
-    if clause.modifier == "identifier":
+    if clause.modifier == "identifier" or clause.parameter.code in FULL_TEXT:
         return True
     return reads_identifiers(resource_type, clause.parameter.code)

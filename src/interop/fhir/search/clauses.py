@@ -75,7 +75,7 @@ def clause(resource_type: str, name: str, value: str) -> Clause:
 
 def _check_modifier(parameter: SearchParameter, modifier: str) -> None:
     accepted = MODIFIERS[parameter.type]
-    if parameter.code in ("_id", "_lastUpdated"):
+    if parameter.code in ("_id", "_lastUpdated", "_text", "_content"):
         accepted = ()
     if modifier in accepted:
         return

@@ -22,6 +22,16 @@ from interop.fhir.search.extraction import (
     component_tables,
     reads_identifiers,
 )
+from interop.fhir.search.full_text import (
+    FULL_TEXT,
+    Either,
+    Every,
+    Sought,
+    Without,
+    Words,
+    has_digit,
+    sought,
+)
 from interop.fhir.search.units import unit_of
 from interop.fhir.search.values import (
     INDEXED_CHARACTERS,
@@ -131,6 +141,8 @@ class Conditions:
         parameter, statement = clause.parameter, self._statement
         if parameter.code == "_lastUpdated":
             return [statement.last_updated(*self._moment(value, clause)) for value in clause.values]
+        if parameter.code in FULL_TEXT:
+            return [self._full_text(value, clause) for value in clause.values]
         if parameter.type == "special":
             return [self._near(value) for value in clause.values]
         if parameter.type == "composite":
@@ -148,6 +160,31 @@ class Conditions:
             return [statement.exists("token", name, statement.codes(plain))]
         conditions = [self._row(parameter.type, value, clause) for value in clause.values]
         return [statement.exists(parameter.type, name, _any(conditions))]
+
+    def _full_text(self, value: str, clause: Clause) -> str:
+        if self._other is None:
+            raise BadRequest(f"{clause.name} cannot be used here")
+        wanted = sought(unescape(value), clause.name)
+        return self._statement.has_words(self._words(wanted, FULL_TEXT[clause.parameter.code]))
+
+    def _words(self, wanted: Sought, column: str) -> RowCondition:
+        match wanted:
+            case Words(text, is_prefix):
+                found = [self._statement.words(column, text, is_prefix=is_prefix)]
+                if self._blind is not None:
+                    # In a sealed resource the words with a digit stand blindly.
+                    blind = [self._blind(w) if has_digit(w) else w for w in text.split()]
+                    found.append(
+                        self._statement.words(column, " ".join(blind), is_prefix=is_prefix)
+                    )
+                return _any(found)
+            case Without(part):
+                negated = self._words(part, column)
+                return lambda w: f"NOT ({negated(w)})"
+            case Either(parts):
+                return _any([self._words(part, column) for part in parts])
+            case Every(parts):
+                return _all([self._words(part, column) for part in parts])
 
     def _plain_codes(self, clause: Clause) -> list[str]:
         """Codes without systems become one = ANY, which plans far better than many ORs."""
@@ -395,6 +432,10 @@ def _any(conditions: list[RowCondition]) -> RowCondition:
     if len(conditions) == 1:
         return conditions[0]
     return lambda s: " OR ".join(f"({condition(s)})" for condition in conditions)
+
+
+def _all(conditions: list[RowCondition]) -> RowCondition:
+    return lambda s: " AND ".join(f"({condition(s)})" for condition in conditions)
 
 
 def _folded(text: str, clause: Clause) -> str:

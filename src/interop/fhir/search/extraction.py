@@ -27,11 +27,14 @@ from interop.fhir.search.converters import (
     Row,
     identifier_types,
 )
+from interop.fhir.search.full_text import FULL_TEXT, documents
 from interop.fhir.search.values import EARLIEST, LATEST, fold, grams
 from interop.fhir.sensitive import hidden_numbers, sensitive
 
 # The parameters that fhir_resources answers from its own columns.
 COLUMN_PARAMETERS = ("_id", "_lastUpdated")
+# Those that no expression is compiled for.
+_APART = (*COLUMN_PARAMETERS, *FULL_TEXT)
 
 # What a client may send at most: each is a row with two index entries to write in one transaction.
 # What rows of our own become (a study of many thousand instances) has no limit.
@@ -49,6 +52,8 @@ class SearchRows:
     tables: dict[str, list[list[Any]]] = field(default_factory=lambda: {t: [] for t in TABLES})
     grams: set[str] = field(default_factory=set)
     limit: int | None = None
+    # The words of its narrative and of all its texts.
+    text: list[str] = field(default_factory=list)
     # Whether the resource is one to be stored sealed.
     is_sensitive: bool = False
     # By which of the tenant's own parameters it was indexed (storage.search_parameters).
@@ -80,6 +85,8 @@ class SearchRows:
         }
         if self.grams:
             found["gram"] = sorted(self.grams)
+        if any(self.text):
+            found["text"] = self.text
         if self.epoch:
             found["epoch"] = self.epoch
         return found
@@ -186,13 +193,15 @@ def extract(
     found = sensitive(resource)
     rows = SearchRows(limit=limit, is_sensitive=found.found)
     context = Context(resource, own_base, found.identifiers, blind)
+    hidden = hidden_numbers(resource, found)
+    rows.text = documents(resource, hidden=hidden if found.found else None, blind=blind)
     resource_type = str(resource["resourceType"])
     _run(plan(resource_type), rows, context)
     if indexing is not None:
         rows.epoch = indexing.epoch
         own = indexing.plan(resource_type)
         if own is not None:
-            _run(own, rows, replace(context, hidden=hidden_numbers(resource, found)))
+            _run(own, rows, replace(context, hidden=hidden))
     _add_grams(rows)
     return rows
 
@@ -326,7 +335,7 @@ def extractors(resource_type: str) -> tuple[Extractor, ...]:
     return tuple(
         compiled(parameter, resource_type)
         for parameter in definitions().search_parameters[resource_type].values()
-        if parameter.has_index() and parameter.code not in COLUMN_PARAMETERS
+        if parameter.has_index() and parameter.code not in _APART
     )
 
 

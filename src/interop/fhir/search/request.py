@@ -18,6 +18,7 @@ from interop.errors import BadRequest, TooCostly, UnsupportedParameter
 from interop.fhir.definitions import SearchParameter
 from interop.fhir.search.clauses import known_parameter
 from interop.fhir.search.filter_expression import term_of
+from interop.fhir.search.full_text import FULL_TEXT
 from interop.fhir.search.includes import NAMES as INCLUDES
 from interop.fhir.search.includes import IncludeRequest, brought_types
 from interop.fhir.search.includes import read as read_include
@@ -89,8 +90,12 @@ class SearchRequest:
     count_only: bool = False
     cursor: Cursor | None = None
     applied: list[tuple[str, str]] = field(default_factory=list)
+    # What the audit calls it.
+    event: str = "FHIR_SEARCH"
     # Why parameters were left out, in the answer to who asked to be told so (handling=lenient).
     left_out: list[str] = field(default_factory=list)
+    # The type by which the names of parameters were understood, where nothing is searched as well.
+    read_as: str = ""
 
     @property
     def resource_types(self) -> tuple[str, ...]:
@@ -110,7 +115,7 @@ class SearchRequest:
     @property
     def is_over_types(self) -> bool:
         """Whether several types could be searched, whichever there are."""
-        return self.path in ("", "_search") or self.path.endswith("/*")
+        return self.path in ("", "_search") or self.path.endswith(("/*", "/$everything"))
 
     def types(self) -> list[str]:
         """Every resource type that the search may touch."""
@@ -143,7 +148,8 @@ def parse_over(
     Every type must have each of them. With `lenient` (Prefer: handling=lenient) unknown ones are
     left out, of the self link too, and `left_out` says why. `ignored` ones are read by the caller.
     """
-    request = SearchRequest(path, {type_: [] for type_ in sorted(types)})
+    asked: dict[str, list[Term]] = {type_: [] for type_ in sorted(types)}
+    request = SearchRequest(path, asked, read_as=next(iter(asked)))
     single: set[str] = set()
     budget = Budget()
     for name, value in pairs:
@@ -226,7 +232,7 @@ def _sort(types: Sequence[str], value: str) -> list[tuple[SearchParameter, bool]
         if not found:
             continue
         parameter = found[0]
-        if parameter.type in UNSORTABLE:
+        if parameter.type in UNSORTABLE or parameter.code in FULL_TEXT:
             raise UnsupportedParameter(f"_sort={key}: {parameter.type} parameters have no order")
         keys.append((parameter, key.startswith("-")))
     if len(keys) > MAX_SORT_KEYS:

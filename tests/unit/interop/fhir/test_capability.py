@@ -13,6 +13,7 @@ from interop.fhir.capability import INTERACTIONS, capability_statement, instance
 from interop.fhir.definitions import definitions
 from interop.fhir.router import BASE, routes
 from interop.fhir.search.extraction import COLUMN_PARAMETERS, extractors
+from interop.fhir.search.full_text import FULL_TEXT
 
 ROOT = Path(__file__).parents[4]
 
@@ -72,7 +73,8 @@ def test_every_parameter_it_names_is_indexed() -> None:
     assert {one["type"] for one in rest["resource"]} == definitions().resource_types
     for one in rest["resource"]:
         named = {parameter["name"] for parameter in one.get("searchParam", [])} | common
-        indexed = {e.parameter.code for e in extractors(one["type"])} | set(COLUMN_PARAMETERS)
+        indexed = {e.parameter.code for e in extractors(one["type"])}
+        indexed |= {*COLUMN_PARAMETERS, *FULL_TEXT}
         if one["type"] == "AuditEvent":
             # Served from the log itself, which has no search rows.
             assert named < indexed
