@@ -131,6 +131,32 @@ def _values_of_definition(entity_type: str) -> str:
     )
 
 
+def _of_parent(child: str, link: str, where: str = "true") -> str:
+    """The rows that belong to the changed ones, which alone say of which patient they are."""
+    return (
+        f"SELECT c.tenant_id, c.id AS child_id FROM {{rows}} AS p JOIN {child} AS c"
+        f" ON c.tenant_id = p.tenant_id AND c.{link} = p.id AND {where}"
+    )
+
+
+_OF_PATIENT = ("patient_id",)
+_NOTES_OF_VISIT = _of_parent("clinical_notes", "encounter_id")
+# A tooth of a chart has the chart's id with its last byte exclusive-or the tooth (tooth_chart.py).
+_CHARTED_TEETH = """
+SELECT c.tenant_id, (left(c.id::text, 34) || lpad(to_hex(('x' || right(c.id::text, 2))::bit(8)::int
+    # CASE WHEN tooth ~ '^[0-9]' THEN tooth::int ELSE ascii(tooth) END), 2, '0'))::uuid AS tooth_id
+FROM {rows} AS c CROSS JOIN LATERAL jsonb_object_keys(CASE jsonb_typeof(c.chart_json -> 'teeth')
+    WHEN 'object' THEN c.chart_json -> 'teeth' ELSE '{{}}' END) AS tooth
+WHERE c.tooth_numbering_system = 'FDI' AND tooth ~ '^([1-4][1-8]|[5-8][1-5])$'
+    OR c.tooth_numbering_system = 'UNIVERSAL' AND tooth ~ '^([1-9]|[12][0-9]|3[0-2]|[A-T])$'
+"""
+_FINDINGS = "SELECT * FROM {rows} AS rows WHERE prediction_type <> 'RISK_SCORE'"
+_RISKS = "SELECT * FROM {rows} AS rows WHERE prediction_type = 'RISK_SCORE'"
+_REVIEWED = (
+    "SELECT e.tenant_id, p.id AS prediction_id FROM {rows} AS e JOIN ai_predictions AS p"
+    " ON p.tenant_id = e.tenant_id AND p.id = e.prediction_id AND p.prediction_type"
+)
+
 PRESENTED: dict[str, tuple[Presented, ...]] = {
     "patients": (Presented("Patient"),),
     "patient_identifiers": (Presented("Patient", "patient_id"),),
@@ -165,14 +191,60 @@ PRESENTED: dict[str, tuple[Presented, ...]] = {
     "encounters": (
         Presented("Encounter"),
         Presented(
+            "Appointment",
+            source="SELECT * FROM {rows} AS rows WHERE scheduled_start_at IS NOT NULL",
+        ),
+        Presented(
             "DocumentReference",
             "document_id",
             _DOCUMENTS_OF.format(owner="ENCOUNTER"),
             ("patient_id",),
         ),
+        Presented("DocumentReference", "child_id", _NOTES_OF_VISIT, _OF_PATIENT),
+        Presented("Composition", "child_id", _NOTES_OF_VISIT, _OF_PATIENT),
+        Presented(
+            "Observation", "child_id", _of_parent("clinical_outcomes", "encounter_id"), _OF_PATIENT
+        ),
+        Presented(
+            "Condition",
+            "child_id",
+            _of_parent("encounter_diagnoses", "encounter_id", "c.condition_id IS NULL"),
+            _OF_PATIENT,
+        ),
+    ),
+    "encounter_diagnoses": (
+        Presented("Encounter", "encounter_id"),
+        Presented("Condition", source="SELECT * FROM {rows} AS rows WHERE condition_id IS NULL"),
+    ),
+    "clinical_notes": (Presented("DocumentReference"), Presented("Composition")),
+    "clinical_note_amendments": (
+        Presented("DocumentReference", "note_id"),
+        Presented("Composition", "note_id"),
+    ),
+    "patient_social_history": (Presented("Observation"),),
+    "tooth_chart_snapshots": (
+        Presented("Observation"),
+        Presented("Observation", "tooth_id", _CHARTED_TEETH),
+    ),
+    "treatment_plans": (
+        Presented("CarePlan"),
+        Presented(
+            "ServiceRequest", "child_id", _of_parent("treatment_plan_items", "plan_id"), _OF_PATIENT
+        ),
+    ),
+    "treatment_plan_items": (Presented("ServiceRequest"), Presented("CarePlan", "plan_id")),
+    "treatment_plan_procedures": (Presented("Procedure", "procedure_id"),),
+    "clinical_outcomes": (Presented("Observation"),),
+    "image_annotations": (
+        Presented("Observation", source="SELECT * FROM {rows} AS rows WHERE source_type = 'USER'"),
     ),
     "patient_conditions": (Presented("Condition"),),
-    "procedures": (Presented("Procedure"),),
+    "procedures": (
+        Presented("Procedure"),
+        Presented(
+            "Observation", "child_id", _of_parent("clinical_outcomes", "procedure_id"), _OF_PATIENT
+        ),
+    ),
     "imaging_studies": (Presented("ImagingStudy"), Presented("Device", "performing_device_id")),
     "imaging_series": (Presented("ImagingStudy", "study_id"),),
     "imaging_objects": (Presented("ImagingStudy", "study_id"),),
@@ -181,9 +253,14 @@ PRESENTED: dict[str, tuple[Presented, ...]] = {
         Presented("Observation", "exam_observation_id"),
     ),
     "vital_signs": (Presented("Observation"),),
-    "ai_predictions": (Presented("Observation"),),
+    "ai_predictions": (
+        Presented("Observation", source=_FINDINGS),
+        Presented("RiskAssessment", source=_RISKS),
+    ),
     "ai_review_events": (
-        Presented("Observation", "prediction_id"),
+        Presented("Provenance", source="SELECT * FROM {rows} AS rows"),
+        Presented("Observation", "prediction_id", f"{_REVIEWED} <> 'RISK_SCORE'"),
+        Presented("RiskAssessment", "prediction_id", f"{_REVIEWED} = 'RISK_SCORE'"),
         Presented("DiagnosticReport", "job_id"),
     ),
     "ai_inference_jobs": (
@@ -209,13 +286,25 @@ PRESENTED: dict[str, tuple[Presented, ...]] = {
         Presented("ChargeItemDefinition", "procedure_catalog_id"),
         Presented("Organization", "payer_id"),
     ),
-    "patient_medications": (Presented("Medication", "drug_id"),),
+    "patient_medications": (
+        Presented("MedicationStatement"),
+        Presented("MedicationRequest"),
+        Presented("Medication", "drug_id"),
+    ),
     "patient_allergies": (
+        Presented("AllergyIntolerance"),
         Presented("Medication", "drug_id"),
         Presented("Device", "material_id"),
     ),
-    "procedure_materials": (Presented("Device", "material_id"),),
-    "referrals": (Presented("Organization", "to_tenant_id"),),
+    "procedure_materials": (
+        Presented("Procedure", "procedure_id"),
+        Presented("Device", "material_id"),
+    ),
+    "referrals": (
+        Presented("ServiceRequest"),
+        Presented("Task"),
+        Presented("Organization", "to_tenant_id"),
+    ),
     "invoices": (Presented("Invoice"),),
     "invoice_line_items": (Presented("Invoice", "invoice_id"),),
     "documents": (Presented("DocumentReference"),),

@@ -196,13 +196,21 @@ JOIN ai_inference_jobs AS j ON j.tenant_id = p.tenant_id AND j.id = p.job_id
 LEFT JOIN imaging_studies AS s ON s.tenant_id = j.tenant_id AND s.id = j.study_id
 LEFT JOIN imaging_objects AS o ON o.tenant_id = p.tenant_id AND o.id = p.imaging_object_id
 LEFT JOIN image_annotations AS a ON a.tenant_id = p.tenant_id AND a.id = p.roi_ref
-WHERE p.tenant_id = %s AND p.id = %s
+WHERE p.tenant_id = %s AND p.id = %s AND (p.prediction_type = 'RISK_SCORE') = %s
 """
 
 
 def load(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | None:
-    """A prediction with its job, study and region, as its reviews have left it."""
-    found = query(connection, _SELECT, tenant_id, row_id)
+    """A finding; a risk is a RiskAssessment."""
+    found = load_prediction(connection, tenant_id, row_id)
+    return Rows(found[1]) if found else None
+
+
+def load_prediction(
+    connection: Connection, tenant_id: UUID, row_id: UUID, *, is_risk: bool = False
+) -> tuple[Row, Row] | None:
+    """A prediction with its job, study and region, as its reviews have left it, and as shown."""
+    found = query(connection, _SELECT, tenant_id, row_id, is_risk)
     if not found:
         return None
     review = ai_review.judge(found[0]["reviews"])
@@ -231,7 +239,7 @@ def load(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | None:
         "certainty": None if confidence is None else round(confidence * 100, 4),
         "region": _region(data["sop_instance_uid"], data["geometry"]),
     }
-    return Rows(row)
+    return data, row
 
 
 def _region(sop_instance_uid: str | None, geometry: Mapping[str, Any] | None) -> str | None:

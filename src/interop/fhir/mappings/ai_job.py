@@ -16,12 +16,13 @@ from uuid import UUID
 from interop.fhir.lens import Connection
 from interop.fhir.mappings import ai_review, references
 from interop.fhir.mappings.ai_finding import DISPLAYS, Alternate, Label
-from interop.fhir.mappings.concepts import Coding, Reference
+from interop.fhir.mappings.concepts import Coding, Concept, ConceptText, Reference
 from interop.fhir.mappings.converters import Codes, Converter, Moment, Text
 from interop.fhir.mappings.imaging_study import Uid
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows, constant
 from interop.fhir.mappings.organization import dicomweb_address
 from interop.fhir.mappings.places import Choice, FirstOf, References, Within
+from interop.fhir.mappings.shared_type import SharedLens
 from interop.fhir.mappings.statements import query
 from interop.fhir.mappings.systems import (
     AI_ASSERTED,
@@ -30,8 +31,11 @@ from interop.fhir.mappings.systems import (
     DICOM_UID,
     OWN,
     PARTICIPANT_TYPE,
+    own,
+    own_extension,
 )
-from interop.fhir.mappings.views import ViewLens
+from interop.fhir.mappings.unknowns import UNKNOWN
+from interop.fhir.mappings.views import Shown, ViewLens
 
 DISCLAIMER: Final = "Trained on synthetic images. Not for clinical use."
 MANUFACTURER: Final = "dental-interop"
@@ -43,6 +47,8 @@ FULFILL: Final = Coding(
 )
 CREATE: Final = Coding("http://terminology.hl7.org/CodeSystem/v3-DataOperation", "CREATE", "create")
 ASSEMBLER: Final = Coding(PARTICIPANT_TYPE, "assembler", "Assembler")
+# As what predictions are presented: findings, and risks.
+_KINDS: Final = ("Observation", "RiskAssessment")
 SR_TITLE: Final = "DICOM SR (TID 1500)"
 SEG_TITLE: Final = "DICOM Segmentation"
 
@@ -172,7 +178,7 @@ PROVENANCE: Final = ResourceMapping(
     "Provenance",
     "ai_inference_jobs",
     [
-        Entry("targets", "target", References(Reference(("Observation", "DiagnosticReport"))), ()),
+        Entry("targets", "target", References(Reference((*_KINDS, "DiagnosticReport"))), ()),
         Entry("started_at", "occurredPeriod.start", Moment()),
         Entry("completed_at", "occurredPeriod.end", Moment()),
         Entry("recorded", "recorded", Moment()),
@@ -284,7 +290,7 @@ def _report_loader(public_url: str | None) -> Any:
             "issued": data["completed_at"],
             "performer": job.device,
             "study": job.study,
-            "results": _named_findings(job, findings),
+            "results": _named_findings(job, findings, ("Observation",)),
             "conclusion": conclusion(data, findings),
             "sr_url": job.instance_url(public_url, data["sr_sop_instance_uid"]),
             "seg_url": job.instance_url(public_url, data["seg_sop_instance_uid"]),
@@ -303,8 +309,12 @@ def _findings(connection: Connection, tenant_id: UUID, row_id: UUID) -> list[dic
     return found
 
 
-def _named_findings(job: _Job, findings: list[dict[str, Any]]) -> tuple[str, ...]:
-    return tuple(sorted(str(job.named("Observation", item["id"])) for item in findings))
+def _named_findings(
+    job: _Job, findings: list[dict[str, Any]], kinds: tuple[str, ...] = _KINDS
+) -> tuple[str, ...]:
+    """The resources of findings; R4's reports have no place for a risk."""
+    named = [(_KINDS[item["prediction_type"] == "RISK_SCORE"], item["id"]) for item in findings]
+    return tuple(sorted(str(job.named(kind, id_)) for kind, id_ in named if kind in kinds))
 
 
 def conclusion(job: Mapping[str, Any], findings: list[dict[str, Any]]) -> str:
@@ -354,6 +364,56 @@ _JOBS: Final = ("ai_inference_jobs", "id")
 _ORIGIN: Final = "of an inference job, which is not deleted over FHIR"
 
 
+# -- reviews --------------------------------------------------------------------------------------
+
+VERIFIER: Final = Coding(PARTICIPANT_TYPE, "verifier", "Verifier")
+REVIEWS: Final = Concept(
+    {
+        "CONFIRMED": own("review", "confirmed", "Confirmed a finding of the AI"),
+        "REJECTED": own("review", "rejected", "Rejected a finding of the AI"),
+        "EDITED": own("review", "edited", "Corrected a finding of the AI"),
+    }
+)
+COMMENT: Final = own_extension("review-comment")
+REVIEW: Final = ResourceMapping(
+    "Provenance",
+    "ai_review_events",
+    [
+        Entry("comment", f"extension[url={COMMENT}].valueString", Text()),
+        Entry("targets", "target", References(Reference(_KINDS)), ()),
+        Entry("recorded", "recorded", Moment()),
+        Entry("reason", "reason", FirstOf(ConceptText())),
+        Entry("action", "activity", REVIEWS),
+        Entry("agent", "agent", Shown("reviewer_id as verifier; empty: data-absent-reason")),
+    ],
+)
+_REVIEW: Final = """
+SELECT e.review_action AS action, e.reason_code AS reason, e.comment, e.reviewer_id,
+    e.created_at AS recorded, e.prediction_id, p.prediction_type
+FROM ai_review_events AS e
+JOIN ai_predictions AS p ON p.tenant_id = e.tenant_id AND p.id = e.prediction_id
+WHERE e.tenant_id = %s AND e.id = %s
+"""
+
+
+def _load_review(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | None:
+    found = query(connection, _REVIEW, tenant_id, row_id)
+    if not found:
+        return None
+    data = found[0]
+    kind = _KINDS[data["prediction_type"] == "RISK_SCORE"]
+    who: dict[str, Any] = UNKNOWN
+    if data["reviewer_id"] is not None:
+        who = {
+            "reference": references.literal(
+                connection, tenant_id, "Practitioner", data["reviewer_id"]
+            )
+        }
+    data["targets"] = (references.literal(connection, tenant_id, kind, data["prediction_id"]),)
+    data["agent"] = [{"type": VERIFIER.concept(), "who": who}]
+    return Rows({column: data[column] for column in REVIEW.columns})
+
+
 def task(public_url: str | None) -> ViewLens:
     return ViewLens(TASK, _load_task, _ORIGIN, _JOBS)
 
@@ -363,5 +423,12 @@ def diagnostic_report(public_url: str | None) -> ViewLens:
     return ViewLens(DIAGNOSTIC_REPORT, load, _ORIGIN, _JOBS, ("conclusionCode",))
 
 
-def provenance(public_url: str | None) -> ViewLens:
-    return ViewLens(PROVENANCE, _load_provenance, _ORIGIN, _JOBS)
+def provenance(public_url: str | None) -> SharedLens:
+    """Of what a job has made, and of what was said of it."""
+    review = "of a review, which stays as it was made"
+    return SharedLens(
+        [
+            ViewLens(PROVENANCE, _load_provenance, _ORIGIN, _JOBS),
+            ViewLens(REVIEW, _load_review, review, ("ai_review_events", "id")),
+        ]
+    )

@@ -21,7 +21,7 @@ from interop.fhir.mappings.concepts import (
 )
 from interop.fhir.mappings.converters import Codes, Day, Text
 from interop.fhir.mappings.lens import Entry, ResourceMapping
-from interop.fhir.mappings.medication import Drug, normalize
+from interop.fhir.mappings.medication import DRUG, Drug, normalize
 from interop.fhir.mappings.path import DATA_ABSENT_REASON, path
 from interop.fhir.mappings.places import Choice, Notes
 from interop.fhir.mappings.shared_type import SharedLens, Writable
@@ -38,6 +38,7 @@ NOT_AN_ALLERGY: Final = (
 # environment and food.
 _ABSENT: Final = "http://hl7.org/fhir/uv/ips/CodeSystem/absent-unknown-uv-ips"
 _NO_KNOWN: Final = ("716186003", "409137002", "428607008", "429625007")
+MATERIAL: Final = own_extension("catalogue-material")
 CATEGORY: Final = own_extension("allergy-category")
 LIFE_THREATENING: Final = own_extension("allergy-life-threatening")
 
@@ -135,6 +136,16 @@ def mapping(public_url: str | None) -> ResourceMapping:
         "patient_allergies",
         [
             Entry("clinical_status", "clinicalStatus", CLINICAL_STATUS, "ACTIVE"),
+            Entry(
+                "drug_id",
+                f"extension[url={DRUG}].valueReference",
+                Reference(("Medication",), public_url),
+            ),
+            Entry(
+                "material_id",
+                f"extension[url={MATERIAL}].valueReference",
+                Reference(("Device",), public_url),
+            ),
             Entry("category", "", Category()),
             Entry("criticality", "criticality", CRITICALITIES),
             Entry(("code_system_uri", "code", "substance"), "code", Drug()),

@@ -21,6 +21,7 @@ from interop.fhir.mappings.money import amount_of, currency_of, money
 from interop.fhir.mappings.path import path
 from interop.fhir.mappings.places import Notes
 from interop.fhir.mappings.refined import Refined
+from interop.fhir.mappings.shared_type import SharedLens, Writable
 from interop.fhir.mappings.systems import DENTAL, own_extension
 from interop.fhir.mappings.tables import TableLens
 
@@ -194,7 +195,8 @@ class PlanLens(TableLens):
         return self.present(connection, tenant_id, row_id, resource) or resource
 
 
-def plan_lens(public_url: str | None) -> PlanLens:
-    return PlanLens(
+def lens(public_url: str | None) -> SharedLens:
+    plan = PlanLens(
         mapping(public_url), needs=("patient_id",), normalize=normalize, derived=("items",)
     )
+    return SharedLens((), (Writable(plan, is_plan),))

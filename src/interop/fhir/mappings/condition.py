@@ -1,21 +1,27 @@
 """Condition over patient_conditions (US Core Condition, Dental Data Exchange dental-condition).
 
 A Condition whose code has several codings is one row with the coding that says most to a dental
-record: ICD-10, else SNOMED CT, else the first.
+record: ICD-10, else SNOMED CT, else the first. A diagnosis of a visit that names no entry of the
+problem list is a Condition of its own (US Core Encounter Diagnosis), which the server shows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
+from interop.fhir.lens import Connection
+from interop.fhir.mappings import references, statements
 from interop.fhir.mappings.body_site import BodySite
 from interop.fhir.mappings.concepts import Coding, Concept, Reference, codings, replaced
 from interop.fhir.mappings.converters import Moment, Text
-from interop.fhir.mappings.lens import Entry, ResourceMapping, Row
+from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows
 from interop.fhir.mappings.places import Choice, Notes
-from interop.fhir.mappings.systems import DENTAL, ICD10_CM, SNOMED_CT
+from interop.fhir.mappings.shared_type import SharedLens, Writable
+from interop.fhir.mappings.systems import CDT, DENTAL, ICD10_CM, SNOMED_CT
 from interop.fhir.mappings.tables import TableLens
+from interop.fhir.mappings.views import ViewLens
 
 _HL7: Final = "http://terminology.hl7.org/CodeSystem"
 PROBLEM: Final = Coding(f"{_HL7}/condition-category", "problem-list-item", "Problem List Item")
@@ -137,5 +143,69 @@ def mapping(public_url: str | None) -> ResourceMapping:
     )
 
 
-def lens(public_url: str | None) -> TableLens:
-    return TableLens(mapping(public_url), needs=("patient_id",), normalize=normalize)
+# -- diagnoses of a visit -------------------------------------------------------------------------
+
+ENCOUNTER_DIAGNOSIS: Final = Coding(
+    f"{_HL7}/condition-category", "encounter-diagnosis", "Encounter Diagnosis"
+)
+DIAGNOSIS_SYSTEMS: Final = {**CANONICAL, "CDT": CDT}
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """(code_system, code, display) of one coding."""
+
+    label: str = ", ".join(f"{uri} = {kind}" for kind, uri in DIAGNOSIS_SYSTEMS.items())
+
+    def get(self, node: Any) -> tuple[str, str, str | None] | None:
+        for kind, uri in DIAGNOSIS_SYSTEMS.items():
+            for item in codings(node):
+                if item.get("system") == uri and Text().get(item.get("code")):
+                    return kind, item["code"], Text().get(item.get("display"))
+        return None
+
+    def put(self, value: tuple[str, str, str | None], node: Any) -> Any:
+        kind, code, display = value
+        return replaced(node, coding=[Coding(DIAGNOSIS_SYSTEMS[kind], code, display).json()])
+
+
+DIAGNOSIS: Final = ResourceMapping(
+    "Condition",
+    "encounter_diagnoses",
+    [
+        Entry(("code_system", "code", "display"), "code", Coded()),
+        Entry("patient", "subject", Reference(("Patient",))),
+        Entry("encounter", "encounter", Reference(("Encounter",))),
+        Entry(("tooth_number", "surface"), "", BodySite()),
+        Entry("recorded_at", "recordedDate", Moment()),
+    ],
+    template=lambda row: {"category": [ENCOUNTER_DIAGNOSIS.concept()]},
+)
+_DIAGNOSIS: Final = (
+    "SELECT d.code_system, d.code, d.display, d.tooth_number, NULL AS surface,"
+    " d.created_at AS recorded_at, d.encounter_id AS encounter, e.patient_id AS patient"
+    " FROM encounter_diagnoses AS d"
+    " JOIN encounters AS e ON e.tenant_id = d.tenant_id AND e.id = d.encounter_id"
+    " WHERE d.tenant_id = %s AND d.id = %s AND d.condition_id IS NULL"
+)
+
+
+def _load_diagnosis(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | None:
+    found = statements.query(connection, _DIAGNOSIS, tenant_id, row_id)
+    if not found:
+        return None
+    row = found[0]
+    for column, resource_type in (("patient", "Patient"), ("encounter", "Encounter")):
+        row[column] = references.literal(connection, tenant_id, resource_type, row[column])
+    return Rows({column: row[column] for column in DIAGNOSIS.columns})
+
+
+def lens(public_url: str | None) -> SharedLens:
+    diagnosis = ViewLens(
+        DIAGNOSIS,
+        _load_diagnosis,
+        "a diagnosis of a visit; take it out of the Encounter",
+        ("encounter_diagnoses", "id"),
+    )
+    problems = TableLens(mapping(public_url), needs=("patient_id",), normalize=normalize)
+    return SharedLens((diagnosis,), (Writable(problems, lambda resource: True),))

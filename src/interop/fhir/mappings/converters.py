@@ -77,6 +77,18 @@ class Integer:
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class Counted(Integer):
+    """A whole number that an integer column holds, from `low`."""
+
+    low: int = 0
+    label: str = "integer"
+
+    def get(self, node: Any) -> int | None:
+        value = Integer.get(self, node)
+        return value if value is not None and self.low <= value < 2**31 else None
+
+
 def number(node: Any) -> Decimal | None:
     """A JSON number as a decimal with the digits that were sent."""
     if isinstance(node, bool) or not isinstance(node, int | float | Decimal):

@@ -41,6 +41,26 @@ class Elsewhere:
         found = connection.execute(statement, (tenant_id, row_id)).fetchone()
         return found[0] if found else None
 
+    def images(
+        self, connection: Connection, tenant_id: UUID, column: str, value: UUID
+    ) -> list[Image]:
+        """The rows with a value in a column; none where nothing else shows such rows."""
+        if not self._shown:
+            return []
+        statement = sql.SQL(
+            "SELECT to_jsonb(t) FROM {} AS t WHERE t.tenant_id = %s AND t.{} = %s"
+        ).format(sql.Identifier(self._table), sql.Identifier(column))
+        return [row[0] for row in connection.execute(statement, (tenant_id, value)).fetchall()]
+
+    def mark_rows(
+        self, connection: Connection, tenant_id: UUID, before: list[Image], now: list[Image]
+    ) -> None:
+        """The same for the rows of a list, of which some may have come or gone."""
+        changed = [row for row in before if row not in now] + [r for r in now if r not in before]
+        for item in self._shown if changed else ():
+            for target in self._targets(connection, item, changed):
+                mark_stale(connection, tenant_id, item.resource_type, target)
+
     def mark(
         self, connection: Connection, tenant_id: UUID, row_id: UUID, before: Image | None
     ) -> None:

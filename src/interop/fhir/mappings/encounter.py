@@ -1,19 +1,22 @@
 """Encounter over encounters (US Core Encounter).
 
-`encounter_diagnoses` are not presented: Encounter.diagnosis refers to Condition resources, which
-patient_conditions hold.
+A diagnosis of the visit refers to a Condition: that of the patient's problem list which the row
+names, or the one that the row itself is shown as (condition.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
-from interop.fhir.lens import JsonObject
+from interop.fhir.lens import Connection, JsonObject
+from interop.fhir.mappings import references, statements
 from interop.fhir.mappings.concepts import Coding, Concept, ConceptText, Reference
-from interop.fhir.mappings.converters import Codes, Moment
-from interop.fhir.mappings.lens import Entry, ResourceMapping, constant
+from interop.fhir.mappings.converters import Codes, Counted, Moment
+from interop.fhir.mappings.lens import Children, Entry, ResourceMapping, Row, Rows, constant
 from interop.fhir.mappings.path import path
 from interop.fhir.mappings.places import FirstOf, Within
 from interop.fhir.mappings.systems import CDT_SYSTEMS, own, own_extension
@@ -26,6 +29,7 @@ PLANNED_START: Final = (
 NO_SHOW: Final = own_extension("encounter-no-show")
 AMBULATORY: Final = Coding("http://terminology.hl7.org/CodeSystem/v3-ActCode", "AMB", "ambulatory")
 _PARTICIPATION: Final = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
+_DIAGNOSIS_ROLE: Final = "http://terminology.hl7.org/CodeSystem/diagnosis-role"
 PERFORMER: Final = Coding(_PARTICIPATION, "PPRF", "primary performer")
 
 STATUSES: Final = Codes(
@@ -131,6 +135,33 @@ def _set_moment(node: JsonObject, value: datetime | None) -> JsonObject:
     return _START.put(node, Moment().put(value, None))
 
 
+ROLES: Final = Concept(
+    {
+        "CHIEF_COMPLAINT": Coding(_DIAGNOSIS_ROLE, "CC", "Chief complaint"),
+        "ADMISSION": Coding(_DIAGNOSIS_ROLE, "AD", "Admission diagnosis"),
+        "DISCHARGE": Coding(_DIAGNOSIS_ROLE, "DD", "Discharge diagnosis"),
+    }
+)
+
+
+def diagnoses(public_url: str | None) -> Children:
+    """The Conditions of a visit."""
+    condition = Reference(("Condition",), public_url)
+    return Children(
+        "encounter_diagnoses",
+        "diagnosis",
+        [
+            Entry("condition_id", "condition", condition),
+            Entry("diagnosis_role", "use", ROLES),
+            Entry("rank", "rank", Counted(low=1)),
+        ],
+        key=("condition_id",),
+        order=("rank",),
+        admits=lambda item: condition.get(item.get("condition")) is not None,
+        needs=("condition_id",),
+    )
+
+
 def mapping(public_url: str | None) -> ResourceMapping:
     practitioner = Reference(("Practitioner",), public_url)
     location = Reference(("Location",), public_url)
@@ -150,9 +181,87 @@ def mapping(public_url: str | None) -> ResourceMapping:
             Entry("reason", "reasonCode", FirstOf(ConceptText())),
             Entry("location_id", "location", FirstOf(Within("location", location))),
         ],
+        [diagnoses(public_url)],
         template=constant({"class": AMBULATORY.json()}),
     )
 
 
-def lens(public_url: str | None) -> TableLens:
-    return TableLens(mapping(public_url), needs=("patient_id",))
+# A visit's diagnosis has a code of its own, which is that of the Condition when it is made.
+_CODED: Final = (
+    "SELECT code_system, code, display, tooth_number FROM patient_conditions"
+    " WHERE tenant_id = %s AND id = %s AND code IS NOT NULL AND code_system IN ('ICD10', 'SNOMED')"
+)
+
+
+# The diagnosis that is shown as the Condition itself.
+_OWN: Final = (
+    "SELECT d.id FROM fhir_resources AS r JOIN encounter_diagnoses AS d"
+    " ON d.tenant_id = r.tenant_id AND d.id = r.row_id AND d.condition_id IS NULL"
+    " WHERE r.tenant_id = %s AND r.resource_type = 'Condition' AND r.resource_id = %s"
+)
+
+
+class EncounterLens(TableLens):
+    """Visits with their diagnoses, of which some are Conditions of their own."""
+
+    def _wanted(
+        self, connection: Connection, tenant_id: UUID, children: Children, rows: Rows
+    ) -> tuple[Row, ...]:
+        items = rows.children[children.table]
+        found = self._resolved_items(connection, tenant_id, children, items)
+        pairs = zip(items, found, strict=True)
+        return tuple({**item, **ids} for item, ids in pairs if ids["condition_id"])
+
+    def _resolved_items(
+        self, connection: Connection, tenant_id: UUID, children: Children, items: Sequence[Row]
+    ) -> list[dict[str, UUID | None]]:
+        return [
+            {"condition_id": self._condition(connection, tenant_id, item["condition_id"])}
+            for item in items
+        ]
+
+    def _condition(self, connection: Connection, tenant_id: UUID, reference: str) -> UUID | None:
+        """The Condition that a row can name: one with a code, or the row's own."""
+        target = references.resolve(connection, tenant_id, reference)
+        if target is not None:
+            return target if statements.query(connection, _CODED, tenant_id, target) else None
+        local = references.local_part(connection, tenant_id, reference) or ""
+        found = connection.execute(_OWN, (tenant_id, local.partition("/")[2])).fetchone()
+        return found[0] if found else None
+
+    def _children(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, children: Children
+    ) -> Iterator[tuple[UUID, Row]]:
+        for child_id, row in super()._children(connection, tenant_id, row_id, children):
+            yield child_id, {**row, "condition_id": row["condition_id"] or child_id}
+
+    def _change(
+        self,
+        connection: Connection,
+        children: Children,
+        tenant_id: UUID,
+        child_id: UUID,
+        row: Row,
+    ) -> None:
+        own = {column: item for column, item in row.items() if column != "condition_id"}
+        changed = own if row["condition_id"] == child_id else row
+        super()._change(connection, children, tenant_id, child_id, changed)
+
+    def _add(
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        row_id: UUID,
+        children: Children,
+        rows: Iterable[Row],
+        actor: str,
+    ) -> None:
+        for row in rows:
+            coded = statements.query(connection, _CODED, tenant_id, row["condition_id"])
+            if coded:
+                whole = [{**row, **coded[0]}]
+                super()._add(connection, tenant_id, row_id, children, whole, actor)
+
+
+def lens(public_url: str | None) -> EncounterLens:
+    return EncounterLens(mapping(public_url), needs=("patient_id",), parent="encounter_id")

@@ -27,6 +27,8 @@ from interop.fhir.mappings.systems import own_extension
 from interop.fhir.mappings.tables import TableLens
 from interop.fhir.mappings.views import ViewLens
 
+# The entry of the platform's catalogue that is meant.
+DRUG: Final = own_extension("catalogue-drug")
 PRESCRIBER: Final = own_extension("medication-prescriber")
 STATUSES: Final = Codes(
     {
@@ -57,6 +59,31 @@ class Drug:
         coding = {"system": uri, "code": code}
         shown = {key: item for key, item in coding.items() if item}
         return replaced(node, coding=[shown] if code else None, text=name) or None
+
+
+@dataclass(frozen=True, slots=True)
+class Medicine:
+    """The same on a resource, where a contained Medication or a name may stand for the concept."""
+
+    label: str = (
+        f"medicationCodeableConcept: {Drug().label}; else the code of a contained Medication, or"
+        " the display of the reference"
+    )
+
+    def get(self, node: JsonObject) -> tuple[str | None, ...]:
+        if "medicationCodeableConcept" in node:
+            return Drug().get(node["medicationCodeableConcept"])
+        reference = node.get("medicationReference") or {}
+        target = str(reference.get("reference", ""))
+        for item in node.get("contained") or []:
+            if target == f"#{item.get('id')}" and item.get("resourceType") == "Medication":
+                return Drug().get(item.get("code"))
+        return None, None, Text().get(reference.get("display"))
+
+    def put(self, value: tuple[str | None, ...], node: JsonObject) -> JsonObject:
+        concept = Drug().put(value, node.get("medicationCodeableConcept"))
+        rest = without_choice(node, "medication")
+        return {**rest, "medicationCodeableConcept": concept} if concept else rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +205,12 @@ def statement_mapping(public_url: str | None) -> ResourceMapping:
                 Person(practitioner),
             ),
             Entry("status", "status", STATUSES, "ACTIVE", required=True),
-            Entry(("code_system_uri", "code", "name"), "medicationCodeableConcept", Drug()),
+            Entry(
+                "drug_id",
+                f"extension[url={DRUG}].valueReference",
+                Reference(("Medication",), public_url),
+            ),
+            Entry(("code_system_uri", "code", "name"), "", Medicine()),
             Entry("patient_id", "subject", Reference(("Patient",), public_url)),
             Entry("encounter_id", "context", Reference(("Encounter",), public_url)),
             Entry(("start_date", "stop_date"), "", Course()),

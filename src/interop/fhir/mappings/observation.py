@@ -1,70 +1,119 @@
 """One lens for all Observations, which picks the table by the content or by the row.
 
-An Observation that fits no table, such as a laboratory result, is stored whole and has no row.
+Charted teeth, vital signs, habits and outcomes are written by clients; periodontal exams, tooth
+charts, annotations and findings of the AI are shown. An Observation that fits no table, such as a
+laboratory result, is stored whole and has no row.
 """
 
 from __future__ import annotations
 
+from typing import Final
 from uuid import UUID
 
-from interop.errors import Unprocessable
 from interop.fhir.lens import Connection, JsonObject
-from interop.fhir.mappings import ai_finding, perio, vital_signs
+from interop.fhir.mappings import (
+    ai_finding,
+    annotation,
+    outcome,
+    perio,
+    social_history,
+    tooth_chart,
+    vital_signs,
+)
 from interop.fhir.mappings.perio import ToothLens
-from interop.fhir.mappings.tables import TableLens
+from interop.fhir.mappings.shared_type import SharedLens, Table, Writable
 from interop.fhir.mappings.views import ViewLens
 
-Part = ToothLens | TableLens | ViewLens
+# Which part has the row; asked of every Observation, so at once.
+_HELD: Final = """
+SELECT 'finding' FROM ai_predictions WHERE tenant_id = %(tenant)s AND id = %(row)s
+    AND prediction_type <> 'RISK_SCORE'
+UNION ALL (SELECT 'exam' FROM perio_measurements
+    WHERE tenant_id = %(tenant)s AND exam_observation_id = %(row)s LIMIT 1)
+UNION ALL (SELECT 'tooth' FROM perio_measurements
+    WHERE tenant_id = %(tenant)s AND observation_id = %(row)s LIMIT 1)
+UNION ALL SELECT 'vital_signs' FROM vital_signs WHERE tenant_id = %(tenant)s AND id = %(row)s
+UNION ALL SELECT 'habit' FROM patient_social_history
+    WHERE tenant_id = %(tenant)s AND id = %(row)s
+UNION ALL SELECT 'outcome' FROM clinical_outcomes WHERE tenant_id = %(tenant)s AND id = %(row)s
+UNION ALL SELECT 'chart' FROM tooth_chart_snapshots WHERE tenant_id = %(tenant)s AND id = %(row)s
+UNION ALL SELECT 'annotation' FROM image_annotations
+    WHERE tenant_id = %(tenant)s AND id = %(row)s AND source_type = 'USER'
+UNION ALL (SELECT 'charted_tooth' FROM tooth_chart_snapshots
+    WHERE tenant_id = %(tenant)s AND id = ANY(%(charts)s) LIMIT 1)
+LIMIT 1
+"""
 
 
-class ObservationLens:
-    """Periodontal charts, vital signs and findings of the AI."""
-
-    resource_type = "Observation"
+class ObservationLens(SharedLens):
+    """Periodontal and tooth charts, vital signs, habits, outcomes, annotations, AI findings."""
 
     def __init__(self, public_url: str | None) -> None:
-        self.tooth = ToothLens(public_url)
         origin = "made of the Observations of its teeth; delete those"
         held_in = ("perio_measurements", "exam_observation_id")
-        exam = perio.exam_mapping(public_url)
-        self.exam = ViewLens(exam, perio.load_exam, origin, held_in)
-        self.vital_signs = vital_signs.lens(public_url)
-        self.finding = ai_finding.lens(public_url)
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        return (self.finding, self.tooth, self.exam, self.vital_signs)
-
-    def holds(self, resource: JsonObject) -> bool:
-        """Whether a table holds such an Observation: most are stored whole."""
-        return (
-            perio.is_tooth(resource)
-            or perio.is_exam(resource)
-            or vital_signs.is_vital_signs(resource)
-        )
+        self.tooth = ToothLens(public_url)
+        self.exam = ViewLens(perio.exam_mapping(public_url), perio.load_exam, origin, held_in)
+        shown = {
+            "finding": ai_finding.lens(public_url),
+            "exam": self.exam,
+            "chart": tooth_chart.chart(),
+            "charted_tooth": tooth_chart.tooth(),
+            "annotation": annotation.lens(),
+        }
+        vitals = vital_signs.lens(public_url)
+        written = {
+            "tooth": Writable(self.tooth, perio.is_tooth),
+            "vital_signs": Writable(vitals, vital_signs.is_vital_signs),
+            "habit": Writable(social_history.lens(public_url), social_history.is_habit),
+            "outcome": outcome.part(public_url),
+        }
+        super().__init__(tuple(shown.values()), tuple(written.values()))
+        self._by_name: dict[str, ViewLens | Table] = {
+            **shown,
+            **{name: part.lens for name, part in written.items()},
+        }
 
     def row_id(
         self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID
     ) -> UUID | None:
         """The row of the Observation: from its content for a charted tooth, else as proposed."""
-        if self._view(connection, tenant_id, proposed) is not None:
+        held = self._held(connection, tenant_id, proposed)
+        if isinstance(held, ViewLens):
             return proposed
-        if perio.is_tooth(resource):
-            named = self.tooth.row_id(connection, tenant_id, resource)
-            if named is not None and named != proposed:
-                self._refuse_move(connection, tenant_id, proposed)
-            return named
-        if perio.is_exam(resource):
+        if perio.is_exam(resource) and not perio.is_tooth(resource):
             return self._exam_id(connection, tenant_id, resource)
-        return proposed if vital_signs.is_vital_signs(resource) else None
+        named = super().row_id(connection, tenant_id, resource, proposed)
+        if held is not None and named != proposed:
+            # What the Observation was before is no longer what its rows could say.
+            held.delete(connection, tenant_id, proposed)
+        return named
 
-    def _refuse_move(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
-        if self.tooth.exists(connection, tenant_id, row_id):
-            raise Unprocessable(
-                "patient, encounter, tooth and day are what a charted tooth is known by; delete"
-                " this Observation and create another",
-                expression="Observation.bodySite",
-            )
+    def write(
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        row_id: UUID,
+        resource: JsonObject,
+        actor: str,
+    ) -> list[str]:
+        held = self._held(connection, tenant_id, row_id)
+        if isinstance(held, ViewLens):
+            return []
+        table = self._table(resource)
+        if held is not None and held is not table:
+            held.delete(connection, tenant_id, row_id)
+        return table.write(connection, tenant_id, row_id, resource, actor) if table else []
+
+    def present(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, stored: JsonObject | None
+    ) -> JsonObject | None:
+        held = self._held(connection, tenant_id, row_id)
+        return held.present(connection, tenant_id, row_id, stored) if held else None
+
+    def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
+        held = self._held(connection, tenant_id, row_id)
+        if held is not None:
+            held.delete(connection, tenant_id, row_id)
 
     def _exam_id(
         self, connection: Connection, tenant_id: UUID, resource: JsonObject
@@ -77,72 +126,18 @@ class ObservationLens:
         exam = perio.exam_id(patient, encounter, row["measured_at"])
         return exam if self.exam.exists(connection, tenant_id, exam) else None
 
-    def write(
-        self,
-        connection: Connection,
-        tenant_id: UUID,
-        row_id: UUID,
-        resource: JsonObject,
-        actor: str,
-    ) -> list[str]:
-        part = self._for_content(connection, tenant_id, row_id, resource)
-        for other in (self.tooth, self.vital_signs):
-            if other is not part:
-                # What the Observation was before is no longer what its rows could say.
-                other.delete(connection, tenant_id, row_id)
-        return part.write(connection, tenant_id, row_id, resource, actor) if part else []
-
-    def waits_for(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> list[str]:
-        """References whose columns are empty until their resources exist."""
-        if perio.is_tooth(resource):
-            return self.tooth.waits_for(connection, tenant_id, resource)
-        if vital_signs.is_vital_signs(resource):
-            return self.vital_signs.waits_for(connection, tenant_id, resource)
-        return []
-
-    def present(
-        self, connection: Connection, tenant_id: UUID, row_id: UUID, stored: JsonObject | None
-    ) -> JsonObject | None:
-        for part in self.parts:
-            presented = part.present(connection, tenant_id, row_id, stored)
-            if presented is not None:
-                return presented
-        return None
-
-    def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
-        for part in self.parts:
-            part.delete(connection, tenant_id, row_id)
-
-    def overlay(
-        self, connection: Connection, tenant_id: UUID, row_id: UUID, resource: JsonObject
-    ) -> JsonObject:
-        """A finding and an exam as the server has them; other Observations are their senders'."""
-        view = self._view(connection, tenant_id, row_id)
-        return resource if view is None else view.overlay(connection, tenant_id, row_id, resource)
-
     def _view(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> ViewLens | None:
-        """What shows a row that is the server's own; asked of every Observation, so at once."""
-        found = connection.execute(
-            "SELECT 'finding' FROM ai_predictions WHERE tenant_id = %(tenant)s AND id = %(row)s"
-            " UNION ALL (SELECT 'exam' FROM perio_measurements"
-            " WHERE tenant_id = %(tenant)s AND exam_observation_id = %(row)s LIMIT 1)",
-            {"tenant": tenant_id, "row": row_id},
-        ).fetchone()
-        if found is None:
-            return None
-        return self.finding if found[0] == "finding" else self.exam
+        held = self._held(connection, tenant_id, row_id)
+        return held if isinstance(held, ViewLens) else None
 
-    def _for_content(
-        self, connection: Connection, tenant_id: UUID, row_id: UUID, resource: JsonObject
-    ) -> Part | None:
-        view = self._view(connection, tenant_id, row_id)
-        if view is not None:
-            return view
-        if perio.is_tooth(resource):
-            return self.tooth
-        if perio.is_exam(resource):
-            return self.exam
-        return self.vital_signs if vital_signs.is_vital_signs(resource) else None
+    def _held(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID
+    ) -> ViewLens | Table | None:
+        """What has the row."""
+        charts = [tooth_chart.tooth_id(row_id, mark) for mark in tooth_chart.MARKS]
+        values = {"tenant": tenant_id, "row": row_id, "charts": charts}
+        found = connection.execute(_HELD, values).fetchone()
+        return self._by_name[found[0]] if found else None
 
 
 def lens(public_url: str | None) -> ObservationLens:

@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Final
 from uuid import UUID
 
+from interop.errors import Unprocessable
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.mappings import references, statements
 from interop.fhir.mappings.body_site import tooth_concept, tooth_of
@@ -148,8 +149,23 @@ class ToothLens:
     def put(self, rows: Rows, resource: JsonObject | None) -> JsonObject:
         return self.mapping.put(rows, resource)
 
-    def row_id(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> UUID | None:
-        """The id that follows from the content; None while a reference in it does not resolve."""
+    def row_id(
+        self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID
+    ) -> UUID | None:
+        """The id that follows from the content; None while a reference in it does not resolve.
+
+        Raises Unprocessable where `proposed` is another charted tooth: what it is known by stays.
+        """
+        named = self._named(connection, tenant_id, resource)
+        if named not in (None, proposed) and self.exists(connection, tenant_id, proposed):
+            raise Unprocessable(
+                "patient, encounter, tooth and day are what a charted tooth is known by; delete"
+                " this Observation and create another",
+                expression="Observation.bodySite",
+            )
+        return named
+
+    def _named(self, connection: Connection, tenant_id: UUID, resource: JsonObject) -> UUID | None:
         row = self.get(resource).row
         links = resolve(connection, tenant_id, row)
         if any(row[column] and links[column] is None for column in _LINKS):

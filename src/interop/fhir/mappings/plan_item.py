@@ -14,7 +14,7 @@ from typing import Any, Final
 from interop.fhir.lens import JsonObject
 from interop.fhir.mappings.body_site import BodySite
 from interop.fhir.mappings.concepts import Reference, codings, replaced
-from interop.fhir.mappings.converters import Codes, Integer, Text
+from interop.fhir.mappings.converters import Codes, Counted, Text
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row
 from interop.fhir.mappings.money import amount_of, money
 from interop.fhir.mappings.places import FirstOf
@@ -78,18 +78,6 @@ class Cost:
             return None
         old = node if isinstance(node, Mapping) else {}
         return {**replaced(old), **money(value, old.get("currency"))}
-
-
-@dataclass(frozen=True, slots=True)
-class Counted(Integer):
-    """A whole number that an integer column holds."""
-
-    low: int = 0
-    label: str = "integer"
-
-    def get(self, node: Any) -> int | None:
-        value = Integer.get(self, node)
-        return value if value is not None and self.low <= value < 2**31 else None
 
 
 def mapping(public_url: str | None) -> ResourceMapping:

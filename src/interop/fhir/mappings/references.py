@@ -26,6 +26,11 @@ TARGETS: Final[dict[str, tuple[LiteralString, LiteralString]]] = {
     "Organization": ("(SELECT id, %(tenant_id)s::uuid AS tenant_id FROM tenants)", "id"),
     "Coverage": ("patient_insurance_policies", "id"),
     "Claim": ("claims", "id"),
+    "CarePlan": ("treatment_plans", "id"),
+    "ServiceRequest": ("treatment_plan_items", "id"),
+    # What a record may name of the platform's catalogues (catalogue.py).
+    "Medication": ("(SELECT id, %(tenant_id)s::uuid AS tenant_id FROM drug_reference)", "id"),
+    "Device": ("(SELECT id, %(tenant_id)s::uuid AS tenant_id FROM material_reference)", "id"),
 }
 _OWN_URL = re.compile(r"https?://.*/t/(?P<slug>[^/]+)/fhir/R4/(?P<rest>[^/]+/[^/]+)")
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from interop.fhir.lens import Connection, JsonObject
-from interop.fhir.mappings import references
+from interop.fhir.mappings import ai_job, references
 from interop.fhir.mappings.ai_job import FULFILL, Output
 from interop.fhir.mappings.concepts import Coding, Concept, ConceptText, Reference, has_coding
 from interop.fhir.mappings.converters import Codes, Moment, Text
@@ -20,7 +20,7 @@ from interop.fhir.mappings.lens import Entry, ResourceMapping, Row, Rows, consta
 from interop.fhir.mappings.medication import Person
 from interop.fhir.mappings.places import FirstOf
 from interop.fhir.mappings.refined import Refined
-from interop.fhir.mappings.shared_type import Writable
+from interop.fhir.mappings.shared_type import SharedLens, Writable
 from interop.fhir.mappings.statements import select
 from interop.fhir.mappings.systems import DENTAL, SNOMED_CT, own, own_extension
 from interop.fhir.mappings.tables import TableLens
@@ -196,6 +196,8 @@ def _load_task(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | 
     return Rows({column: row[column] for column in TASK.columns})
 
 
-def task(public_url: str | None) -> ViewLens:
+def task(public_url: str | None) -> SharedLens:
+    """Tasks of referrals, and those of the AI."""
     origin = "made of the ServiceRequest of a referral; change or delete that"
-    return ViewLens(TASK, _load_task, origin, ("referrals", "id"))
+    referred = ViewLens(TASK, _load_task, origin, ("referrals", "id"))
+    return SharedLens((ai_job.task(public_url), referred))

@@ -8,7 +8,7 @@ its column empty and the reference in the resource (see `waits_for`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -59,6 +59,10 @@ class TableLens:
             for children in mapping.children
         }
         self.elsewhere = Elsewhere(mapping.table, (mapping.resource_type, "id"))
+        self.child_elsewhere = {
+            children.table: Elsewhere(children.table, (mapping.resource_type, parent))
+            for children in mapping.children
+        }
 
     @property
     def resource_type(self) -> str:
@@ -100,10 +104,14 @@ class TableLens:
             is_new = self._upsert(connection, tenant_id, row_id, row, actor)
             for children in self.mapping.children:
                 wanted = self._wanted(connection, tenant_id, children, rows)
+                elsewhere = self.child_elsewhere[children.table]
+                siblings = elsewhere.images(connection, tenant_id, self.parent, row_id)
                 if is_new:
                     self._add(connection, tenant_id, row_id, children, wanted, actor)
                 else:
                     self._synchronize(connection, tenant_id, row_id, children, wanted, actor)
+                left = elsewhere.images(connection, tenant_id, self.parent, row_id)
+                elsewhere.mark_rows(connection, tenant_id, siblings, left)
             self.elsewhere.mark(connection, tenant_id, row_id, before)
         return []
 
@@ -181,13 +189,22 @@ class TableLens:
                 del present[child_id]
                 left = [item for item in left if item is not found]
                 if found != row:
-                    key = {"tenant_id": tenant_id, "id": child_id}
-                    statements.update(
-                        connection, children.table, {**found, "updated_by": actor}, key
-                    )
+                    changed = {**found, "updated_by": actor}
+                    self._change(connection, children, tenant_id, child_id, changed)
         for child_id in present:
             statements.delete(connection, children.table, {"tenant_id": tenant_id, "id": child_id})
         self._add(connection, tenant_id, row_id, children, left, actor)
+
+    def _change(
+        self,
+        connection: Connection,
+        children: Children,
+        tenant_id: UUID,
+        child_id: UUID,
+        row: Row,
+    ) -> None:
+        key = {"tenant_id": tenant_id, "id": child_id}
+        statements.update(connection, children.table, row, key)
 
     # -- presenting -----------------------------------------------------------------------------
 
@@ -234,13 +251,14 @@ class TableLens:
         if not links:
             return children.sorted(found)
         items = stored.children.get(children.table, ())
-        meant = [_resolve(connection, tenant_id, links, item) for item in items]
+        meant = self._resolved_items(connection, tenant_id, children, items)
+        key = children.key or tuple(links)
         keyed = {
-            children.key_of({**item, **ids}): (item, ids)
+            tuple({**item, **ids}[column] for column in key): (item, ids)
             for item, ids in zip(items, meant, strict=True)
         }
         for row in found:
-            said, ids = keyed.get(children.key_of(row), ({}, {}))
+            said, ids = keyed.get(tuple(row[column] for column in key), ({}, {}))
             for column, types in links.items():
                 spelled = said.get(column)
                 row[column] = spell(
@@ -253,6 +271,13 @@ class TableLens:
             if any(ids[column] is None for column in children.needs)
         ]
         return children.sorted([*found, *waiting])
+
+    def _resolved_items(
+        self, connection: Connection, tenant_id: UUID, children: Children, items: Sequence[Row]
+    ) -> list[dict[str, UUID | None]]:
+        """The rows that the references of a client's items mean."""
+        links = self.child_links[children.table]
+        return [_resolve(connection, tenant_id, links, item) for item in items]
 
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
         with refusing_bad_rows(self.resource_type):

@@ -53,9 +53,17 @@ class ChildLens(TableLens):
         needs: tuple[str, ...] = (),
         normalize: Callable[[Row], Row] = lambda row: row,
         links: Mapping[str, tuple[str, ...]] | None = None,
+        beside: tuple[str, ...] = (),
+        derived: tuple[str, ...] = (),
     ) -> None:
-        derived = (through.column,)
-        super().__init__(mapping, needs=needs, normalize=normalize, links=links, derived=derived)
+        super().__init__(
+            mapping,
+            needs=needs,
+            normalize=normalize,
+            links=links,
+            beside=beside,
+            derived=(through.column, *derived),
+        )
         self.through = through
 
     def write(

@@ -37,6 +37,7 @@ class Encounter(TenantTable, Base):
     location_id: Mapped[UUID | None] = link("locations")
     provider_id: Mapped[UUID | None] = member_link()
     scheduled_start_at: Mapped[datetime | None]
+    scheduled_minutes: Mapped[int | None] = bounded(1, 10080, Integer())
     check_in_at: Mapped[datetime | None]
     check_out_at: Mapped[datetime | None]
     encounter_type: Mapped[str] = one_of(

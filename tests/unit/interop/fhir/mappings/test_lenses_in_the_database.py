@@ -312,10 +312,8 @@ def test_a_patient_with_records_is_not_deleted(server: Server) -> None:
 
 
 def test_a_value_that_the_tables_refuse_is_unprocessable(server: Server) -> None:
-    period = {"start": "2024-05-02", "end": "2024-05-01"}
-
-    with pytest.raises(Unprocessable, match="valid_from_valid_until"):
-        a_patient(server, identifier=[{"value": "1", "period": period}])
+    with pytest.raises(Unprocessable, match="dob"):
+        a_patient(server, birthDate="1849-12-31")
 
 
 # -- references -----------------------------------------------------------------------------------
