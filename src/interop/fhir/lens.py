@@ -70,10 +70,10 @@ class NamesItsRow(Protocol):
 class HoldsSome(Protocol):
     """A lens whose tables hold only some of the resources, which their content tells."""
 
-    def holds(self, resource: JsonObject) -> bool:
-        """Whether a table would hold the resource. Asked of new ones: if not, nothing is written.
+    def lens_of_new(self, resource: JsonObject) -> Lens | None:
+        """Which lens writes the rows of a new resource; None where no table holds it.
 
-        No row can have the id that a new resource has just been given.
+        No row can have the id that it has just been given, so none need be looked for.
         """
         ...
 

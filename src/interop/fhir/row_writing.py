@@ -73,8 +73,10 @@ class RowWriter:
         lens = self._lenses.get(key[0])
         if lens is None:
             return None
-        if is_own_id and isinstance(lens, HoldsSome) and not lens.holds(resource):
-            return None
+        if is_own_id and isinstance(lens, HoldsSome):
+            lens = lens.lens_of_new(resource)
+            if lens is None:
+                return None
         if is_own_id:
             proposed = UUID(key[1])
         else:

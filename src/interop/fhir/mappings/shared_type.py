@@ -54,9 +54,10 @@ class SharedLens:
     def mappings(self) -> tuple[ResourceMapping, ...]:
         return tuple(part.mapping for part in self._parts())
 
-    def holds(self, resource: JsonObject) -> bool:
-        """Whether some table admits the content."""
-        return self._table(resource) is not None
+    def lens_of_new(self, resource: JsonObject) -> Lens | None:
+        """The part whose table admits the content; this one, where the content names the row."""
+        table = self._table(resource)
+        return self if isinstance(table, NamesItsRow) else table
 
     def row_id(
         self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID
