@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 from uuid import UUID
 
-from interop.fhir.lens import Connection, JsonObject
+from interop.fhir.lens import Connection, JsonObject, Lens
 from interop.fhir.mappings import (
     ai_finding,
     annotation,
@@ -72,6 +72,10 @@ class ObservationLens(SharedLens):
             **shown,
             **{name: part.lens for name, part in written.items()},
         }
+
+    def lens_of_new(self, resource: JsonObject) -> Lens | None:
+        """What writes a new Observation: most are stored whole, and no lens does."""
+        return self if perio.is_exam(resource) else super().lens_of_new(resource)
 
     def row_id(
         self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID
