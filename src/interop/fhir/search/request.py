@@ -90,8 +90,9 @@ class SearchRequest:
     count_only: bool = False
     cursor: Cursor | None = None
     applied: list[tuple[str, str]] = field(default_factory=list)
-    # What the audit calls it.
+    # What the audit calls it, and which parameters of `applied` are an operation's and no search's.
     event: str = "FHIR_SEARCH"
+    options: tuple[str, ...] = ()
     # Why parameters were left out, in the answer to who asked to be told so (handling=lenient).
     left_out: list[str] = field(default_factory=list)
     # The type by which the names of parameters were understood, where nothing is searched as well.

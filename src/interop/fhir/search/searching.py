@@ -80,7 +80,7 @@ class Searcher:
         query = self._query(request, blind, code_sets)
         audit = audit_parameters(
             self._caller,
-            "FHIR_SEARCH",
+            request.event,
             None if request.is_over_types else request.resource_type,
             metadata={
                 "parameters": sorted({name for name, _ in request.applied}),
@@ -212,7 +212,11 @@ class Searcher:
 
 def _kept(request: SearchRequest) -> SearchRequest:
     """What the audit keeps of a request."""
-    return replace(request, applied=without_numbers(request.resource_type, request.applied))
+    kept = [
+        pair if pair[0] in request.options else without_numbers(request.read_as, [pair])[0]
+        for pair in request.applied
+    ]
+    return replace(request, applied=kept)
 
 
 def _base64(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from interop.errors import BadRequest, UnsupportedParameter
 from interop.fhir.lens import JsonObject
+from interop.fhir.negotiation import FORM_PARAMETERS
 
 Kind = Literal["uri", "string", "code", "integer", "boolean", "dateTime", "Coding",
                "CodeableConcept", "resource"]  # fmt: skip
@@ -17,13 +18,12 @@ _FORMS: dict[Kind, tuple[str, ...]] = {
     "code": ("valueCode", "valueString"),
     "integer": ("valueInteger", "valuePositiveInt", "valueUnsignedInt"),
     "boolean": ("valueBoolean",),
-    "dateTime": ("valueDateTime", "valueDate"),
+    "dateTime": ("valueDateTime", "valueDate", "valueInstant"),
     "Coding": ("valueCoding",),
     "CodeableConcept": ("valueCodeableConcept",),
     "resource": ("resource",),
 }
 _IN_QUERY = ("uri", "string", "code", "integer", "boolean", "dateTime")
-_FORM_PARAMETERS = ("_format", "_pretty")
 
 
 class Inputs:
@@ -58,7 +58,7 @@ def read_inputs(
 ) -> Inputs:
     """Both places together. Raises BadRequest, and UnsupportedParameter for any other name."""
     values: dict[str, Any] = {}
-    given = [(name, text, None) for name, text in query if name not in _FORM_PARAMETERS]
+    given = [(name, text, None) for name, text in query if name not in FORM_PARAMETERS]
     rows = (parameters or {}).get("parameter", [])
     for name, text, row in [*given, *((str(row["name"]), None, row) for row in rows)]:
         kind = accepted.get(name)
