@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, fromstring
 
 from derive_terminology import derive, packed, read_lines
 from fhir_snapshots import CORE, snapshot
 from interop.fhir.definitions import definitions
+from interop.fhir.xml import from_xml
 
 Json = Any
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +35,6 @@ KEPT = (
     "maxLength",
 )
 KEPT_PREFIXES = ("fixed", "pattern", "minValue", "maxValue")
-XHTML = "{http://www.w3.org/1999/xhtml}"
 
 
 class Library:
@@ -140,48 +138,10 @@ def dental_data_exchange(source: Path) -> list[Json]:
         json.loads(p.read_text()) for p in sorted(folder.glob("*.json")) if p.name.startswith(names)
     ]
     for name in names:
-        found += [from_xml(path) for path in sorted((folder / name.lower()).glob("*.xml"))]
+        found += [
+            from_xml(path.read_bytes()) for path in sorted((folder / name.lower()).glob("*.xml"))
+        ]
     return found
-
-
-def from_xml(path: Path) -> Json:
-    """A conformance resource from XML: lists as the definitions of R4 have them, no narrative."""
-    root = fromstring(path.read_bytes())
-    type_ = _local(root)
-    return {"resourceType": type_, **_node(root, type_)}
-
-
-def _local(node: Element) -> str:
-    return node.tag.rpartition("}")[2]
-
-
-def _node(node: Element, type_: str) -> Json:
-    result: Json = {}
-    for key, child, child_type, is_list in _children(node, type_):
-        value = _value(child, child_type)
-        if is_list:
-            result.setdefault(key, []).append(value)
-        else:
-            result[key] = value
-    return result
-
-
-def _children(node: Element, type_: str) -> Iterator[tuple[str, Element, str, bool]]:
-    known = {
-        key: (t, e.is_list) for e in definitions().types[type_].values() for key, t in e.keys()
-    }
-    for child in node:
-        if not child.tag.startswith(XHTML) and _local(child) != "text":
-            yield _local(child), child, *known[_local(child)]
-
-
-def _value(child: Element, type_: str) -> Json:
-    if not definitions().is_primitive(type_):
-        return _node(child, type_)
-    text = child.get("value", "")
-    if type_ == "boolean":
-        return text == "true"
-    return int(text) if type_ in ("integer", "unsignedInt", "positiveInt") else text
 
 
 # -- what is written ----------------------------------------------------------------------
