@@ -24,7 +24,14 @@ from interop.access.audit import (
 )
 from interop.access.http import caller_from, request_id
 from interop.access.refusals import audit_stranger
-from interop.errors import BadRequest, NotFound, ServerError, Unavailable, UnsupportedParameter
+from interop.errors import (
+    BadRequest,
+    NotAcceptable,
+    NotFound,
+    ServerError,
+    Unavailable,
+    UnsupportedParameter,
+)
 from interop.fhir.definitions import definitions
 from interop.fhir.negotiation import (
     FORM_PARAMETERS,
@@ -55,6 +62,7 @@ PRIVATE = {
     "X-Content-Type-Options": "nosniff",
 }
 _READS = ("GET", "HEAD")
+BINARY = "Binary"
 
 
 class Answer(Response):
@@ -120,16 +128,17 @@ class Exchange:
 
     def respond_version(self, status: int, version: Version, body: bytes) -> Response:
         """An answer about one version: ETag, Last-Modified, and where it is."""
-        headers = {
-            "ETag": etag(version.version),
-            "Last-Modified": http_date(version.last_updated),
-        }
+        headers = _about(version)
         url = f"{self.own_base}/{version.reference}/_history/{version.version}"
         if version.body is not None:
             headers["Content-Location"] = url
         if status == 201:
             headers["Location"] = url
         return _response(self.request, status, body, headers)
+
+    def headers_of(self, version: Version) -> dict[str, str]:
+        """The headers of an answer that is a version in another form than FHIR's."""
+        return {**PRIVATE, "X-Request-Id": self.caller.request_id, **_about(version)}
 
     def preferred_body(self, wanted: str | None, version: Version) -> bytes:
         """What Prefer: return asks for after a write (http.html#ops)."""
@@ -213,9 +222,22 @@ def _exchange(request: Request, caller: Caller) -> Exchange:
     return Exchange(request, caller, resource_type, resource_id, own_base(request))
 
 
+def _about(version: Version) -> dict[str, str]:
+    return {"ETag": etag(version.version), "Last-Modified": http_date(version.last_updated)}
+
+
 def _take_form(request: Request) -> None:
-    """What the client asks of the answer's form; once it is known, errors have it too."""
-    request.state.form = form = answer_form(request)
+    """What the client asks of the answer's form; once it is known, errors have it too.
+
+    A Binary is read in its own form as well, which is for its media type to say (binary.html).
+    """
+    try:
+        request.state.form = form = answer_form(request)
+    except NotAcceptable:
+        is_binary = request.path_params.get("resource_type") == BINARY and request.method in _READS
+        if not is_binary or "_format" in request.query_params:
+            raise
+        request.state.form = form = PLAIN
     if request.scope["query_string"]:
         request.state.form = with_subset(form, request.query_params.multi_items())
 
@@ -322,4 +344,5 @@ def _event_type(request: Request) -> str:
         return "FHIR_HISTORY"
     if "resource_id" in named:
         return "FHIR_READ"
-    return "FHIR_SEARCH" if "resource_type" in named else "FHIR_OPERATION"
+    is_search = "resource_type" in named or path.endswith(("/*", "/fhir/R4"))
+    return "FHIR_SEARCH" if is_search else "FHIR_OPERATION"

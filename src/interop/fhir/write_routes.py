@@ -49,7 +49,7 @@ async def create(exchange: Exchange) -> Response:
             lambda session: conditional.create_unless(session, resource, criteria)
         )
 
-    return _written(exchange, await asyncio.to_thread(write))
+    return written(exchange, await asyncio.to_thread(write))
 
 
 @endpoint
@@ -66,7 +66,7 @@ async def update(exchange: Exchange) -> Response:
         require_id(resource, exchange.resource_type, exchange.resource_id)
         return _writer(exchange).update(exchange.resource_id, resource, condition)
 
-    return _written(exchange, await asyncio.to_thread(write))
+    return written(exchange, await asyncio.to_thread(write))
 
 
 @endpoint
@@ -83,7 +83,7 @@ async def conditional_update(exchange: Exchange) -> Response:
             lambda session: conditional.update_where(session, resource, criteria, condition)
         )
 
-    return _written(exchange, await asyncio.to_thread(write))
+    return written(exchange, await asyncio.to_thread(write))
 
 
 @endpoint
@@ -189,7 +189,7 @@ async def _change(request: Request) -> Change:
 
 
 async def _run(exchange: Exchange, work: Callable[[WriteSession], Version]) -> Response:
-    return _written(exchange, await asyncio.to_thread(_writer(exchange).run, work))
+    return written(exchange, await asyncio.to_thread(_writer(exchange).run, work))
 
 
 def _writer(exchange: Exchange) -> Writer:
@@ -203,7 +203,8 @@ def _accepted(body: bytes, resource_type: str) -> JsonObject:
     return resource
 
 
-def _written(exchange: Exchange, version: Version) -> Response:
+def written(exchange: Exchange, version: Version) -> Response:
+    """The answer to a write: as much of the version as Prefer asks for."""
     status = 201 if version.is_new else 200
     wanted = preference(exchange.request, "return")
     return exchange.respond_version(status, version, exchange.preferred_body(wanted, version))
