@@ -138,6 +138,7 @@ def _change(*path: Any, to: Any = None) -> Callable[[Resource], None]:
 
 
 SITE_CODING = ("component", 0, "extension", 0, "valueCodeableConcept", "coding", 0)
+CHARTED = "Observation-charted-tooth-36"
 TOOTH, FINDING, CLAIM = "Observation-perio-tooth-36", "Observation-ai-finding", "Claim-dental-claim"
 
 
@@ -166,7 +167,10 @@ TOOTH, FINDING, CLAIM = "Observation-perio-tooth-36", "Observation-ai-finding", 
         (FINDING, _change("code", "coding", 0, "code", to="121070"), "Observation.code"),
         (CLAIM, _change("type", "coding", 0, "code", to="vision"), "Claim.type"),
         (CLAIM, _change("supportingInfo", 0, "code"), "supportingInfo[0].code"),
+        (CLAIM, _change("supportingInfo", 0, "code", "coding", 2), "dip-4"),
         (CLAIM, _change("item", 0, "bodySite", "coding", 1), "coding:fdi"),
+        (CHARTED, _change("bodySite", "coding", 1), "coding:fdi"),
+        (CHARTED, _change("code", "coding", 0, "code", to="tooth-chart"), "Observation.code"),
     ],
 )  # fmt: skip
 def test_a_profile_refuses_what_it_rules_out(
@@ -177,6 +181,15 @@ def test_a_profile_refuses_what_it_rules_out(
     change(resource)
 
     assert any(said in diagnostics for diagnostics in errors(resource)), errors(resource)
+
+
+def test_a_measure_is_taken_at_one_site() -> None:
+    resource = copy.deepcopy(example(TOOTH))
+    component = resource["component"][0]
+
+    component["extension"] *= 2
+
+    assert any("dip-3" in diagnostics for diagnostics in errors(resource))
 
 
 def test_a_tooth_of_the_lenses_has_the_codings_that_the_profiles_ask_for() -> None:
