@@ -55,7 +55,8 @@ def _fhir(method: str, rest: list[str]) -> int:
         return WRITE
     if rest[0] == "_history" or tail.endswith("_history"):
         return HISTORY
-    if not tail or "$" in tail:
+    # A type, an operation, or a type in a compartment.
+    if not tail or "$" in tail or ("/" in tail and "/_history" not in tail):
         return SEARCH
     return READ
 

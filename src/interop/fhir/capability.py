@@ -27,7 +27,7 @@ INTERACTIONS = (
     "read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create",
     "search-type",
 )  # fmt: skip
-SYSTEM_INTERACTIONS = ("transaction", "batch", "history-system")
+SYSTEM_INTERACTIONS = ("transaction", "batch", "history-system", "search-system")
 COMMON_PARAMETERS = (
     "_content", "_id", "_lastUpdated", "_profile", "_security", "_source", "_tag", "_text",
 )  # fmt: skip
@@ -41,6 +41,8 @@ OAUTH2_PATHS = {
     "introspect": "introspect",
     "revoke": "revoke",
 }
+COMPARTMENTS = "http://hl7.org/fhir/CompartmentDefinition"
+COMPARTMENT_OWNERS = ("device", "encounter", "patient", "practitioner", "relatedPerson")
 FHIR_PATH = "/fhir/R4"
 # Stands for the address of a tenant until it is known, and for nothing else.
 ANY_ROOT = "https://any-root.invalid/t/any"
@@ -81,6 +83,7 @@ def capability_statement(own_base: str | None = None) -> dict[str, Any]:
                     _parameter(code, definitions().search_parameters["Basic"][code])
                     for code in COMMON_PARAMETERS
                 ],
+                "compartment": [f"{COMPARTMENTS}/{owner}" for owner in COMPARTMENT_OWNERS],
             }
         ],
     }

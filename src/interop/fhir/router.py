@@ -7,28 +7,26 @@ OperationOutcomes in `exchange`, and nowhere else.
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import parse_qsl
 
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route, compile_path
 
-from interop.access import Filter, Letter
+from interop.access import Letter
 from interop.errors import (
     MethodNotAllowed,
     NotFound,
-    UnsupportedMediaType,
 )
-from interop.fhir import write_routes
+from interop.fhir import binary, write_routes
 from interop.fhir.audit_log import RESOURCE_TYPE as AUDIT_EVENT
 from interop.fhir.audit_log import AuditLog
 from interop.fhir.bundling.routes import ROUTES as BUNDLES
 from interop.fhir.capability import instance_statement
 from interop.fhir.exchange import (
     BASE,
+    BINARY,
     Answer,
-    Endpoint,
     Exchange,
     endpoint,
     own_base,
@@ -39,6 +37,7 @@ from interop.fhir.negotiation import (
     MEDIA_TYPE,
     is_not_modified,
 )
+from interop.fhir.operation_routes import ROUTES as OPERATIONS
 from interop.fhir.reading import Reader
 from interop.fhir.search.reindex_routes import ROUTES as REINDEXING
 from interop.fhir.search.search_routes import ROUTES as SEARCHES
@@ -71,7 +70,15 @@ register_url_convertor("fhir_id", _Id())
 def routes() -> list[Route]:
     """The routes of all interactions; the last answers what no other does."""
     rest = [Route(path, unknown, methods=METHODS) for path in (BASE, f"{BASE}/{{path:fhir_path}}")]
-    subjects = [*REINDEXING, *VALIDATION, *TERMINOLOGY, *BUNDLES, *HISTORIES]
+    subjects = [
+        *REINDEXING,
+        *VALIDATION,
+        *TERMINOLOGY,
+        *BUNDLES,
+        *HISTORIES,
+        *OPERATIONS,
+        *binary.ROUTES,
+    ]
     return [_READ, *subjects, *_INTERACTIONS, *rest]
 
 
@@ -98,9 +105,9 @@ async def metadata(request: Request) -> Response:
 @endpoint
 async def read(exchange: Exchange) -> Response:
     if exchange.resource_type == AUDIT_EVENT:
-        return _found(exchange, await _audit_log(exchange, "r").read(exchange.resource_id))
+        return await _found(exchange, await _audit_log(exchange, "r").read(exchange.resource_id))
     version = await _reader(exchange).read(exchange.resource_type, exchange.resource_id)
-    return _found(exchange, version)
+    return await _found(exchange, version)
 
 
 @endpoint
@@ -110,39 +117,7 @@ async def vread(exchange: Exchange) -> Response:
     version = await _reader(exchange).vread(
         exchange.resource_type, exchange.resource_id, version_id
     )
-    return _found(exchange, version)
-
-
-@endpoint
-async def search(exchange: Exchange) -> Response:
-    filter_ = exchange.require("s")
-    return await _search(exchange, filter_, exchange.request.query_params.multi_items())
-
-
-@endpoint
-async def search_by_post(exchange: Exchange) -> Response:
-    filter_ = exchange.require("s")
-    media_type = exchange.request.headers.get("content-type", "").partition(";")[0].strip()
-    if media_type.lower() != FORM:
-        raise UnsupportedMediaType(f"Content-Type {media_type[:64]!r}; accepted: {FORM}")
-    form = (await limited_body(exchange.request)).decode("utf-8", "replace")
-    pairs = exchange.request.query_params.multi_items()
-    pairs += parse_qsl(form, keep_blank_values=True)
-    exchange.use_parameters(pairs)
-    return await _search(exchange, filter_, pairs)
-
-
-def _refusal(what: str) -> Endpoint:
-    """A handler that says by name what R4 has and this server has not."""
-
-    @endpoint
-    async def unsupported(exchange: Exchange) -> Response:
-        raise MethodNotAllowed(
-            f"{what} is not supported; see {own_base(exchange.request)}/metadata for what is",
-            headers={"Allow": ""},
-        )
-
-    return unsupported
+    return await _found(exchange, version)
 
 
 @endpoint
@@ -163,23 +138,13 @@ _READ = Route(f"{BASE}/{{resource_type}}/{{resource_id}}", read, methods=["GET"]
 _READ.path_regex = compile_path(f"{BASE}/{{resource_type}}/{{resource_id:fhir_id}}")[0]
 _INTERACTIONS = [
     Route(f"{BASE}/metadata", metadata),
-    Route(f"{BASE}/{{resource_type}}", search, methods=["GET"]),
+    *SEARCHES[:3],
     *write_routes.ROUTES[:1],
-    Route(f"{BASE}/{{resource_type}}/_search", search_by_post, methods=["POST"]),
+    *SEARCHES[3:],
     *write_routes.ROUTES[1:],
     Route(
         f"{BASE}/{{resource_type}}/{{resource_id}}/_history/{{version_id}}", vread, methods=["GET"]
     ),
-]
-
-
-_UNSUPPORTED = [
-    Route(path, _refusal(what), methods=[method])
-    for method, paths, what in (
-        ("GET", (BASE, f"{BASE}/", f"{BASE}/_search"), "a search over all resource types"),
-        ("POST", (f"{BASE}/_search",), "a search over all resource types"),
-    )
-    for path in paths
 ]
 
 
@@ -193,22 +158,9 @@ def _audit_log(exchange: Exchange, letter: Letter) -> AuditLog:
     return AuditLog(exchange.database, exchange.caller, exchange.own_base, filter_)
 
 
-async def _search(exchange: Exchange, filter_: Filter, pairs: list[tuple[str, str]]) -> Response:
-    if exchange.resource_type == AUDIT_EVENT:
-        return exchange.respond(200, await _audit_log(exchange, "s").search(pairs))
-    is_lenient = preference(exchange.request, "handling") == "lenient"
-    searcher = Searcher(exchange.database, exchange.caller, exchange.own_base, filter_)
-
-    async def attempt() -> bytes:
-        request = parse(exchange.resource_type, pairs, lenient=is_lenient)
-        return await searcher.search(request)
-
-    tenant_id = exchange.caller.tenant.id
-    found = await with_parameters(exchange.database, tenant_id, attempt, sure=is_lenient)
-    return exchange.respond(200, found)
-
-
-def _found(exchange: Exchange, version: Version) -> Response:
+async def _found(exchange: Exchange, version: Version) -> Response:
     if is_not_modified(exchange.request, version):
         return exchange.respond_version(304, version, b"")
+    if exchange.resource_type == BINARY and binary.wants_native(exchange.request):
+        return await binary.native(exchange, version)
     return exchange.respond_version(200, version, version.body or b"")

@@ -19,6 +19,9 @@ from tests.integration.access.conftest import Door
 
 VALUES = {
     "resource_type": "Observation",
+    "resource_type:fhir_type": "Observation",
+    "owner_type": "Patient",
+    "owner_id": "some-id",
     "resource_id": "some-id",
     "version_id": "1",
     "path": "what/is/this/url",

@@ -19,6 +19,7 @@ from interop.fhir.search.terms import (
     Compared,
     Linked,
     Listed,
+    Member,
     Not,
     Reverse,
     Term,
@@ -79,6 +80,10 @@ class TermConditions:
             case Compared():
                 own = statement.about(statement.resource_type, statement.alias, statement.id_column)
                 return self._of(own).compared(term.clause, term.operator)
+            case Member(owner_type=type_, owner_id=id_, parameters=parameters, is_owner=is_owner):
+                itself = [statement.ids([id_])] if is_owner else []
+                named = [statement.names(parameters, type_, id_)] if parameters else []
+                return _any([*itself, *named])
             case AllOf(terms=terms):
                 return _all([of(inner) for inner in terms])
             case AnyOf(terms=terms):

@@ -57,6 +57,16 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """The resource belongs to a compartment by one of the parameters, or is its owner itself."""
+
+    owner_type: str
+    owner_id: str
+    parameters: tuple[str, ...]
+    is_owner: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AllOf:
     terms: tuple[Term, ...]
 
@@ -84,7 +94,7 @@ class Compared:
 
 # What is met over references.
 Linked = Chain | Reverse | Listed
-Term = Clause | Linked | AllOf | AnyOf | Not | Compared
+Term = Clause | Linked | Member | AllOf | AnyOf | Not | Compared
 
 
 @dataclass(slots=True)
