@@ -112,6 +112,7 @@ CUSTOM_FIELDS: dict[str, str] = {
     "PATIENT": "Patient",
     "ENCOUNTER": "Encounter",
     "PROCEDURE": "Procedure",
+    "TREATMENT_PLAN": "CarePlan",
     "IMAGING_STUDY": "ImagingStudy",
     "CLAIM": "Claim",
     "LOCATION": "Location",

@@ -18,6 +18,7 @@ from uuid import UUID
 from interop.fhir.lens import (
     Connection,
     FillsLinks,
+    HoldsSome,
     JsonObject,
     Lens,
     NamesItsRow,
@@ -177,6 +178,12 @@ class CustomFieldsLens:
     @property
     def resource_type(self) -> str:
         return self.lens.resource_type
+
+    def lens_of_new(self, resource: JsonObject) -> Lens | None:
+        """This one, unless no table holds the resource."""
+        if isinstance(self.lens, HoldsSome) and self.lens.lens_of_new(resource) is None:
+            return None
+        return self
 
     def row_id(
         self, connection: Connection, tenant_id: UUID, resource: JsonObject, proposed: UUID

@@ -66,6 +66,8 @@ NOT_PRESENTED: Final[dict[str, str]] = {
     "ai_model_deployments": _AI,
     "ai_routing_rules": _AI,
     "ai_routing_decisions": _AI,
+    "ai_outcome_links": "what a finding turned out to be, to measure models by; the visit or the"
+    " procedure that told is presented",
     "external_systems": _INTEGRATION,
     "tenant_integrations": _INTEGRATION,
     "integration_credentials": _INTEGRATION,
@@ -86,6 +88,7 @@ NOT_PRESENTED: Final[dict[str, str]] = {
     "fhir_pending": _READ_MODEL,
     "fhir_search_token": _READ_MODEL,
     "fhir_search_string": _READ_MODEL,
+    "fhir_search_text": _READ_MODEL,
     "fhir_search_gram": _READ_MODEL,
     "fhir_search_reference": _READ_MODEL,
     "fhir_search_date": _READ_MODEL,
