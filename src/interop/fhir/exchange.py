@@ -172,9 +172,8 @@ def endpoint(handler: Handler) -> Endpoint:
             request.state.form = PLAIN
             _take_form(request)
             exchange = _exchange(request, caller)
-            await provide(
-                exchange.database, caller.tenant.id, exchange.resource_type, exchange.own_base
-            )
+            asked = exchange.resource_type or request.query_params.get("_type", "")
+            await provide(exchange.database, caller.tenant.id, asked.split(","), exchange.own_base)
             return await _sent(request, await handler(exchange))
         except Exception as raised:
             error, response = _refused(request, raised)

@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import json as standard_json
 import logging
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -88,9 +89,9 @@ def refuse_change(key: Key) -> None:
         )
 
 
-async def provide(database: Database, tenant_id: UUID, resource_type: str, own_base: str) -> None:
-    """See that the tenant has what is published, where the type is one of those."""
-    if resource_type not in types() or tenant_id in _SUPPLIED.get(database, ()):
+async def provide(database: Database, tenant_id: UUID, asked: Iterable[str], own_base: str) -> None:
+    """See that the tenant has what is published, where a type that is asked for is one of it."""
+    if types().isdisjoint(asked) or tenant_id in _SUPPLIED.get(database, ()):
         return
     await asyncio.to_thread(supply, database, tenant_id, own_base)
 

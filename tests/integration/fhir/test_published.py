@@ -29,6 +29,9 @@ def test_they_are_read_searched_and_have_a_history_in_every_tenant(
     fhir: httpx.Client, other_fhir: httpx.Client
 ) -> None:
     for client in (fhir, other_fhir):
+        assert ids(client.get("/", params={"_type": "StructureDefinition", "url": PERIO})) == [
+            PERIO_ID
+        ]
         read = client.get(f"/StructureDefinition/{PERIO_ID}")
 
         assert read.status_code == 200, read.text
