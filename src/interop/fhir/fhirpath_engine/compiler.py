@@ -10,6 +10,7 @@ the reference implementation: R4's own `telecom or endpoint` (pd-1) means existe
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -204,7 +205,7 @@ def _arithmetic(operator: str, left: Evaluator, right: Evaluator) -> Evaluator:
 
         def joined(focus: Collection, env: Environment) -> Collection:
             one, other = singleton(left(focus, env)), singleton(right(focus, env))
-            return [conversions.bounded((text_of(one) or "") + (text_of(other) or ""), 0)]
+            return [env.budget.text((text_of(one) or "") + (text_of(other) or ""))]
 
         return joined
 
@@ -212,7 +213,8 @@ def _arithmetic(operator: str, left: Evaluator, right: Evaluator) -> Evaluator:
         one, other = singleton(left(focus, env)), singleton(right(focus, env))
         if one is None or other is None:
             return []
-        return conversions.arithmetic(operator, one, other)
+        env.budget.spend(4)  # exact numbers take their time
+        return conversions.arithmetic(operator, one, other, env)
 
     return computed
 
@@ -452,9 +454,9 @@ def _repeat(of: Evaluator, projection: Node) -> Evaluator:
     project = _values(projection)
 
     def repeat(focus: Collection, env: Environment) -> Collection:
-        waiting, found, seen = list(of(focus, env)), [], set()
+        waiting, found, seen = deque(of(focus, env)), [], set()
         while waiting:
-            item = waiting.pop(0)
+            item = waiting.popleft()
             for value in project([item], env):
                 env.budget.spend(1)
                 key = _identity(value)

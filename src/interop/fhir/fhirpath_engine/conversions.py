@@ -8,7 +8,7 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation, Overflow, localcontext
 from typing import Any
 
-from interop.fhir.fhirpath_engine.environment import Environment
+from interop.fhir.fhirpath_engine.environment import MAX_TEXT, Environment
 from interop.fhir.fhirpath_engine.functions import Function, Predicate
 from interop.fhir.fhirpath_engine.items import Collection
 from interop.fhir.fhirpath_engine.moments import Moment, Time, moment, shifted, time_of_day
@@ -21,7 +21,6 @@ from interop.fhir.fhirpath_engine.values import (
     text_of,
 )
 
-MAX_TEXT = 1_000_000
 MAX_DIGITS = 40
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40})?")
@@ -148,12 +147,14 @@ def _substring(items: Collection, _env: Environment, *arguments: Collection) -> 
 
 
 def _replace(
-    items: Collection, _env: Environment, pattern: Collection, substitution: Collection
+    items: Collection, env: Environment, pattern: Collection, substitution: Collection
 ) -> Collection:
     value, wanted, by = text(items), text(pattern), text(substitution)
     if value is None or wanted is None or by is None:
         return []
-    return [bounded(value.replace(wanted, by), len(value) * max(len(by), 1))]
+    if (value.count(wanted) + 1) * len(by) > MAX_TEXT:
+        raise EvaluationError(f"a text of more than {MAX_TEXT} characters")
+    return [env.budget.text(value.replace(wanted, by))]
 
 
 def _replace_matches(
@@ -170,17 +171,12 @@ def _split(items: Collection, _env: Environment, separator: Collection) -> Colle
     return [] if value is None or not by else list(value.split(by))
 
 
-def _join(items: Collection, _env: Environment, *separator: Collection) -> Collection:
+def _join(items: Collection, env: Environment, *separator: Collection) -> Collection:
     by = text(separator[0]) if separator else ""
     parts = [text([item]) or "" for item in items]
-    return [bounded((by or "").join(parts), 0)] if parts else []
-
-
-def bounded(value: str, size: int) -> str:
-    """The text, unless it grew beyond what an expression may make."""
-    if max(len(value), 0) > MAX_TEXT or size > MAX_TEXT * MAX_TEXT:
+    if len(parts) * len(by or "") + sum(map(len, parts)) > MAX_TEXT:
         raise EvaluationError(f"a text of more than {MAX_TEXT} characters")
-    return value
+    return [env.budget.text((by or "").join(parts))] if parts else []
 
 
 # -- numbers ---------------------------------------------------------------------------------
@@ -209,14 +205,14 @@ def calculated(compute: Callable[[], Any]) -> Collection:
     return [] if found is None else [found]
 
 
-def arithmetic(operator: str, left: Any, right: Any) -> Collection:
+def arithmetic(operator: str, left: Any, right: Any, env: Environment) -> Collection:
     """`left operator right` for two plain values."""
     if isinstance(left, Moment) and isinstance(right, Quantity) and operator in ("+", "-"):
         amount = right.value if operator == "+" else -right.value
         found = shifted(left, amount, right.calendar_unit())
         return [] if found is None else [found]
     if operator == "+" and isinstance(left, str) and isinstance(right, str):
-        return [bounded(left + right, 0)]
+        return [env.budget.text(left + right)]
     if isinstance(left, Quantity) and isinstance(right, Quantity):
         if left.unit != right.unit or operator not in ("+", "-"):
             return []

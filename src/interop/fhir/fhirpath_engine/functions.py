@@ -57,8 +57,10 @@ def _is_distinct(items: Collection, env: Environment) -> bool:
 
 
 def distinct(items: Collection) -> Collection:
-    found = {key_of(item): item for item in reversed(items)}
-    return list(found.values())[::-1]
+    found: dict[Any, Any] = {}
+    for item in items:
+        found.setdefault(key_of(item), item)
+    return list(found.values())
 
 
 def _booleans(items: Collection) -> list[bool]:

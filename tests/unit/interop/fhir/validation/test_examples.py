@@ -127,12 +127,12 @@ def test_the_compiled_stage_does_two_hundred_official_examples_a_second() -> Non
 
 
 def test_a_large_resource_stays_within_its_bounds() -> None:
-    """dom-3 and que-2 look at all that is below: a Questionnaire of 20,000 items in seconds."""
-    items = [{"linkId": str(n), "type": "string"} for n in range(20_000)]
+    """dom-3 and que-2 look at all that is below: a Questionnaire of 5,000 items in seconds."""
+    items = [{"linkId": str(n), "type": "string"} for n in range(5_000)]
     questionnaire = {"resourceType": "Questionnaire", "status": "draft", "item": items}
 
     start = time.process_time()
     found = validate(questionnaire, level="BASE", with_warnings=False)
 
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 5
     assert standard_json.dumps([i.code for i in found if i.severity == "error"]) == "[]"
