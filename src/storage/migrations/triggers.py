@@ -101,22 +101,32 @@ def _mark(source: str, resource: Presented) -> str:
     ON CONFLICT locks the resource even where it is stale already: a reader that is rendering it
     then waits for this transaction, or this transaction for the reader. A row whose own id another
     resource has (a client's, or one that was withdrawn) is presented under a new one.
+
+    `own_id` is made below the DISTINCT, where the planner leaves it: a cast in the comparison is
+    not leakproof, so under row-level security it would keep the index from being used. OFFSET 0
+    has all ids looked for before the first stub is inserted: else each search would walk over the
+    stubs made so far, and 20,000 patients in one statement took 40 s.
     """
     return f"""\
     INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id, row_id, version,
         last_updated, body, stale)
     SELECT presented.tenant_id, '{resource.resource_type}',
-        CASE WHEN EXISTS (
-            SELECT FROM fhir_resources AS other
-            WHERE other.tenant_id = presented.tenant_id
-                AND other.resource_type = '{resource.resource_type}'
-                AND other.resource_id = presented.row_id::text
-                AND other.row_id IS DISTINCT FROM presented.row_id
-        ) THEN gen_random_uuid()::text ELSE presented.row_id::text END,
+        CASE WHEN presented.is_taken THEN gen_random_uuid()::text ELSE presented.own_id END,
         presented.row_id, 0, now(), '', true
     FROM (
-        SELECT DISTINCT tenant_id, {resource.column} AS row_id
-        FROM ({source}) AS rows WHERE {resource.column} IS NOT NULL
+        SELECT wanted.*, EXISTS (
+            SELECT FROM fhir_resources AS other
+            WHERE other.tenant_id = wanted.tenant_id
+                AND other.resource_type = '{resource.resource_type}'
+                AND other.resource_id = wanted.own_id
+                AND other.row_id IS DISTINCT FROM wanted.row_id
+        ) AS is_taken
+        FROM (
+            SELECT DISTINCT tenant_id, {resource.column} AS row_id,
+                {resource.column}::text AS own_id
+            FROM ({source}) AS rows WHERE {resource.column} IS NOT NULL
+        ) AS wanted
+        OFFSET 0
     ) AS presented
     ORDER BY presented.tenant_id, presented.row_id
     ON CONFLICT (tenant_id, resource_type, row_id) DO UPDATE SET stale = true
