@@ -13,7 +13,7 @@ from typing import Any
 from interop.fhir.fhirpath_engine.items import Collection, Item
 from interop.fhir.fhirpath_engine.values import UCUM, EvaluationError
 
-MAX_STEPS = 500_000
+MAX_STEPS = 300_000
 MAX_TEXT = 1_000_000
 
 CONSTANTS = {

@@ -21,7 +21,7 @@ def all_parameters() -> list[tuple[str, SearchParameter]]:
         (type_, parameter)
         for type_, parameters in definitions().search_parameters.items()
         for parameter in parameters.values()
-        if parameter.has_index()
+        if parameter.expression
     ]
 
 
