@@ -34,6 +34,19 @@ def statements(metadata: MetaData) -> Iterator[str]:
     yield from staleness(PRESENTED)
 
 
+# Catalogues that only the owner of the database writes, for all tenants.
+CATALOGUES = frozenset(
+    {
+        "code_systems",
+        "code_values",
+        "drug_reference",
+        "material_reference",
+        "equipment_reference",
+        "roles",
+    }
+)
+
+
 def staleness(presented: Mapping[str, Iterable[Presented]]) -> Iterator[str]:
     """The functions and triggers that mark resources stale."""
     for table, resources in presented.items():
@@ -72,30 +85,57 @@ def _changed_in(columns: Sequence[str]) -> str:
 
 
 def _function(name: str, table: str, changed: str, sources: Iterable[tuple[str, Presented]]) -> str:
-    marks = "\n".join(_mark(source, resource) for source, resource in sources)
+    condition = "AND rows.tenant_id = home.id" if table in CATALOGUES else ""
+    marks = "\n".join(_mark(source, resource, condition) for source, resource in sources)
     tenants = source_of(table).format(rows=changed)
+    notice = f"""\
+    IF total > 0 THEN
+        PERFORM pg_notify('fhir_stale', tenant_id::text)
+        FROM (SELECT DISTINCT tenant_id FROM ({tenants}) AS rows) AS tenants;
+    END IF;
+"""
+    body = _for_every_tenant(marks) if table in CATALOGUES else marks + notice
     return f"""
 CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY INVOKER AS $$
 DECLARE
     marked bigint;
     total bigint := 0;
+    home record;
+    former_path text := current_setting('search_path');
+    former_tenant text := coalesce(current_setting('app.tenant', true), '');
 BEGIN
     -- A lens writes its rows and renders the resource itself.
     IF current_setting('app.lens', true) = 'on' THEN
         RETURN NULL;
     END IF;
-{marks}
-    IF total > 0 THEN
-        PERFORM pg_notify('fhir_stale', tenant_id::text)
-        FROM (SELECT DISTINCT tenant_id FROM ({tenants}) AS rows) AS tenants;
-    END IF;
+{body}
     RETURN NULL;
 END;
 $$
 """
 
 
-def _mark(source: str, resource: Presented) -> str:
+def _for_every_tenant(marks: str) -> str:
+    """The marks in the place of each tenant, or of the one that the writer is bound to."""
+    return f"""\
+    FOR home IN
+        SELECT t.id, t.place FROM tenants AS t
+        WHERE t.place NOT IN ('', '-') AND former_tenant IN ('', t.id::text) ORDER BY t.id
+    LOOP
+        PERFORM set_config('search_path', home.place || ', public', true),
+            set_config('app.tenant', home.id::text, true);
+        total := 0;
+{marks}
+        IF total > 0 THEN
+            PERFORM pg_notify('fhir_stale', home.id::text);
+        END IF;
+    END LOOP;
+    PERFORM set_config('search_path', former_path, true),
+        set_config('app.tenant', former_tenant, true);
+"""
+
+
+def _mark(source: str, resource: Presented, condition: str = "") -> str:
     """Mark the resource of each row, or make its stub; in one order, so that nobody deadlocks.
 
     ON CONFLICT locks the resource even where it is stale already: a reader that is rendering it
@@ -124,7 +164,7 @@ def _mark(source: str, resource: Presented) -> str:
         FROM (
             SELECT DISTINCT tenant_id, {resource.column} AS row_id,
                 {resource.column}::text AS own_id
-            FROM ({source}) AS rows WHERE {resource.column} IS NOT NULL
+            FROM ({source}) AS rows WHERE {resource.column} IS NOT NULL {condition}
         ) AS wanted
         OFFSET 0
     ) AS presented
