@@ -92,7 +92,7 @@ def _load(connection: Connection, tenant_id: UUID, row_id: UUID) -> Rows | None:
 
 
 def _text(geometry: Mapping[str, Any]) -> str:
-    return json.dumps(geometry, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(geometry, separators=(",", ":"))
 
 
 def lens() -> ViewLens:
