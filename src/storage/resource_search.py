@@ -29,12 +29,13 @@ class Link:
     """Resources that are met over references: told as steps from the far end, and from the row.
 
     `steps` are queries for an `id`, each over those before by name; the last, `name`, has the ids
-    of the resources sought. `walk` asks one row, `whole` asks for all of them at once.
+    of the resources sought. `walk` asks one row; `whole` asks for all, over queries of its own.
     """
 
     name: str
     steps: tuple[tuple[str, str], ...]
     walk: str
+    whole_steps: tuple[tuple[str, str], ...]
     whole: str
 
 
@@ -55,6 +56,8 @@ class SearchStatement:
     values: list[str] = field(default_factory=list)
     conditions: list[str] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
+    # Queries by name that the conditions need, made once.
+    sets: list[tuple[str, str]] = field(default_factory=list)
     # The row of the resource, and the expression of its id.
     alias: str = "r"
     id_column: str = "r.resource_id"
@@ -64,7 +67,7 @@ class SearchStatement:
     ) -> SearchStatement:
         """Conditions on another row of the same statement, whose values are bound with ours."""
         column = id_column or f"{alias}.resource_id"
-        return SearchStatement(resource_type, self.values, [], [], alias, column)
+        return SearchStatement(resource_type, self.values, [], alias=alias, id_column=column)
 
     def bind(self, value: object, type_: str = "text") -> str:
         """A place holder for a value of the client."""

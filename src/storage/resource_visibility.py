@@ -21,6 +21,7 @@ from storage.database import Connection, Database
 from storage.encryption.columns import PREFIX
 from storage.resource_search import SearchStatement
 from storage.resources import Audit, Stored, Version, body_place, call, json_text, open_body
+from storage.search_pages import whole_sets, with_sets
 
 PATIENT = "Patient"
 TENANT = "$1"
@@ -172,6 +173,7 @@ def first_ids(
         + "".join(f" AND {condition}" for condition in conditions)
         + f" ORDER BY r.resource_id LIMIT {limit}"
     )
+    query = with_sets([*statement.sets, *whole_sets([statement])], query)
     rows = connection.execute(JUDGE, (tenant_id, query, statement.values, None)).fetchall()
     return [row[0] for row in rows]
 

@@ -98,10 +98,11 @@ class Pages:
 
     def all_rows(self) -> str:
         """The query whose number of rows is the total, for the planner's estimate of it."""
-        return " UNION ALL ".join(
+        rows = " UNION ALL ".join(
             f"SELECT r.resource_id {_from_where(one, [link.whole for link in one.links])}"
             for one in self.statements
         )
+        return with_sets([*_sets(self.statements), *whole_sets(self.statements)], rows)
 
     def _merged(self) -> str:
         """The order of pages over several types: by keys, then type, then id.
@@ -311,6 +312,27 @@ class _Rows:
         return self._statement.bind(value, type_)
 
 
+def with_sets(sets: Sequence[tuple[str, str]], query: str) -> str:
+    """A query over others, each made once and planned apart.
+
+    In place they are tempting to run again for each row: without statistics a chain of seven
+    references was asked for nine to the seventh.
+    """
+    if not sets:
+        return query
+    listed = ", ".join(f"{name} AS MATERIALIZED ({one})" for name, one in sets)
+    return f"WITH {listed} {query}"
+
+
+def whole_sets(statements: Sequence[SearchStatement]) -> list[tuple[str, str]]:
+    """What the conditions of links for all rows at once are over."""
+    return [step for one in statements for link in one.links for step in link.whole_steps]
+
+
+def _sets(statements: Sequence[SearchStatement]) -> list[tuple[str, str]]:
+    return [one for statement in statements for one in statement.sets]
+
+
 def linked(statements: Sequence[SearchStatement]) -> list[str]:
     """The common table expressions of all links: their steps, and which lead to few."""
     with_: list[str] = []
@@ -360,10 +382,12 @@ def page_query(
     are what they say. An ordinal numbers the matches. An estimate is counted to COUNTED + 1.
     """
     parts = [_stale(stale_types)]
+    sets = _sets(pages.statements)
     if total != "none":
+        sets += whole_sets(pages.statements)
         counted = pages.total(COUNTED + 1 if total == "estimate" else None)
         parts.append(f"SELECT 'total', {counted}, '', '', 0, now(), NULL::text[], ''")
-    with_: list[str] = []
+    with_ = [f"{name} AS MATERIALIZED ({query})" for name, query in sets]
     if limit and pages.statements:
         with_ += linked(pages.statements)
         with_.append(f"matches AS MATERIALIZED ({pages.matches(limit + 1)})")

@@ -149,7 +149,6 @@ CASES = [
     (f"Patient?organization.{PARTS}.name=clinic 3", "ann"),
     (f"Patient?organization.{PARTS}.partof.name=clinic 2", "ann"),
     (f"Patient?organization.{PARTS}.name=clinic 4", ""),
-    ("QuestionnaireResponse?questionnaire.title=habits", "qr"),
     # _has, nested, and mixed with chains.
     ("Patient?_has:Observation:patient:code=depth", "ann ben"),
     ("Patient?_has:Observation:patient:code=bleeding", "ann"),

@@ -50,11 +50,14 @@ class TermConditions:
         self._blind = blind
         self._code_sets = code_sets
         self._hops = 0
+        # Where queries go that are made once for all rows of a statement.
+        self._sets: Steps = []
 
     def require(self, statement: SearchStatement, term: Term) -> None:
         """Have the statement find only what meets the term. Raises BadRequest."""
         for parameter in used(named(term)):
             statement.require_parameter(parameter.definition_id, parameter.epoch)
+        self._sets = statement.sets
         if isinstance(term, AllOf):
             for inner in term.terms:
                 self.require(statement, inner)
@@ -129,10 +132,14 @@ class TermConditions:
     # -- from the far end ---------------------------------------------------------------
 
     def _link(self, statement: SearchStatement, term: Linked) -> Link:
-        steps: list[tuple[str, str]] = []
+        steps: Steps = []
         name = self._sought(statement, term, steps)
+        walk = self._walk(statement, term)
+        self._sets = []
         whole = self.condition(statement, term)
-        return Link(name, tuple(steps), self._walk(statement, term), whole)
+        found = Link(name, tuple(steps), walk, tuple(self._sets), whole)
+        self._sets = statement.sets
+        return found
 
     def _sought(self, statement: SearchStatement, term: Linked, steps: Steps | None = None) -> str:
         """Where the ids of the resources of the statement's type are that meet the term."""
@@ -167,12 +174,10 @@ class TermConditions:
         return self._named(other.all_ids(conditions), steps)
 
     def _named(self, query: str, steps: Steps | None) -> str:
-        """A query by the name of a step, or in place: planned apart either way."""
+        """A query by a name, planned apart and made once: a step, or of the whole."""
         self._hops += 1
-        if steps is None:
-            return f"({query} OFFSET 0) AS q{self._hops}"
         name = f"l{self._hops}"
-        steps.append((name, query))
+        (self._sets if steps is None else steps).append((name, query))
         return name
 
     def _other(self, statement: SearchStatement, resource_type: str) -> SearchStatement:
