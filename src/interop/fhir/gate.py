@@ -44,6 +44,16 @@ def issues_of(resource: JsonObject, expected_type: str) -> list[Issue]:
     return issues
 
 
+def is_of_type(value: Any, type_: str) -> bool:
+    """Whether a value is one of a data type, by the schema and the rules."""
+    if not isinstance(value, dict):
+        return False
+    issues: list[Issue] = []
+    inner = list(check_rules(value, type_, issues))
+    plain = _without_null_items(orjson.loads(json.dumps(value)))
+    return not issues and not inner and bool(_validator(type_).is_valid(plain))
+
+
 def _check_schema(resource: JsonObject, type_: str, path: str, issues: list[Issue]) -> None:
     # The validator takes plain JSON values only, and decimals of ours are not.
     packed = json.dumps(resource)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
+from interop.fhir import gate
 from interop.fhir.definitions import definitions
 from interop.fhir.terminology.packages import Table
 from interop.fhir.validation.profile import Profile
 from interop.fhir.validation.scope import Check
 from interop.fhir.validation.slicing import CORE
-from interop.fhir.validation.structure import ProfileError, Row
+from interop.fhir.validation.structure import MAX_ELEMENTS, ProfileError, Row
 from interop.r4_tables import profiles_directory
 
 Definition = dict[str, Any]
@@ -109,7 +110,7 @@ def rows_of(definition: Definition, find: Callable[[str], Definition | None]) ->
     while current is not None:
         if isinstance(found := _whole(current), list):
             return found + rows
-        rows = list(current.get("differential", {}).get("element", ())) + rows
+        rows = _checked(current, "differential") + rows
         base = str(current.get("baseDefinition", ""))
         if base.removeprefix(CORE) in definitions().kinds:
             return rows
@@ -124,8 +125,20 @@ def rows_of(definition: Definition, find: Callable[[str], Definition | None]) ->
 
 def _whole(definition: Definition) -> list[Row] | None:
     """The elements of a package's table, or of a snapshot."""
-    found = definition.get("element") or definition.get("snapshot", {}).get("element")
-    return list(found) if isinstance(found, list) and found else None
+    found = definition.get("element")
+    return list(found) if found else _checked(definition, "snapshot") or None
+
+
+def _checked(definition: Definition, part: str) -> list[Row]:
+    """The elements in a StructureDefinition. Raises ProfileError unless R4 would take them."""
+    found = definition.get(part)
+    rows = found.get("element", []) if isinstance(found, dict) else []
+    if not isinstance(rows, list) or len(rows) > MAX_ELEMENTS:
+        raise ProfileError(f"its {part} is no list of {MAX_ELEMENTS} elements at most")
+    for index, row in enumerate(rows):
+        if not gate.is_of_type(row, "ElementDefinition"):
+            raise ProfileError(f"{part}.element[{index}] is no ElementDefinition of R4")
+    return rows
 
 
 @cache
