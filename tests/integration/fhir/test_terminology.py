@@ -9,6 +9,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from interop.fhir.xml import from_xml
 from storage.database import Database
 from storage.tenancy import Tenant
 
@@ -146,6 +147,8 @@ def test_what_a_tenant_stored_is_expanded_by_url_by_id_and_in_hand(
         "A1",
         "A2",
     ]
+    for_use = {"url": OWN_SET, "excludeNotForUI": "true", "excludeNested": "true"}
+    assert codes(fhir.get("/ValueSet/$expand", params=for_use)) == ["A1", "A2", "X"]
     found = codes(post(fhir, "/ValueSet/$expand", valueSet=in_hand))
     assert found == ["A", "A1", "A2", "male", "female", "other", "unknown"]
 
@@ -286,6 +289,16 @@ def test_an_import_of_thousands_of_sets_is_refused(
     coding = {"coding__valueCoding": {"system": "urn:x", "code": "1"}}
     assert_outcome(ask("$expand"), 422)
     assert_outcome(ask("$validate-code", **coding), 422, "too-costly")
+
+
+def test_the_answer_is_xml_where_that_is_asked_for(fhir: httpx.Client) -> None:
+    xml = {"Accept": "application/fhir+xml"}
+    expanded = fhir.get("/ValueSet/$expand", params={"url": GENDER}, headers=xml)
+    asked = {"url": GENDER, "system": GENDERS, "code": "male"}
+    validated = fhir.get("/ValueSet/$validate-code", params=asked, headers=xml)
+
+    assert from_xml(expanded.content)["expansion"]["total"] == 4
+    assert from_xml(validated.content)["parameter"][0] == {"name": "result", "valueBoolean": True}
 
 
 def test_an_operation_is_one_row_of_the_audit_log(

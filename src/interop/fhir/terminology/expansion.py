@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 from interop.errors import BadRequest, NotFound, Unprocessable, UnsupportedParameter
@@ -23,6 +23,10 @@ PARAMETERS: Final[Mapping[str, Kind]] = {
     "count": "integer",
     "includeDesignations": "boolean",
     "activeOnly": "boolean",
+    # Expansions here are flat, and of codes that are defined one by one.
+    "excludeNested": "boolean",
+    "excludePostCoordinated": "boolean",
+    "excludeNotForUI": "boolean",
     "displayLanguage": "code",
 }
 # Codes in one answer; larger expansions are read a page at a time.
@@ -89,7 +93,7 @@ def expand(inputs: Inputs, terminology: Terminology, by_id: JsonObject | None) -
         "timestamp": instant(datetime.now(UTC)),
         "total": len(members),
         "offset": offset,
-        "parameter": _parameters(inputs, page, definition),
+        "parameter": _parameters(inputs, page),
         "contains": [_contains(member) for member in page],
     }
     head = {
@@ -110,23 +114,23 @@ def expand(inputs: Inputs, terminology: Terminology, by_id: JsonObject | None) -
 def _is_wanted(member: Member, inputs: Inputs) -> bool:
     if inputs.flag("activeOnly") and member.is_inactive:
         return False
+    if inputs.flag("excludeNotForUI") and member.is_abstract:
+        return False
     words = (inputs.text("filter") or "").casefold().split()
     text = f"{member.code} {member.display or ''}".casefold()
     return all(word in text for word in words)
 
 
-def _parameters(inputs: Inputs, page: list[Member], definition: ValueSet) -> list[JsonObject]:
+def _parameters(inputs: Inputs, page: list[Member]) -> list[JsonObject]:
     """What the expansion was made with (and what was asked for and is not here)."""
     found: list[JsonObject] = []
-    kinds = {"filter": "valueString", "count": "valueInteger", "activeOnly": "valueBoolean"}
-    values: dict[str, Any] = {
-        "filter": inputs.text("filter"),
-        "count": inputs.number("count"),
-        "activeOnly": inputs.flag("activeOnly") if "activeOnly" in inputs else None,
-    }
-    for name, value in values.items():
-        if value is not None:
-            found.append({"name": name, kinds[name]: value})
+    if "filter" in inputs:
+        found.append({"name": "filter", "valueString": inputs.text("filter")})
+    if "count" in inputs:
+        found.append({"name": "count", "valueInteger": inputs.number("count")})
+    for name in ("activeOnly", "excludeNested", "excludeNotForUI"):
+        if name in inputs:
+            found.append({"name": name, "valueBoolean": inputs.flag(name)})
     if "displayLanguage" in inputs:
         warning = "displayLanguage is not supported: displays are as their systems define them"
         found.append({"name": "warning", "valueString": warning})
