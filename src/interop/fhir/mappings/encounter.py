@@ -204,6 +204,16 @@ _OWN: Final = (
 class EncounterLens(TableLens):
     """Visits with their diagnoses, of which some are Conditions of their own."""
 
+    def _upsert(
+        self, connection: Connection, tenant_id: UUID, row_id: UUID, row: Row, actor: str
+    ) -> bool:
+        if row["scheduled_start_at"] is None and row["status"] not in NOT_BEGUN:
+            # R4's Encounter has no word for when a visit that has begun was planned to.
+            key = {"tenant_id": tenant_id, "id": row_id}
+            planned = statements.select(connection, "encounters", ("scheduled_start_at",), key)
+            row = {**row, **(planned[0] if planned else {})}
+        return super()._upsert(connection, tenant_id, row_id, row, actor)
+
     def _wanted(
         self, connection: Connection, tenant_id: UUID, children: Children, rows: Rows
     ) -> tuple[Row, ...]:
