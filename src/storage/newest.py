@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from storage.resource_search import SearchStatement
+from storage.search_pages import whole_sets, with_sets
 
 
 def newest_of_each(
@@ -26,7 +27,8 @@ def newest_of_each(
         f"(SELECT max(s.low) FROM fhir_search_date AS s WHERE s.{row}"
         " AND s.parameter = 'date' AND s.resource_id = r.resource_id)"
     )
-    conditions = "".join(f" AND {condition}" for condition in statement.conditions)
+    all_conditions = [*statement.conditions, *(link.whole for link in statement.links)]
+    conditions = "".join(f" AND {condition}" for condition in all_conditions)
     found = (
         f"SELECT r.resource_id, r.version, r.last_updated, r.body, {code} AS code, {date} AS date"
         " FROM fhir_resources AS r WHERE r.tenant_id = $1"
@@ -43,7 +45,7 @@ def newest_of_each(
         f" ORDER BY code, {order} LIMIT {limit + 1}"
     )
     types = ",".join(stale_types)
-    return (
+    rows = (
         "SELECT 'stale' AS kind, 0::bigint AS ordinal, '' AS resource_type, '' AS resource_id,"
         " 0::bigint AS version, now() AS last_updated, NULL::text[] AS sort_keys, '' AS body"
         " WHERE EXISTS (SELECT FROM fhir_resources AS r WHERE r.tenant_id = $1"
@@ -52,3 +54,4 @@ def newest_of_each(
         f" '{statement.resource_type}', resource_id, version, last_updated, NULL, body"
         f" FROM ({page}) AS page"
     )
+    return with_sets([*statement.sets, *whole_sets([statement])], rows)

@@ -71,7 +71,7 @@ class LastSearcher(Searcher):
         self._seen.restrict(statement, self._of)
         conditions = TermConditions(self._seen, self._base, blind, code_sets)
         for term in request.terms:
-            statement.conditions.append(conditions.condition(statement, term))
+            conditions.require(statement, term)
         text = newest_of_each(statement, self._maximum, MAX_COUNT, request.types())
         return Query(text, statement.values, Pages([statement]))
 
