@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -21,13 +22,15 @@ import psycopg
 
 from ai.completeness import reschedule_forgotten
 from interop.audit.duty import SEAL_SECONDS, AuditDuty
+from interop.fhir.asynchronous import AsyncRequests
+from interop.fhir.router import routes as fhir_routes
 from interop.fhir.search import reindexing
 from interop.move_duty import end_dead_moves
 from interop.place_keeper import PlaceKeeper, Prepare, render, tenants_here
 from interop.services import Services, open_services
 from interop.settings import Settings
 from interop.smart.pruning import prune
-from storage import search_parameters
+from storage import async_requests, search_parameters
 from storage.encryption import rotation
 from storage.jobs import JobRunner
 from storage.sweep import sweep
@@ -52,11 +55,18 @@ def run(settings: Settings) -> None:
     services.database.lends_to_schemas = True
     services.spool.clean()
     stop = threading.Event()
+    requests = AsyncRequests(services, fhir_routes)
 
     def prepare(runner: JobRunner) -> None:
         _register_keys(runner, services)
         _register_search(runner, services)
+        _register_async_requests(runner, requests)
 
+    with closing(requests):
+        _run(services, prepare, stop)
+
+
+def _run(services: Services, prepare: Prepare, stop: threading.Event) -> None:
     if ai_is_installed():
         from interop.ai_ports import open_pipeline
 
@@ -100,6 +110,16 @@ def _register_keys(runner: JobRunner, services: Services) -> None:
         owner = UUID(tenant_id) if tenant_id else None
         changed = rotation.reseal(services.database, owner)
         logger.info("resealed", extra={"tenant_id": tenant_id, "values": changed})
+
+
+def _register_async_requests(runner: JobRunner, requests: AsyncRequests) -> None:
+    @runner.task(async_requests.TASK, queue=async_requests.QUEUE, attempts=async_requests.ATTEMPTS)
+    def fhir_async_request(tenant_id: str, request_id: str) -> None:
+        requests.run(UUID(tenant_id), UUID(request_id))
+
+    @runner.task(async_requests.FORGET_TASK, queue=async_requests.QUEUE)
+    def forget_fhir_async_request(tenant_id: str, request_id: str) -> None:
+        requests.forget(UUID(tenant_id), UUID(request_id))
 
 
 def _register_search(runner: JobRunner, services: Services) -> None:

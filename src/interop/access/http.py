@@ -77,6 +77,10 @@ class Authenticator:
         self._seen[token] = (now + REMEMBER_SECONDS, standing)
         return standing
 
+    async def again(self, claims: Claims) -> Standing:
+        """What stands behind a token that was verified earlier. Raises Unauthorized."""
+        return await self._looked_up(claims)
+
     async def _looked_up(self, claims: Claims) -> Standing:
         if claims.client_id is None and claims.user_id is None:
             return Standing(claims, patient_id=claims.patient_id)  # the operator of this machine
@@ -143,19 +147,8 @@ async def caller_from(
     unless `even_suspended`: resuming it is a change. A closed one is not there, unless
     `even_closed`.
     """
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise Unauthorized(
-            "an access token is required: 'Authorization: Bearer <token>', from "
-            f"POST /t/{request.path_params.get('tenant', '{tenant}')}/oauth2/token",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
     services = request.app.state.services
-    try:
-        standing: Standing = await services.authenticator.standing(token.strip())
-    except Unauthorized as error:
-        error.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
-        raise
+    standing = await _standing(request, services.authenticator)
     claims = standing.claims
     tenant: Tenant | None = await services.tenants.aby_slug(request.path_params["tenant"])
     if tenant is None and even_closed:
@@ -189,6 +182,25 @@ async def caller_from(
     request.state.caller = caller
     named = request.headers.get(EMERGENCY_ACCESS)
     return caller if named is None else await _in_emergency(services.database, caller, named)
+
+
+async def _standing(request: Request, authenticator: Authenticator) -> Standing:
+    """What stands behind the token of a request, or behind the one that it was accepted with."""
+    accepted_with: Claims | None = getattr(request.state, "claims", None)
+    if accepted_with is not None:
+        return await authenticator.again(accepted_with)
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthorized(
+            "an access token is required: 'Authorization: Bearer <token>', from "
+            f"POST /t/{request.path_params.get('tenant', '{tenant}')}/oauth2/token",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    try:
+        return await authenticator.standing(token.strip())
+    except Unauthorized as error:
+        error.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+        raise
 
 
 async def _in_emergency(database: Database, caller: Caller, named: str) -> Caller:

@@ -139,6 +139,9 @@ ROUTES: dict[tuple[str, str], Rule] = {
     ("POST", f"{FHIR}/CodeSystem/$validate-code"): Rule("TOKEN", "r"),
     ("GET", f"{FHIR}/CodeSystem/{_ID}/$validate-code"): Rule("TOKEN", "r"),
     ("POST", f"{FHIR}/CodeSystem/{_ID}/$validate-code"): Rule("TOKEN", "r"),
+    # A request that is answered later, for who asked.
+    ("GET", f"{FHIR}/_async/{{id}}"): _NOT_THERE,
+    ("DELETE", f"{FHIR}/_async/{{id}}"): _NOT_THERE,
     # A batch or transaction: each of its entries is judged by itself.
     ("POST", FHIR): Rule("TOKEN", "cruds"),
     ("POST", f"{FHIR}/"): Rule("TOKEN", "cruds"),

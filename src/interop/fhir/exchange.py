@@ -32,6 +32,7 @@ from interop.errors import (
     Unavailable,
     UnsupportedParameter,
 )
+from interop.fhir.deferring import defer_request, is_deferrable
 from interop.fhir.definitions import definitions
 from interop.fhir.negotiation import (
     FORM_PARAMETERS,
@@ -172,6 +173,10 @@ def endpoint(handler: Handler) -> Endpoint:
             request.state.form = PLAIN
             _take_form(request)
             exchange = _exchange(request, caller)
+            if is_deferrable(request):
+                place = await defer_request(request, caller, exchange.own_base)
+                # R4 async.html: the answer will be there.
+                return _response(request, 202, b"", {"Content-Location": place})
             asked = exchange.resource_type or request.query_params.get("_type", "")
             await provide(exchange.database, caller.tenant.id, asked.split(","), exchange.own_base)
             return await _sent(request, await handler(exchange))

@@ -19,6 +19,7 @@ from interop.errors import (
     NotFound,
 )
 from interop.fhir import binary, write_routes
+from interop.fhir.asynchronous import ROUTES as ASYNCHRONOUS
 from interop.fhir.audit_log import RESOURCE_TYPE as AUDIT_EVENT
 from interop.fhir.audit_log import AuditLog
 from interop.fhir.bundling.routes import ROUTES as BUNDLES
@@ -79,7 +80,7 @@ def routes() -> list[Route]:
         *OPERATIONS,
         *binary.ROUTES,
     ]
-    return [_READ, *subjects, *_INTERACTIONS, *rest]
+    return [*ASYNCHRONOUS, _READ, *subjects, *_INTERACTIONS, *rest]
 
 
 @public_endpoint

@@ -260,6 +260,27 @@ class WebhookDelivery(TenantTable, Base):
     error_message: Mapped[str | None]
 
 
+class FhirAsyncRequest(TenantTable, Base):
+    """A FHIR request that is answered later (R4 async.html), and its answer for a while.
+
+    Request and answer are sealed as a whole: they may hold anything.
+    """
+
+    __tablename__ = "fhir_async_requests"
+    __section__ = SECTION
+    __phi__ = Sensitivity.RESTRICTED
+
+    status: Mapped[str] = one_of("ACCEPTED", "RUNNING", "DONE", default="ACCEPTED")
+    # Who asked, and may fetch the answer.
+    client_id: Mapped[UUID | None]
+    user_id: Mapped[UUID | None]
+    patient_id: Mapped[UUID | None]
+    request: Mapped[str]
+    response_status: Mapped[int | None]
+    response: Mapped[str | None]
+    expires_at: Mapped[datetime]
+
+
 class OutboxEntry(Base):
     """An event written in the transaction that caused it, for those who act on it later."""
 

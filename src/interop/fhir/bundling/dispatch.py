@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import Message, Scope
 
@@ -77,6 +78,12 @@ async def dispatch(request: Request, entry: Entry, database: Database | None = N
     scope, body = _scope(request, entry)
     if database is not None:
         scope["state"]["database"] = database
+    # The router of the application: its middleware has seen the outer request.
+    return await answer(request.app, scope, body)
+
+
+async def answer(app: Starlette, scope: Scope, body: bytes) -> Reply:
+    """What the routes of an application answer to a request."""
     messages: list[Message] = []
 
     async def receive() -> Message:
@@ -85,8 +92,7 @@ async def dispatch(request: Request, entry: Entry, database: Database | None = N
     async def send(message: Message) -> None:
         messages.append(message)
 
-    # The router of the application: its middleware has seen the outer request.
-    await request.app.router(scope, receive, send)
+    await app.router(scope, receive, send)
     start = next(message for message in messages if message["type"] == "http.response.start")
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in start["headers"]}
     content = b"".join(message.get("body", b"") for message in messages)
@@ -121,9 +127,15 @@ def _scope(request: Request, entry: Entry) -> tuple[Scope, bytes]:
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "headers": headers,
-        "state": {},
+        "state": _inherited(request),
     }
     return scope, body
+
+
+def _inherited(request: Request) -> dict[str, Any]:
+    """A request that is done later has no token any more, but what was behind it."""
+    claims = getattr(request.state, "claims", None)
+    return {} if claims is None else {"claims": claims}
 
 
 def _http_time(moment: str) -> str:

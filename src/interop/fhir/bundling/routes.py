@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
@@ -19,6 +20,7 @@ from interop.fhir.bundling.dispatch import Reply, dispatch
 from interop.fhir.bundling.entries import MAX_BUNDLE_BYTES, Entry, RequestBundle, read_bundle
 from interop.fhir.bundling.transaction import Transaction
 from interop.fhir.exchange import BASE, Exchange, endpoint
+from interop.fhir.lens import Connection
 from interop.fhir.negotiation import json_body, preference
 from interop.fhir.writing import Writer, WriteSession
 from storage.lent import LentDatabase
@@ -26,6 +28,8 @@ from storage.lent import LentDatabase
 # Transactions of one process at a time. Their threads are their own: a transaction waits for what
 # is read in it, which other threads do.
 TRANSACTIONS = 4
+# Keeps the response of a transaction, on its connection.
+Keep = Callable[[Connection, bytes], None]
 _threads = ThreadPoolExecutor(TRANSACTIONS, thread_name_prefix="transaction")
 
 
@@ -59,11 +63,17 @@ async def _run_transaction(exchange: Exchange, bundle: RequestBundle) -> bytes:
         answering = _answered(exchange.request, entry, lent)
         return asyncio.run_coroutine_threadsafe(answering, loop).result()
 
-    def work() -> bytes:
-        answers = writer.run(lambda session: Transaction(session, bundle, wanted, read).run())
-        return response_bundle("transaction-response", answers)
+    # Who asked for an answer later has it kept by the transaction itself (interop.fhir.asynchronous).
+    keep: Keep | None = getattr(exchange.request.state, "on_commit", None)
 
-    return await loop.run_in_executor(_threads, copy_context().run, work)
+    def work(session: WriteSession) -> bytes:
+        answers = Transaction(session, bundle, wanted, read).run()
+        response = response_bundle("transaction-response", answers)
+        if keep is not None:
+            keep(session.connection, response)
+        return response
+
+    return await loop.run_in_executor(_threads, copy_context().run, writer.run, work)
 
 
 async def _answered(request: Request, entry: Entry, lent: LentDatabase) -> Reply:
