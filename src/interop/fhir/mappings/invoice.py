@@ -52,7 +52,11 @@ MAPPING: Final = ResourceMapping(
     "invoices",
     [
         Entry("invoice_number", f"identifier[system={NUMBER}].value", Text()),
-        Entry("status", "status", Codes({code: code.upper() for code in dict.fromkeys(STATUSES.values())})),
+        Entry(
+            "status",
+            "status",
+            Codes({code: code.upper() for code in dict.fromkeys(STATUSES.values())}),
+        ),
         Entry("state", f"extension[url={STATE}].valueCode", Text()),
         Entry("recipient", "recipient", Reference(("Organization",))),
         Entry("issuer", "issuer", Shown("the platform")),

@@ -62,6 +62,7 @@ NOT_PRESENTED: Final[dict[str, str]] = {
     "platform_data_keys": "keys",
     "study_activity": _WORK,
     "outbox": _WORK,
+    "fhir_async_requests": _WORK,
     "quarantined_objects": "what was refused at the DICOM door: not a record until it is accepted",
     "ai_model_deployments": _AI,
     "ai_routing_rules": _AI,

@@ -23,12 +23,22 @@ from pydicom.sr._concepts_dict import concepts
 from interop.fhir import json
 from interop.fhir.mappings import (
     LENSES,
+    ai_job,
+    allergy,
+    annotation,
+    appointment,
+    care_plan,
+    clinical_note,
     consent,
     encounter,
     location,
+    medication,
     patient,
+    plan_item,
     practitioner,
     procedure,
+    referral,
+    social_history,
     vital_signs,
 )
 from interop.fhir.mappings import condition as conditions
@@ -83,6 +93,27 @@ def test_every_table_is_presented_or_deliberately_not() -> None:
         ("patient_conditions", "verification_status", conditions.VERIFICATION_STATUS, set()),
         ("patient_conditions", "severity", conditions.SEVERITY, set()),
         ("procedures", "status", procedure.STATUSES, set()),
+        ("encounters", "status", appointment.STATUSES, set()),
+        ("encounter_diagnoses", "diagnosis_role", encounter.ROLES, set()),
+        ("patient_medications", "status", medication.STATUSES, set()),
+        ("patient_allergies", "clinical_status", allergy.CLINICAL_STATUS, set()),
+        ("patient_allergies", "criticality", allergy.CRITICALITIES, set()),
+        ("patient_allergies", "severity", allergy.SEVERITIES, {"LIFE_THREATENING"}),
+        ("patient_social_history", "status", social_history.SMOKERS, set()),
+        ("patient_social_history", "status", social_history.OTHERS, set()),
+        ("clinical_notes", "note_type", clinical_note.TYPES, set()),
+        ("treatment_plans", "status", care_plan.STATUSES.codes, {*care_plan.STATUSES.refinements}),
+        (
+            "treatment_plan_items",
+            "status",
+            plan_item.STATUSES.codes,
+            {*plan_item.STATUSES.refinements},
+        ),
+        ("referrals", "status", referral.STATUSES.codes, {*referral.STATUSES.refinements}),
+        ("referrals", "referral_type", referral.TYPES, set()),
+        ("referrals", "urgency", referral.URGENCIES, set()),
+        ("image_annotations", "annotation_type", annotation.TYPES, set()),
+        ("ai_review_events", "review_action", ai_job.REVIEWS, set()),
         ("consents", "consent_type", consent.TYPES, set()),
         ("consents", "source", consent.SOURCES, set()),
     ],
@@ -95,6 +126,12 @@ def test_every_value_of_an_enum_has_a_code(
     codes = converter.enum_to_code if isinstance(converter, Codes) else converter.codes
 
     assert set(codes) == values - elsewhere
+
+
+def test_every_habit_of_the_table_has_a_code() -> None:
+    values = metadata.tables["patient_social_history"].c["category"].info["values"]
+
+    assert set(social_history.HABITS) == set(values)
 
 
 def test_every_probing_site_of_the_table_has_a_code() -> None:
