@@ -145,6 +145,8 @@ def test_our_search_parameters_find_teeth_surfaces_sites_and_confidence(
         "bodySite": [made["perio-tooth-36"]["bodySite"]],
     }
     assert fhir.put("/Condition/caries", json=condition).status_code == 201
+    request = condition | {"resourceType": "ServiceRequest", "status": "active", "intent": "plan"}
+    assert fhir.put("/ServiceRequest/caries", json=request).status_code == 201
 
     def found(url: str) -> list[str]:
         return ids(fhir.get(url))
@@ -156,4 +158,5 @@ def test_our_search_parameters_find_teeth_surfaces_sites_and_confidence(
     assert found("/Observation?ai-confidence=lt0.9") == []
     assert found("/Claim?tooth=19&tooth-surface=O") == ["dental-claim"]
     assert found("/Claim?tooth=30") == []
+    assert found("/ServiceRequest?tooth=19") == ["caries"]
     assert found(f"/Patient?_has:Condition:subject:tooth=36&_id={patient}") == [patient]
