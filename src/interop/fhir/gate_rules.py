@@ -113,7 +113,9 @@ class _Walk:
                         f"both {other} and {key}; {found.element.name}[x] takes one",
                         f"{path}.{key}",
                     )
-            if key[0] != "_":
+            if key[0] == "_":
+                self._beside(content, found, f"{path}.{key}")
+            else:
                 self._property(content, found, value, f"{path}.{key}")
         for name, keys in _required(type_):
             if not any(key in value for key in keys):
@@ -123,6 +125,9 @@ class _Walk:
     def _property(self, content: Any, found: _Property, owner: JsonObject, path: str) -> None:
         if not isinstance(content, list):
             self._value(content, found, path)
+            return
+        if not found.is_primitive and not found.element.is_list:
+            self._report("structure", "an array; one object is expected", path)
             return
         for index, item in enumerate(content):
             place = f"{path}[{index}]"
@@ -144,6 +149,22 @@ class _Walk:
             self.object(value, found.type, path)
             if found.type == "Reference":
                 self._reference(value, found.element, path)
+        elif found.type != "Resource" and value is not None:
+            # The official schema does not say that a complex type is an object.
+            self._report("structure", f"an object is expected: {found.type}", path)
+
+    def _beside(self, content: Any, found: _Property, path: str) -> None:
+        """json.html: what stands beside a primitive, or beside each of an array, has extensions."""
+        parts = content if isinstance(content, list) else [content]
+        if isinstance(content, list) and not found.element.is_list:
+            self._report("structure", "an array; one object is expected", path)
+            return
+        for index, part in enumerate(parts):
+            place = f"{path}[{index}]" if isinstance(content, list) else path
+            if isinstance(part, dict):
+                self.object(part, "Element", place)
+            elif part is not None:
+                self._report("structure", "an object with id or extension is expected", place)
 
     def _not_empty(self, content: Any, path: str) -> None:
         if content is None or content in ("", [], {}):
@@ -160,7 +181,7 @@ class _Walk:
 
     def _resource_inside(self, value: JsonObject, path: str) -> None:
         type_ = value.get("resourceType")
-        if type_ not in definitions().resource_types:
+        if not isinstance(type_, str) or type_ not in definitions().resource_types:
             self._report("structure", "resourceType must be an R4 resource type", path)
         else:
             self.inner.append((path, value))

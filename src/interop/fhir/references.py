@@ -54,8 +54,9 @@ def referenced_type(reference: Any, resource: Any) -> str | None:
 
 
 def _contained_type(identifier: str, resource: Any) -> str | None:
-    for contained in resource.get("contained", ()):
-        if contained.get("id") == identifier:
+    inside = resource.get("contained")
+    for contained in inside if isinstance(inside, list) else ():
+        if isinstance(contained, dict) and contained.get("id") == identifier:
             return str(contained.get("resourceType"))
     return None
 
