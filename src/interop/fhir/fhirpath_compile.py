@@ -35,6 +35,13 @@ Predicate = Callable[[Any, Any], bool | None]
 
 # Some R4 expressions write data types in another case.
 _TYPE_ALIASES = {"DateTime": "dateTime", "Uri": "uri", "String": "string"}
+# A canonical is a uri as well (datatypes.html).
+_SUBTYPES = {
+    "uri": ("url", "canonical", "oid", "uuid"),
+    "string": ("code", "id", "markdown"),
+    "integer": ("positiveInt", "unsignedInt"),
+    "Quantity": ("Age", "Count", "Distance", "Duration"),
+}
 BOOLEAN = "boolean"
 # Of one expression: an element of any type, below an element of any type, has thousands.
 MAX_STREAMS = 500
@@ -143,7 +150,8 @@ class _Compiler:
 
     def _of_type(self, streams: list[Stream], type_: str) -> list[Stream]:
         wanted = _TYPE_ALIASES.get(type_, type_)
-        found = [stream for stream in streams if stream.type == wanted]
+        kinds = (wanted, *_SUBTYPES.get(wanted, ()))
+        found = [stream for stream in streams if stream.type in kinds]
         if wanted in self._tables.resource_types:
             # A resource within a resource is declared as any.
             found += [
