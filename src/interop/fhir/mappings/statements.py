@@ -6,7 +6,8 @@ What goes into a sealed column is sealed here, and what comes out is opened; the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
@@ -75,6 +76,14 @@ def update(connection: Connection, table: str, row: Row, key: Mapping[str, Any])
 def delete(connection: Connection, table: str, key: Mapping[str, Any]) -> None:
     """Remove the rows of a key."""
     connection.execute(_delete_statement(table, tuple(key)), dict(key))
+
+
+@contextmanager
+def announced(connection: Connection) -> Iterator[None]:
+    """Have the staleness triggers speak: what a removal takes along is in nobody's hands."""
+    connection.execute("SELECT set_config('app.lens', 'off', true)")
+    yield
+    connection.execute("SELECT set_config('app.lens', 'on', true)")
 
 
 def sealed(connection: Connection, table: str, row: Row, key: Mapping[str, Any]) -> Row:

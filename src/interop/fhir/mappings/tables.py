@@ -281,10 +281,9 @@ class TableLens:
 
     def delete(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> None:
         with refusing_bad_rows(self.resource_type):
-            before = self.elsewhere.image(connection, tenant_id, row_id)
             key = {"tenant_id": tenant_id, "id": row_id, **self.where}
-            statements.delete(connection, self.mapping.table, key)
-            self.elsewhere.mark(connection, tenant_id, row_id, before)
+            with statements.announced(connection):
+                statements.delete(connection, self.mapping.table, key)
 
     def _select(self, connection: Connection, tenant_id: UUID, row_id: UUID) -> Row | None:
         key = {"tenant_id": tenant_id, "id": row_id, **self.where}

@@ -186,6 +186,17 @@ def row_of_or_none(server: Server, resource: Resource) -> UUID | None:
     return found[0][0] if found else None
 
 
+def test_what_a_deleted_patient_takes_along_is_deleted_too(server: Server) -> None:
+    patient = a_patient(server)
+    coverage, relative = a_policy(server, patient), a_relative(server, patient)
+
+    server.delete("Patient", patient["id"])
+
+    assert server.read("Coverage", coverage["id"]) is None
+    assert server.read("RelatedPerson", relative["id"]) is None
+    assert server.read("Patient", patient["id"]) is None
+
+
 GUARDIAN = {"system": "http://terminology.hl7.org/CodeSystem/v3-RoleCode", "code": "GUARD"}
 
 
