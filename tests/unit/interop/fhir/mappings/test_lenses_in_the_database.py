@@ -27,6 +27,7 @@ from interop.fhir.mappings import LENSES, perio, perio_sites, references
 from interop.fhir.mappings.ai_device import DISCLAIMER
 from interop.fhir.mappings.body_site import tooth_of
 from interop.fhir.mappings.practitioner import NOT_PRESENTED
+from interop.fhir.mappings.related_person import RELATED_PATIENT
 from interop.fhir.rendering import render_stale
 from interop.fhir.writing import Precondition, Writer
 from storage import resources
@@ -312,8 +313,23 @@ def test_a_patient_with_records_is_not_deleted(server: Server) -> None:
 
 
 def test_a_value_that_the_tables_refuse_is_unprocessable(server: Server) -> None:
-    with pytest.raises(Unprocessable, match="dob"):
-        a_patient(server, birthDate="1849-12-31")
+    patient = a_patient(server)
+    oneself = {"url": RELATED_PATIENT, "valueReference": subject(patient)}
+
+    with pytest.raises(Unprocessable, match="not_self"):
+        server.write(
+            {
+                "resourceType": "RelatedPerson",
+                "id": unique("self"),
+                "extension": [oneself],
+                "patient": subject(patient),
+                "relationship": [{"coding": [role_code("SPS")]}],
+            }
+        )
+
+
+def role_code(code: str) -> Resource:
+    return {"system": "http://terminology.hl7.org/CodeSystem/v3-RoleCode", "code": code}
 
 
 # -- references -----------------------------------------------------------------------------------
