@@ -158,7 +158,7 @@ def load(owner_url: str, tenant_id: UUID, resources: Iterable[dict[str, Any]]) -
     """
     written = 0
     todo = iter(resources)
-    tables = [f"fhir_search_{name}" for name in (*TABLES, "gram")]
+    tables = [f"fhir_search_{name}" for name in (*TABLES, "gram", "text")]
     with psycopg.connect(owner_url) as connection:
         again = [statement for table in tables for statement in _unindexed(connection, table)]
         connection.commit()
@@ -213,9 +213,11 @@ def _load_batch(
         body = json.dumps(whole).decode()
         rows["resources"].append((*key, 1, moment, body))
         rows["history"].append((*key, 1, moment, "PUT", body))
-        found = extract(whole).as_json()
+        found: dict[str, Any] = dict(extract(whole).as_json())
         for gram in found.pop("gram", ()):
             rows["search_gram"].append((*key, gram))
+        if "text" in found:
+            rows["search_text"].append((*key, *found.pop("text")))
         for table, values in found.items():
             rows[f"search_{table}"] += [(*key, *value) for value in values]
     for table, values in rows.items():
@@ -235,6 +237,8 @@ def _columns(table: str) -> list[str]:
         return [*KEY, "version", "last_updated", "method", "body"]
     if table == "search_gram":
         return [*KEY, "gram"]
+    if table == "search_text":
+        return [*KEY, "narrative", "content"]
     # As extraction writes them: in the order of the table.
     columns = Base.metadata.tables[f"fhir_{table}"].columns.keys()
     return [*KEY, *(name for name in columns if name not in KEY)]
