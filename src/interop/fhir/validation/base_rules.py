@@ -76,6 +76,11 @@ def _asked() -> dict[str, dict[str, str]]:
     return asked
 
 
+def bindings_of(path: str) -> dict[str, str]:
+    """Strength -> value set, of an element as R4 itself binds it."""
+    return _asked().get(path, {})
+
+
 @cache
 def _stated() -> dict[str, list[list[str]]]:
     rules: dict[str, list[list[str]]] = read_table("invariants")

@@ -22,6 +22,7 @@ from interop.fhir.fhirpath_engine import (
 from interop.fhir.fhirpath_engine.moments import Moment
 from interop.fhir.fhirpath_engine.values import EvaluationError, order_of, plain
 from interop.fhir.references import referenced_type
+from interop.fhir.validation.base_rules import bindings_of
 from interop.fhir.validation.bindings import shown as shown_codes
 from interop.fhir.validation.matching import is_fixed, matches_pattern, shown
 from interop.fhir.validation.scope import Check, Rule, Scope
@@ -58,14 +59,19 @@ class _Compiler:
 
     # -- one element, whatever stands above it --------------------------------------------
 
-    def element(self, node: Node, type_: str, above: tuple[str, ...]) -> list[Check]:
-        """What is asked of one item of `node`, of a type that is known ('' where it is not)."""
+    def element(
+        self, node: Node, type_: str, above: tuple[str, ...], path: str = ""
+    ) -> list[Check]:
+        """What is asked of one item of `node`, of a type that is known ('' where it is not).
+
+        `path` is the element in R4's own definitions, whose binding holds already.
+        """
         checks: list[Check] = []
         if "." in type_:
             self._backbones[type_] = checks
         if (fixed := node.fixed()) is not None:
             checks.append(_fixed(*fixed))
-        checks += self._binding(node, type_) + self._limits(node)
+        checks += self._binding(node, path) + self._limits(node)
         if rules := self._rules(node):
             checks.append(lambda item, scope: scope.breaks(rules, item))
         checks += self._types(node)
@@ -89,10 +95,12 @@ class _Compiler:
             rules.append(Rule(str(row.get("key")), severity, holds, str(row.get("human"))[:300]))
         return tuple(rules)
 
-    def _binding(self, node: Node, type_: str) -> list[Check]:
+    def _binding(self, node: Node, path: str) -> list[Check]:
         binding = node.row.get("binding", {})
         strength, url = binding.get("strength"), binding.get("valueSet")
         if not isinstance(url, str) or strength not in ("required", "extensible"):
+            return []
+        if bindings_of(path).get(strength, "").partition("|")[0] == url.partition("|")[0]:
             return []
         return [_binding(url, strength == "required")]
 
@@ -130,7 +138,7 @@ class _Compiler:
         declared = definitions().types.get(owner, {}).get(bare)
         accepted = [str(type_.get("code")) for type_ in node.types()]
         inner_type = _inner_type(declared.types if declared else (), accepted)
-        each = self.element(node, inner_type, (*above, inner_type))
+        each = self.element(node, inner_type, (*above, inner_type), f"{owner}.{bare}")
         if declared and accepted and declared.is_choice and len(accepted) < len(declared.types):
             each.insert(0, _of_types(accepted))
         slices = self._slices(node, inner_type, above)
