@@ -240,8 +240,10 @@ def store(connection: Connection, tenant_id: UUID, *versions: NewVersion) -> Non
     """
     bodies = [_stored_text(connection, tenant_id, version) for version in versions]
     entries = [_entry(version) for version in versions]
+    # As JSON: an array of PostgreSQL is escaped character by character, in Python.
+    values = (tenant_id, orjson.dumps(entries).decode(), orjson.dumps(bodies).decode())
     try:
-        connection.execute(STORE, (tenant_id, orjson.dumps(entries).decode(), bodies))
+        connection.execute(STORE, values)
     except errors.SerializationFailure:
         # Perhaps they were indexed by search parameters that are no more those in force.
         forget(tenant_id)

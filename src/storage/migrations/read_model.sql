@@ -284,12 +284,14 @@ $$;
 
 -- New versions of resources: current bytes, history, search rows, outbox and audit. p_entries is
 -- [{"type", "id", "row_id", "version", "last_updated", "method", "rows", "audit"}, ...], no resource
--- twice; p_bodies has their bytes in the same order, NULL where the version is a deletion.
-CREATE OR REPLACE FUNCTION fhir_store(p_tenant uuid, p_entries jsonb, p_bodies text[])
+-- twice; p_bodies has their bytes as texts in the same order, null where the version is a deletion.
+CREATE OR REPLACE FUNCTION fhir_store(p_tenant uuid, p_entries jsonb, p_bodies json)
     RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 DECLARE
     about constant text[] := ARRAY['patient', 'subject', 'beneficiary', 'individual', 'subscriber',
         'policy-holder', 'actor', 'member'];
+    bodies constant text[] := ARRAY(
+        SELECT b FROM json_array_elements_text(p_bodies) WITH ORDINALITY AS listed(b, n) ORDER BY n);
     e jsonb;
     written bigint;
     patient uuid;
@@ -302,7 +304,7 @@ BEGIN
             fhir_patient_of(p_tenant, v ->> 'type', v ->> 'id', (v ->> 'row_id')::uuid,
                 v -> 'rows' -> 'reference') END,
         (v ->> 'version')::bigint, (v ->> 'last_updated')::timestamptz,
-        coalesce(p_bodies[n], ''), false, p_bodies[n] IS NULL
+        coalesce(bodies[n], ''), false, bodies[n] IS NULL
     FROM jsonb_array_elements(p_entries) WITH ORDINALITY AS listed(v, n)
     ON CONFLICT (tenant_id, resource_type, resource_id) DO UPDATE
         SET row_id = excluded.row_id, version = excluded.version,
@@ -320,7 +322,7 @@ BEGIN
     INSERT INTO fhir_history (tenant_id, resource_type, resource_id, version, last_updated,
         method, body)
     SELECT p_tenant, v ->> 'type', v ->> 'id', (v ->> 'version')::bigint,
-        (v ->> 'last_updated')::timestamptz, v ->> 'method', p_bodies[n]
+        (v ->> 'last_updated')::timestamptz, v ->> 'method', bodies[n]
     FROM jsonb_array_elements(p_entries) WITH ORDINALITY AS listed(v, n);
     PERFORM fhir_write_search_rows(p_tenant, p_entries);
     INSERT INTO outbox (tenant_id, topic, payload)
