@@ -291,6 +291,28 @@ def test_an_import_of_thousands_of_sets_is_refused(
     assert_outcome(ask("$validate-code", **coding), 422, "too-costly")
 
 
+def test_elements_that_have_an_extension_in_place_of_a_value_do_no_harm(
+    fhir: httpx.Client, assert_outcome: Callable[..., Any]
+) -> None:
+    absent = {"extension": [{"url": "http://clinic.test/absent", "valueCode": "unknown"}]}
+    holed = value_set(
+        {"system": OWN_SYSTEM, "concept": [{"_code": absent}]},
+        {"valueSet": [None], "_valueSet": [absent]},
+    )
+    nameless = {"resourceType": "Parameters", "parameter": [{"_name": absent}]}
+    headers = {"Content-Type": "application/fhir+json"}
+
+    answers = [
+        post(fhir, "/ValueSet/$expand", valueSet=holed),
+        post(fhir, "/ValueSet/$validate-code", valueSet=holed, coding__valueCoding={"code": "A"}),
+        fhir.post("/ValueSet/$expand", json=nameless, headers=headers),
+    ]
+
+    for answer in answers:
+        assert answer.status_code in (400, 422), answer.text
+        assert_outcome(answer, answer.status_code)
+
+
 def test_the_answer_is_xml_where_that_is_asked_for(fhir: httpx.Client) -> None:
     xml = {"Accept": "application/fhir+xml"}
     expanded = fhir.get("/ValueSet/$expand", params={"url": GENDER}, headers=xml)

@@ -91,12 +91,17 @@ def code_system(resource: JsonObject) -> CodeSystem:
 
 
 def _walk(concepts: list[JsonObject]) -> Iterator[tuple[JsonObject, str | None]]:
-    """(concept, code of the one that it stands in), top down, without recursion."""
+    """(concept, code of the one that it stands in), top down, without recursion.
+
+    A concept without a code (it may have an extension instead) is left out, and not what is in it.
+    """
     waiting: list[tuple[JsonObject, str | None]] = [(row, None) for row in reversed(concepts)]
     while waiting:
         row, parent = waiting.pop()
-        yield row, parent
-        waiting.extend((child, row["code"]) for child in reversed(row.get("concept", [])))
+        if "code" in row:
+            yield row, parent
+        inner = row.get("code", parent)
+        waiting.extend((child, inner) for child in reversed(row.get("concept", [])))
 
 
 def _concept(row: JsonObject, parents: tuple[str, ...]) -> Concept:

@@ -192,7 +192,7 @@ class _Question:
             return None
         known = self._known.code_system(_versioned(system, row.version))
         concept = known.find(code) if known else None
-        if row.concepts:
+        if row.concepts is not None:
             return code in row.concepts or bool(concept and concept.code in row.concepts)
         if known is None:
             return None
@@ -271,7 +271,7 @@ class _Question:
                 "store the ValueSet and its CodeSystem in the tenant",
             )
         known = self._known.code_system(_versioned(system, row.version))
-        if row.concepts:
+        if row.concepts is not None:
             for code, display in row.concepts.items():
                 concept = known.find(code) if known else None
                 yield _member(system, row.version, known, concept, code, display)
@@ -341,6 +341,8 @@ _ON_CODE = ("concept", "code")
 
 def _passes(system: CodeSystem, concept: Concept, filter_: PropertyFilter) -> bool | None:
     """Whether a concept meets a condition; None for one that is not supported."""
+    if not filter_.value:
+        return None
     if filter_.property in _ON_CODE and filter_.operator in _HIERARCHY:
         return _HIERARCHY[filter_.operator](system, concept, filter_.value)
     if filter_.property == "parent" and filter_.operator == "=":

@@ -60,7 +60,7 @@ def read_inputs(
     values: dict[str, Any] = {}
     given = [(name, text, None) for name, text in query if name not in FORM_PARAMETERS]
     rows = (parameters or {}).get("parameter", [])
-    for name, text, row in [*given, *((str(row["name"]), None, row) for row in rows)]:
+    for name, text, row in [*given, *((str(row.get("name", "")), None, row) for row in rows)]:
         kind = accepted.get(name)
         if kind is None:
             raise UnsupportedParameter(
@@ -91,7 +91,7 @@ def _of_row(kind: Kind, row: Any) -> Any:
         if form in row:
             value = row[form]
             if kind == "integer" and value < 0:
-                raise BadRequest(f"{row['name']} = {value}; expected a whole number, 0 or more")
+                raise BadRequest(f"{row.get('name')} = {value}; expected a whole number, 0 or more")
             return value
     expected = " or ".join(_FORMS[kind])
-    raise BadRequest(f"the parameter {row['name']!r} needs {expected}")
+    raise BadRequest(f"the parameter {row.get('name')!r} needs {expected}")

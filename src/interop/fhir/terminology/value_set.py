@@ -23,7 +23,7 @@ class Include:
 
     system: str | None
     version: str | None
-    concepts: dict[str, str | None]  # code -> display; empty: not by enumeration
+    concepts: dict[str, str | None] | None  # code -> display; None: not by enumeration
     filters: tuple[PropertyFilter, ...]
     value_sets: tuple[str, ...]
     withheld: int  # codes that the official list has and ours may not (see derive_terminology.py)
@@ -46,7 +46,9 @@ class ValueSet:
 def value_set(resource: JsonObject) -> ValueSet:
     """The definition in a ValueSet resource; its stored expansion where it has nothing else."""
     compose = resource.get("compose")
-    include = compose["include"] if compose else _from_expansion(resource.get("expansion", {}))
+    include = (
+        compose.get("include", []) if compose else _from_expansion(resource.get("expansion", {}))
+    )
     return ValueSet(
         url=resource.get("url", ""),
         version=resource.get("version"),
@@ -60,15 +62,22 @@ def value_set(resource: JsonObject) -> ValueSet:
 
 
 def _include(row: JsonObject) -> Include:
+    """Any primitive may lack its value and have an extension: such a part stays, and is unknown."""
     return Include(
         system=row.get("system"),
         version=row.get("version"),
-        concepts={concept["code"]: concept.get("display") for concept in row.get("concept", [])},
+        concepts={
+            concept["code"]: concept.get("display")
+            for concept in row["concept"]
+            if "code" in concept
+        }
+        if "concept" in row
+        else None,
         filters=tuple(
-            PropertyFilter(filter_["property"], filter_["op"], filter_["value"])
+            PropertyFilter(*(str(filter_.get(key, "")) for key in ("property", "op", "value")))
             for filter_ in row.get("filter", [])
         ),
-        value_sets=tuple(row.get("valueSet", [])),
+        value_sets=tuple(str(url or "") for url in row.get("valueSet", [])),
         withheld=row.get("withheld", 0),
     )
 

@@ -230,3 +230,23 @@ def test_a_layer_above_answers_first_and_leaves_the_rest() -> None:
     gender = "http://hl7.org/fhir/ValueSet/administrative-gender"
     assert codes(here.expansion(gender)) == {"male", "female", "other", "unknown"}
     assert terminology().expansion("urn:v") is None
+
+
+def test_parts_without_a_value_are_left_out_or_cannot_be_told() -> None:
+    absent = {"extension": [{"url": "urn:x", "valueCode": "unknown"}]}
+    system = {
+        "resourceType": "CodeSystem",
+        "url": "urn:s",
+        "content": "complete",
+        "concept": [{"_code": absent, "concept": [{"code": "in"}]}, {"code": "a"}],
+    }
+    here = known(
+        system,
+        composed("urn:all", {"system": "urn:s"}),
+        composed("urn:import", {"valueSet": [None], "_valueSet": [absent]}),
+        composed("urn:filter", {"system": "urn:s", "filter": [{"property": "code", "op": "="}]}),
+    )
+
+    assert codes(here.expansion("urn:all")) == {"in", "a"}
+    assert here.contains("urn:import", "urn:s", "a") is None
+    assert here.contains("urn:filter", "urn:s", "a") is None
