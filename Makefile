@@ -39,9 +39,12 @@ bench: install
 train: install
 	$(BIN)/python -m ai.training.panoramic --fresh
 
-# Derives profiles/r4 from the official R4 definitions in ../shared/fhir.
+# Derives the tables of profiles/ from the official definitions in ../shared/fhir, and our own.
 definitions: install
 	$(BIN)/python tools/derive_fhir_definitions.py
+	$(BIN)/python tools/derive_terminology.py
+	$(BIN)/python tools/derive_profiles.py
+	$(BIN)/python tools/write_own_definitions.py
 
 clean:
 	rm -rf $(VENV) data demo-data
