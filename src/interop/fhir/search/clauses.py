@@ -108,6 +108,8 @@ def hierarchy_of(resource_type: str) -> str | None:
 
 def split_values(text: str, separator: str = ",") -> tuple[str, ...]:
     """Split at separators that no backslash escapes; the parts stay escaped."""
+    if "\\" not in text:
+        return tuple(text.split(separator))
     parts: list[str] = []
     at = start = 0
     while at < len(text):

@@ -118,6 +118,11 @@ class SearchRequest:
         """Whether several types could be searched, whichever there are."""
         return self.path in ("", "_search") or self.path.endswith(("/*", "/$everything"))
 
+    def beside_terms(self) -> list[SearchParameter]:
+        """The parameters by which it sorts and includes."""
+        included = [one.parameter for one in self.includes if one.parameter is not None]
+        return [*included, *(parameter for parameter, _ in self.sort)]
+
     def types(self) -> list[str]:
         """Every resource type that the search may touch."""
         found = set(self.asked)

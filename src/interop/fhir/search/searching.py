@@ -18,9 +18,14 @@ from interop.fhir import bundles
 from interop.fhir.definitions import definitions
 from interop.fhir.outcomes import left_out
 from interop.fhir.rendering import render_stale
-from interop.fhir.search.blinding import search_blinding, without_numbers
-from interop.fhir.search.catalog import ParametersChanged
-from interop.fhir.search.code_sets import CodeSets, asks_for_code_sets, resolved
+from interop.fhir.search.blinding import (
+    asks_for_identifier,
+    search_blinding,
+    without_numbers,
+)
+from interop.fhir.search.catalog import ParametersChanged, used
+from interop.fhir.search.clauses import Clause
+from interop.fhir.search.code_sets import CodeSet, CodeSets, asks_for_code_sets, resolved
 from interop.fhir.search.includes import resolved as resolved_includes
 from interop.fhir.search.includes import shown
 from interop.fhir.search.request import (
@@ -96,13 +101,16 @@ class Searcher:
 
     async def _code_sets(self, request: SearchRequest) -> CodeSets | None:
         """The codes of value sets and hierarchies that the search names, if it names any."""
-        if not asks_for_code_sets(request.resource_type, request.terms):
+        asking = {t: terms for t, terms in request.asked.items() if asks_for_code_sets(t, terms)}
+        if not asking:
             return None
 
         def resolve() -> CodeSets:
+            found: dict[tuple[str, Clause], CodeSet] = {}
             with self._database.connection(self._caller.tenant.id) as connection:
-                named = (self._own_base, request.resource_type, request.terms)
-                return resolved(connection, self._caller, *named)
+                for type_, terms in asking.items():
+                    found |= resolved(connection, self._caller, self._own_base, type_, terms)
+            return found
 
         return await asyncio.to_thread(resolve)
 
@@ -156,9 +164,13 @@ class Searcher:
         values: list[str] = []
         conditions = TermConditions(self._visibility, self._own_base, blind, code_sets)
         statements: list[SearchStatement] = []
+        # Those of the terms are required with them.
+        parameters = used(request.beside_terms())
         for type_, terms in request.asked.items():
             statement = SearchStatement(type_, values)
             self._visibility.restrict(statement, self._filter_of(type_))
+            for parameter in parameters:
+                statement.require_parameter(parameter.definition_id, parameter.epoch)
             for term in terms:
                 conditions.require(statement, term)
             statements.append(statement)
@@ -212,6 +224,10 @@ class Searcher:
 
 def _kept(request: SearchRequest) -> SearchRequest:
     """What the audit keeps of a request."""
+    if request.asked and not any(
+        asks_for_identifier(type_, one) for type_, terms in request.asked.items() for one in terms
+    ):
+        return request
     kept = [
         pair if pair[0] in request.options else without_numbers(request.read_as, [pair])[0]
         for pair in request.applied
