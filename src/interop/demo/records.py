@@ -1,7 +1,7 @@
 """The patients' records: what has a FHIR resource goes through the FHIR door, the rest as rows.
 
-Perio and tooth charts and treatment plans are written as a practice system writes its own tables;
-the perio rows then show as FHIR Observations.
+Charts, treatment plans and histories are written as a practice system writes its own tables; they
+then show as FHIR resources (docs/fhir-mappings.md).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
+from interop.demo.history import write_history
 from interop.demo.patients import ISSUER, PATIENTS, DemoPatient, demo_id
 from storage.database import Connection
 from storage.dental import TOOTH_BY_FDI
@@ -175,6 +176,7 @@ def write_rows(connection: Connection, tenant_id: UUID, advance: Callable[[], No
         tooth_chart(connection, tenant_id, patient)
         treatment_plan(connection, tenant_id, patient)
         vital_signs(connection, tenant_id, patient)
+        write_history(connection, tenant_id, patient)
         advance()
 
 

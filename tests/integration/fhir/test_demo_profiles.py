@@ -21,15 +21,22 @@ PROFILES = {
     "periodontal-tooth": f"{OWN}:StructureDefinition:perio-tooth",
     "tooth-chart": f"{OWN}:StructureDefinition:tooth-chart",
     "charted-tooth": f"{OWN}:StructureDefinition:charted-tooth",
+    "72166-2": f"{US_CORE}/us-core-smokingstatus",
     "85353-1": f"{US_CORE}/us-core-vital-signs",
 }
 BY_TYPE = {
     "Condition": f"{US_CORE}/us-core-condition-problems-health-concerns",
     "Procedure": f"{US_CORE}/us-core-procedure",
     "Encounter": f"{US_CORE}/us-core-encounter",
+    "AllergyIntolerance": f"{US_CORE}/us-core-allergyintolerance",
+    "CarePlan": f"{US_CORE}/us-core-careplan",
+    "DocumentReference": f"{US_CORE}/us-core-documentreference",
+    "MedicationRequest": f"{US_CORE}/us-core-medicationrequest",
+    "ServiceRequest": f"{US_CORE}/us-core-servicerequest",
 }
-TYPES = ("CarePlan", "Condition", "Consent", "Encounter", "Location", "Observation", "Patient",
-         "Procedure", "ServiceRequest")  # fmt: skip
+TYPES = ("AllergyIntolerance", "Appointment", "CarePlan", "Composition", "Condition", "Consent",
+         "DocumentReference", "Encounter", "Location", "MedicationRequest", "MedicationStatement",
+         "Observation", "Patient", "Procedure", "ServiceRequest", "Task")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,18 @@ def all_of(client: httpx.Client, resource_type: str) -> Iterator[dict[str, Any]]
         url = next((link["url"] for link in page["link"] if link["relation"] == "next"), None)
 
 
+def is_diagnosis_of_a_visit(resource: dict[str, Any]) -> bool:
+    category = "condition-category"
+    return resource["resourceType"] == "Condition" and any(
+        coding["code"] == "encounter-diagnosis" and category in coding["system"]
+        for concept in resource["category"]
+        for coding in concept["coding"]
+    )
+
+
 def profiles_of(resource: dict[str, Any]) -> list[str]:
+    if is_diagnosis_of_a_visit(resource):
+        return [f"{US_CORE}/us-core-condition-encounter-diagnosis"]
     if resource["resourceType"] in BY_TYPE:
         return [BY_TYPE[resource["resourceType"]]]
     codings = resource.get("code", {}).get("coding", [])
@@ -72,4 +90,6 @@ def test_what_the_demo_serves_is_valid(served: list[dict[str, Any]]) -> None:
             wrong.setdefault(issue.diagnostics, []).append(name)
 
     assert wrong == {}
-    assert used == {*PROFILES.values(), *BY_TYPE.values()}
+    diagnosis = f"{US_CORE}/us-core-condition-encounter-diagnosis"
+    assert used == {*PROFILES.values(), *BY_TYPE.values(), diagnosis}
+    assert {resource["resourceType"] for resource in served} == {*TYPES}
