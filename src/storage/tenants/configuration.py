@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, LiteralString, cast
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -16,11 +17,8 @@ from zoneinfo import available_timezones
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from sqlalchemy import Boolean, Integer
-from sqlalchemy.dialects.postgresql import JSONB
 
 from storage.database import Connection
-from storage.schema import metadata
 from storage.tenants.changes import OPERATOR, Actor, record_change, take_turns
 
 SECTIONS: Mapping[str, LiteralString] = {
@@ -44,7 +42,7 @@ def fields(section: str) -> list[str]:
     """The names that a section holds. Raises InvalidConfiguration for an unknown section."""
     if section not in SECTIONS:
         raise InvalidConfiguration(f"section {section!r}: one of {', '.join(SECTIONS)}")
-    return [c.name for c in metadata.tables[SECTIONS[section]].c if c.name not in _OWN]
+    return [name for name in _columns(section) if name not in _OWN]
 
 
 def read(connection: Connection, tenant_id: UUID, section: str) -> dict[str, Any]:
@@ -99,16 +97,17 @@ def from_text(section: str, name: str, text: str) -> Any:
     column = _column(section, name)
     if text == "null":
         return None
-    if isinstance(column.type, Boolean):
+    wanted = _python_type(column)
+    if wanted is bool:
         if text not in ("true", "false"):
             raise InvalidConfiguration(f"{name} {text!r}: true or false")
         return text == "true"
-    if isinstance(column.type, Integer):
+    if wanted is int:
         try:
             return int(text)
         except ValueError as error:
             raise InvalidConfiguration(f"{name} {text!r}: a whole number or null") from error
-    if isinstance(column.type, JSONB):
+    if wanted is dict:
         try:
             return json.loads(text)
         except ValueError as error:
@@ -120,7 +119,17 @@ def _column(section: str, name: str) -> Any:
     known = fields(section)
     if name not in known:
         raise InvalidConfiguration(f"{name!r} is no {section}; there are {', '.join(known)}")
-    return metadata.tables[SECTIONS[section]].c[name]
+    return _columns(section)[name]
+
+
+@cache
+def _columns(section: str) -> dict[str, Any]:
+    """The columns of a section as their model declares them."""
+    # Loads SQLAlchemy: only a process where somebody administers tenants needs it.
+    from storage.schema.tenants import TenantSettings
+
+    tables = TenantSettings.metadata.tables
+    return {column.name: column for column in tables[SECTIONS[section]].c}
 
 
 def _check(section: str, name: str, value: Any) -> Any:
@@ -165,9 +174,8 @@ def _check_together(section: str, values: Mapping[str, Any]) -> None:
 
 
 def _python_type(column: Any) -> type:
-    if isinstance(column.type, JSONB):
-        return dict
-    return cast("type", column.type.python_type)
+    found = cast("type", column.type.python_type)
+    return dict if found is object else found  # JSONB, of which all are objects here
 
 
 def _is_web_address(text: str) -> bool:

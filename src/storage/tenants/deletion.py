@@ -27,20 +27,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from psycopg import sql
-from sqlalchemy import Table
 
 from storage.database import Connection, Database
 from storage.encryption import shred
 from storage.objects import ObjectStore
 from storage.objects.keys import tenant_prefix
-from storage.schema import metadata
 from storage.tenant_tree import descendants
 from storage.tenants import lifecycle
 from storage.tenants.changes import OPERATOR, Actor, record_change
+
+if TYPE_CHECKING:
+    from sqlalchemy import Table
 
 logger = logging.getLogger(__name__)
 
@@ -240,6 +241,8 @@ def _forget_name(connection: Connection, tenant_id: UUID) -> None:
 
 def _owned() -> Iterator[Table]:
     """The tables with rows of tenants, those first that point at others."""
+    from storage.schema import metadata  # the models take a second to load
+
     for table in reversed(metadata.sorted_tables):
         if "tenant_id" in table.c and table.name not in KEPT:
             yield table
