@@ -12,6 +12,7 @@ import unicodedata
 from calendar import monthrange
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import ROUND_FLOOR, Decimal, InvalidOperation
+from functools import lru_cache
 
 # Longer texts are indexed by their beginning; a btree entry must stay under 2,704 bytes.
 INDEXED_CHARACTERS = 256
@@ -37,6 +38,8 @@ Interval = tuple[datetime, datetime]
 # -- dates ----------------------------------------------------------------------------------
 
 
+# The times of a resource are mostly the same one. What is no date raises, and is not kept.
+@lru_cache(8192)
 def date_interval(text: str) -> Interval:
     """The half-open interval that a date or time of any precision covers; UTC without a zone.
 
@@ -127,6 +130,8 @@ def approximate_interval(value: Decimal) -> tuple[Decimal, Decimal]:
 
 def fold(text: str) -> str:
     """Text as search compares it: no case, no accents, single spaces, punctuation kept."""
+    if text.isascii():
+        return _SPACES.sub(" ", text.lower()).strip()
     compatible = unicodedata.normalize("NFKD", text).casefold()
     decomposed = unicodedata.normalize("NFKD", compatible).casefold()
     return _SPACES.sub(" ", _MARKS.sub("", decomposed)).strip()
