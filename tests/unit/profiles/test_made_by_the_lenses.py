@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import pytest
@@ -11,11 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from interop.fhir import json as fhir_json
+from interop.fhir.definitions import definitions
 from interop.fhir.mappings.lens import Rows
 from interop.fhir.mappings.perio_sites import COLUMNS
 from interop.fhir.mappings.systems import OWN
 from interop.fhir.validation import validate
 from tests.unit.interop.fhir.mappings.test_lens_laws import CASES, rows_of
+from tests.unit.profiles.test_own_definitions import FILES
 
 MOMENT = datetime(2026, 10, 5, 9, 10, tzinfo=UTC)
 PROBED = ({"site": "MB", "pocket_depth_mm": 3},)
@@ -88,3 +92,49 @@ def test_what_a_lens_makes_is_valid_by_its_profile(name: str, data: st.DataObjec
     issues = validate(resource, [f"{OWN}:StructureDefinition:{PROFILES[name]}"])
     wrong = [i.diagnostics for i in issues if i.severity in ("error", "fatal")]
     assert wrong == [], resource
+
+
+def contexts_of(type_: str, path: str, node: dict[str, Any]) -> Iterator[tuple[set[str], str]]:
+    """(type and path of the element that is extended, URL) of each extension in a node."""
+    for extension in node.get("extension", []):
+        yield {type_, path}, extension["url"]
+    forms = {
+        key: child for item in definitions().types[type_].values() for key, child in item.keys()
+    }
+    for key, value in node.items():
+        child = forms.get(key)
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict) and key != "extension" and child in definitions().types:
+                yield from contexts_of(str(item.get("resourceType", child)), f"{type_}.{key}", item)
+
+
+@pytest.mark.parametrize("name", CASES)
+@settings(
+    max_examples=15,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_extensions_of_ours_stand_where_their_definitions_say(
+    name: str, data: st.DataObject
+) -> None:
+    mapping = CASES[name][0]
+
+    made = mapping.put(data.draw(rows_of(CASES[name])), None)
+
+    for contexts, url in contexts_of(mapping.resource_type, mapping.resource_type, made):
+        if url.startswith(f"{OWN}:extension:"):
+            assert contexts & allowed()[url], (contexts, url)
+
+
+@cache
+def allowed() -> dict[str, set[str]]:
+    """URL of an extension of ours -> what it may extend."""
+    found = (json.loads(path.read_text()) for path in FILES if "StructureDefinition" in path.name)
+    return {
+        definition["url"]: {context["expression"] for context in definition["context"]}
+        for definition in found
+        if definition["type"] == "Extension"
+    }
