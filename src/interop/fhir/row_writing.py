@@ -51,21 +51,26 @@ class RowWriter:
         # Whether something that was written here waits for a reference.
         self.has_waited = False
 
-    def has_lens(self, resource_type: str) -> bool:
-        """Whether there are tables behind a resource type."""
-        return resource_type in self._lenses
+    def lens_of_new(self, resource: JsonObject) -> Lens | None:
+        """What writes the rows of a resource whose id has just been made; None: no table does."""
+        lens = self._lenses.get(str(resource["resourceType"]))
+        return lens.lens_of_new(resource) if isinstance(lens, HoldsSome) else lens
+
+    def lens_of(self, resource_type: str) -> Lens | None:
+        """What writes the rows of a resource type; None: it has no tables."""
+        return self._lenses.get(resource_type)
+
+    def write_new(self, lens: Lens, key: tuple[str, str], resource: JsonObject) -> UUID | None:
+        """The same as `write` for a resource whose id has just been made: nothing stands for it."""
+        return self._write(lens, key, resource, None, UUID(key[1]))
 
     def write(
         self,
         key: tuple[str, str],
         resource: JsonObject,
         before: Stored | None,
-        *,
-        is_own_id: bool = False,
     ) -> UUID | None:
         """Write the rows of a resource, or remember what they wait for.
-
-        With `is_own_id` the server has just made the id: nothing can stand for it yet.
 
         Returns the row that holds it: None while it waits, and where no table holds it. Raises
         Unprocessable where the tenant requires references to resolve.
@@ -73,14 +78,17 @@ class RowWriter:
         lens = self._lenses.get(key[0])
         if lens is None:
             return None
-        if is_own_id and isinstance(lens, HoldsSome):
-            lens = lens.lens_of_new(resource)
-            if lens is None:
-                return None
-        if is_own_id:
-            proposed = UUID(key[1])
-        else:
-            proposed = before.row_id if before and before.row_id else self._free_row_id(key)
+        proposed = before.row_id if before and before.row_id else self._free_row_id(key)
+        return self._write(lens, key, resource, before, proposed)
+
+    def _write(
+        self,
+        lens: Lens,
+        key: tuple[str, str],
+        resource: JsonObject,
+        before: Stored | None,
+        proposed: UUID,
+    ) -> UUID | None:
         named = self._named_row(lens, key, resource, proposed)
         row_id = named or proposed
         unresolved = lens.write(self.connection, self.tenant_id, row_id, resource, self._actor)

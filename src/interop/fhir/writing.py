@@ -282,9 +282,16 @@ class WriteSession:
         moment = next_time(self._begun.now, before.last_updated if before else None)
         whole = stamped(resource, key[1], number, moment)
         self._require_valid(whole)
-        self._follow_references(whole, bounds)
+        is_own_id = method == "POST"
+        lens = self._rows.lens_of_new(whole) if is_own_id else self._rows.lens_of(key[0])
+        self._follow_references(whole, asks_rows=lens is not None or not bounds.is_open)
         bounds.check(connection, whole, before.row_id if before else None)
-        row_id = self._rows.write(key, whole, before, is_own_id=method == "POST")
+        if lens is None:
+            row_id = None
+        elif is_own_id:
+            row_id = self._rows.write_new(lens, key, whole)
+        else:
+            row_id = self._rows.write(key, whole, before)
         whole = self._rows.overlaid(key, whole, row_id)
         is_new = before is None or before.deleted
         bounds.settle(connection, whole, row_id, is_new=is_new)
@@ -296,7 +303,7 @@ class WriteSession:
         if key[0] == custom.RESOURCE_TYPE:
             self._definitions[key[1]] = custom.read(whole)
         audit = audit_parameters(self.caller, event, *key)
-        if method != "POST":
+        if not is_own_id:
             self._expected.append(version.reference)
         self._keep(
             NewVersion(
@@ -324,16 +331,18 @@ class WriteSession:
         if len(self._kept) >= STORED_AT_ONCE:
             self.flush()
 
-    def _follow_references(self, resource: JsonObject, bounds: WriteBounds) -> None:
-        """Have what a resource refers to stored before it, and note what must exist in the end."""
-        asks_for_rows = self._rows.has_lens(resource["resourceType"]) or not bounds.is_open
-        if not (self._begun.requires_resolution or (self._kept and asks_for_rows)):
+    def _follow_references(self, resource: JsonObject, *, asks_rows: bool) -> None:
+        """Have what a resource refers to stored before it, and note what must exist in the end.
+
+        `asks_rows`: what is stored is looked at for what it refers to.
+        """
+        if not (self._begun.requires_resolution or (self._kept and asks_rows)):
             return
         references = set(local_references(resource, self.own_base))
         references.discard(f"{resource['resourceType']}/{resource['id']}")
         if self._begun.requires_resolution:
             self._references |= references
-        if asks_for_rows and not references.isdisjoint(self._kept):
+        if asks_rows and not references.isdisjoint(self._kept):
             self.flush()
 
     def _current(self, key: Key) -> Stored | None:
