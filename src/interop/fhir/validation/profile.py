@@ -6,6 +6,7 @@ elements that it leaves as they are have no closure.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
@@ -180,7 +181,8 @@ class _Compiler:
             found.append(
                 _Slice(name, matcher(slicing, slice_), *_cardinality(slice_), checks, inner)
             )
-        return _Slices(node.name.removesuffix("[x]"), str(slicing.get("rules")), found)
+        name, rules = node.name.removesuffix("[x]"), str(slicing.get("rules"))
+        return _Slices(name, rules, found, is_ordered=slicing.get("ordered") is True)
 
     def _repeated(self, node: Node, type_: str) -> list[Check]:
         """Elements defined by reference to this one or one above (Questionnaire.item.item)."""
@@ -215,17 +217,20 @@ class _Slice:
 class _Slices:
     """The slices of an element."""
 
-    def __init__(self, name: str, rules: str, slices: list[_Slice]) -> None:
+    def __init__(self, name: str, rules: str, slices: list[_Slice], *, is_ordered: bool) -> None:
         self._name = name
         self._rules = rules
         self._slices = slices
+        self._is_ordered = is_ordered
 
     def __call__(self, owner: Item, found: list[Item], scope: Scope) -> None:
         rest = found
         is_decided = True
-        for slice_ in self._slices:
+        order: dict[int, int] = {}
+        for number, slice_ in enumerate(self._slices):
             answers = [(item, slice_.matches(item, scope)) for item in rest]
             mine = [item for item, answer in answers if answer]
+            order |= {id(item): number for item in mine}
             rest = [item for item, answer in answers if not answer]
             is_open = any(answer is None for _, answer in answers)
             is_decided = is_decided and not is_open
@@ -239,6 +244,14 @@ class _Slices:
                 slice_.inner(owner, mine, scope)
         if is_decided:
             self._check_rest(found, rest, scope)
+        if self._is_ordered:
+            self._check_order([item for item in found if id(item) in order], order, scope)
+
+    def _check_order(self, found: list[Item], order: dict[int, int], scope: Scope) -> None:
+        for before, item in itertools.pairwise(found):
+            if order[id(item)] < order[id(before)]:
+                names = ", ".join(slice_.name for slice_ in self._slices)
+                scope.add("structure", f"comes too late; the order is {names}", item)
 
     def _check_rest(self, found: list[Item], rest: list[Item], scope: Scope) -> None:
         if self._rules == "closed":

@@ -26,9 +26,13 @@ TEXTS = ["", " ", "x", "#", "#x", "Patient/1", "urn:uuid:1", "2020", "2020-13-01
          "Bundle", "Nonsense", "http://hl7.org/fhir/us/core/StructureDefinition/us-core-patient",
          "<div/>", "\u0000", "😀"]  # fmt: skip
 _LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(-(10**17), 10**17), st.decimals(-(10**9), 10**9, places=3),
-    st.sampled_from(TEXTS), st.text(max_size=5),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**17), 10**17),
+    st.decimals(-(10**9), 10**9, places=3),
+    st.sampled_from(TEXTS),
+    st.text(max_size=5),
+)
 _NODES = st.recursive(
     _LEAVES,
     lambda inner: (

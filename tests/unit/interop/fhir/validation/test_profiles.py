@@ -276,6 +276,33 @@ def test_closed_and_ordered_ends() -> None:
     assert errors(mixed, of("openAtEnd")) == [("structure", "Patient.identifier[0]")]
 
 
+def test_ordered_slices() -> None:
+    slicing = {
+        "discriminator": [{"type": "value", "path": "system"}],
+        "rules": "open",
+        "ordered": True,
+    }
+    slices = [
+        row
+        for name in ("a", "b")
+        for row in (
+            {"id": f"Patient.identifier:{name}", "path": "Patient.identifier", "sliceName": name},
+            {
+                "id": f"Patient.identifier:{name}.system",
+                "path": "Patient.identifier.system",
+                "fixedUri": f"urn:{name}",
+            },
+        )
+    ]
+    profile = definition("Patient", {"path": "Patient.identifier", "slicing": slicing}, *slices)
+    a, b, other = ({"system": f"urn:{name}"} for name in "abc")
+
+    assert errors(patient(identifier=[a, other, a, b]), profile) == []
+    assert errors(patient(identifier=[b, other, a]), profile) == [
+        ("structure", "Patient.identifier[2]")
+    ]
+
+
 def test_extensions_are_sliced_by_the_url_of_their_profile_and_checked_by_it() -> None:
     extension = definition(
         "Extension",
