@@ -154,6 +154,48 @@ class SearchStatement:
             f" fhir_resources AS {other.alias} WHERE {' AND '.join(wheres)} OFFSET 0)"
         )
 
+    def refers_by_url(
+        self, parameter: str, other: SearchStatement, conditions: Sequence[str]
+    ) -> str:
+        """By a canonical URL it names some `other` resource that meets the conditions."""
+        row = f"h{other.alias}"
+        wheres = [
+            *self._by_url(row, parameter, other.resource_type),
+            f"{row}.resource_id = {self.alias}.resource_id",
+            f"u.resource_id = {other.alias}.resource_id",
+            *other.living(),
+            *conditions,
+        ]
+        return (
+            f"EXISTS (SELECT FROM fhir_search_reference AS {row}, fhir_search_uri AS u,"
+            f" fhir_resources AS {other.alias} WHERE {' AND '.join(wheres)} OFFSET 0)"
+        )
+
+    def sources_by_url(self, parameter: str, target_type: str, targets: str) -> str:
+        """The query for the ids of its type's resources that name some of `targets` by URL."""
+        wheres = self._by_url("h", parameter, target_type)
+        return (
+            "SELECT h.resource_id AS id FROM fhir_search_reference AS h, fhir_search_uri AS u"
+            f" WHERE {' AND '.join(wheres)} AND u.resource_id IN (SELECT id FROM {targets})"
+        )
+
+    def _by_url(self, row: str, parameter: str, target_type: str) -> list[str]:
+        """A reference of the row is the URL `u` of a resource, in its version if it says one."""
+        return [
+            f"{row}.tenant_id = $1",
+            f"{row}.resource_type = '{self.resource_type}'",
+            f"{row}.parameter = '{parameter}'",
+            f"{row}.target_url <> ''",
+            "u.tenant_id = $1",
+            f"u.resource_type = '{target_type}'",
+            "u.parameter = 'url'",
+            f"u.value = {row}.target_url",
+            f"({row}.target_version = '' OR EXISTS (SELECT FROM fhir_search_token AS v"
+            f" WHERE v.tenant_id = $1 AND v.resource_type = '{target_type}'"
+            " AND v.resource_id = u.resource_id AND v.parameter = 'version'"
+            f" AND v.code = {row}.target_version))",
+        ]
+
     def living(self) -> list[str]:
         """The row is one of the type's current resources."""
         alias = self.alias

@@ -107,9 +107,14 @@ RECORDS: list[dict[str, Any]] = [
     {
         "resourceType": "Questionnaire", "id": "q", "status": "active", "url": "urn:q",
         "title": "Habits",
+        "version": "2",
     },
     {"resourceType": "QuestionnaireResponse", "id": "qr", "status": "completed",
      "questionnaire": "urn:q|2", "subject": to("Patient/ann")},
+    {"resourceType": "QuestionnaireResponse", "id": "qr-old", "status": "completed",
+     "questionnaire": "urn:q|1"},
+    {"resourceType": "QuestionnaireResponse", "id": "qr-any", "status": "completed",
+     "questionnaire": "urn:q"},
 ]  # fmt: skip
 
 
@@ -150,6 +155,9 @@ CASES = [
     (f"Patient?organization.{PARTS}.name=clinic 3", "ann"),
     (f"Patient?organization.{PARTS}.partof.name=clinic 2", "ann"),
     (f"Patient?organization.{PARTS}.name=clinic 4", ""),
+    # By canonical URL, in the version that is named.
+    ("QuestionnaireResponse?questionnaire.title=habits", "qr qr-any"),
+    ("QuestionnaireResponse?questionnaire:Questionnaire.title=habits&subject=Patient/ann", "qr"),
     # _has, nested, and mixed with chains.
     ("Patient?_has:Observation:patient:code=depth", "ann ben"),
     ("Patient?_has:Observation:patient:code=bleeding", "ann"),

@@ -280,8 +280,6 @@ REFUSED = [
     ("identifier=|", "invalid"),
     ("organization=a b", "invalid"),
     ("organization:Practitioner=1", "invalid"),
-    ("_text=x", "not-supported"),
-    ("_content=x", "not-supported"),
     ("_id=" + ",".join(["x"] * 501), "too-costly"),
     ("name=" + "x" * 300, "invalid"),
 ]

@@ -7,11 +7,14 @@ policy's condition stands at every hop, inside the query.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
+from interop.fhir.definitions import definitions
 from interop.fhir.search.catalog import used
 from interop.fhir.search.clauses import Clause
 from interop.fhir.search.code_sets import CodeSets
 from interop.fhir.search.conditions import Conditions
+from interop.fhir.search.extraction import extractors
 from interop.fhir.search.terms import (
     AllOf,
     AnyOf,
@@ -117,6 +120,10 @@ class TermConditions:
                     found.append(
                         statement.refers_to(parameter.code, other, self._asked(other, inner))
                     )
+                    if names_by_url(statement.resource_type, parameter.code, type_):
+                        other = self._other(statement, type_)
+                        asked = self._asked(other, inner)
+                        found.append(statement.refers_by_url(parameter.code, other, asked))
                 return _any(found)
             case Reverse(source_type=type_, parameter=parameter, term=inner):
                 other = self._other(statement, type_)
@@ -145,12 +152,12 @@ class TermConditions:
         """Where the ids of the resources of the statement's type are that meet the term."""
         match term:
             case Chain(parameter=parameter, targets=targets):
-                queries = [
-                    statement.sources_of(
-                        parameter.code, type_, self._met(statement, type_, inner, steps)
-                    )
-                    for type_, inner in targets
-                ]
+                queries = []
+                for type_, inner in targets:
+                    met = self._met(statement, type_, inner, steps)
+                    queries.append(statement.sources_of(parameter.code, type_, met))
+                    if names_by_url(statement.resource_type, parameter.code, type_):
+                        queries.append(statement.sources_by_url(parameter.code, type_, met))
             case Reverse(source_type=type_, parameter=parameter, term=inner):
                 sources = self._met(statement, type_, inner, steps)
                 queries = [statement.targets_of(parameter.code, type_, sources)]
@@ -188,6 +195,22 @@ class TermConditions:
     def _visible(self, other: SearchStatement) -> list[str]:
         condition = self._visibility.condition(other, self._visibility.shown(other.resource_type))
         return [] if condition is None else [condition]
+
+
+@cache
+def names_by_url(resource_type: str, code: str, target_type: str) -> bool:
+    """Whether a parameter names resources of the target type by their canonical URL."""
+    of_target = definitions().search_parameters[target_type].get("url")
+    return (
+        of_target is not None
+        and of_target.type == "uri"
+        and any(
+            source.value.stream.type in ("canonical", "uri")
+            for extractor in extractors(resource_type)
+            if extractor.parameter.code == code
+            for source in extractor.values
+        )
+    )
 
 
 def _all(conditions: list[str]) -> str:
