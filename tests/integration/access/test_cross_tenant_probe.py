@@ -57,7 +57,8 @@ RECORDS: list[dict[str, Any]] = [
     {"resourceType": "DocumentReference", "status": "current", "subject": SUBJECT,
      "content": [{"attachment": {"title": CANARY}}]},
     {"resourceType": "Claim", "status": "active", "use": "claim", "type": CODES, "patient": SUBJECT,
-     "created": "2020-01-01", "provider": {"display": CANARY}, "priority": CODES, "identifier": IDENTIFIER,
+     "created": "2020-01-01", "provider": {"display": CANARY}, "priority": CODES,
+     "identifier": IDENTIFIER,
      "insurance": [{"sequence": 1, "focal": True, "coverage": {"display": CANARY}}]},
     {"resourceType": "Coverage", "status": "active", "beneficiary": SUBJECT,
      "subscriberId": CANARY, "payor": [{"display": CANARY}]},
@@ -101,6 +102,28 @@ def assert_no_canary(response: httpx.Response, asked: str = "") -> None:
     assert not any(CANARY in value for value in response.headers.values())
 
 
+LABELS = {
+    "resourceType": "Parameters",
+    "parameter": [{"name": "meta", "valueMeta": {"tag": [{"code": "x"}]}}],
+}
+
+
+def what_is_sent(method: str, path: str, type_: str) -> tuple[dict[str, str], str | None]:
+    """Headers, and a body that is accepted, so that the answer is about the id."""
+    if method == "PATCH":
+        same = [{"op": "test", "path": "/resourceType", "value": type_}]
+        return {"Content-Type": "application/json-patch+json"}, json.dumps(same)
+    if method != "POST":
+        return FHIR_JSON, None
+    meta = {"name": "meta", "valueMeta": {"tag": [{"system": "urn:example", "code": "seen"}]}}
+    code = {"name": "code", "valueCode": "seen"}
+    system = {"name": "system", "valueUri": "urn:example"}
+    given = [meta] if "$meta" in path else [code, system] if "validate-code" in path else []
+    return FHIR_JSON, json.dumps(
+        {"resourceType": "Parameters", **({"parameter": given} if given else {})}
+    )
+
+
 def test_every_token_route_answers_about_the_victims_ids_as_about_nobodys(
     door: Door, tenant: Tenant, attacker: httpx.Client
 ) -> None:
@@ -112,7 +135,8 @@ def test_every_token_route_answers_about_the_victims_ids_as_about_nobodys(
             .replace("{version_id}", "1")
             .replace("{path:fhir_path}", f"{type_}/{id_}/$everything")
         )
-        return attacker.request(method, door.url + url, headers=FHIR_JSON)
+        headers, body = what_is_sent(method, path, type_)
+        return attacker.request(method, door.url + url, headers=headers, content=body)
 
     for (method, path), rule in ROUTES.items():
         if rule.guard != "TOKEN" or path.startswith(DICOMWEB) or "{resource_id}" not in path:
@@ -124,11 +148,22 @@ def test_every_token_route_answers_about_the_victims_ids_as_about_nobodys(
             theirs, nobodys = (ask(method, path, type_, id_) for id_ in (PATIENT, NOBODY))
             assert comparable(theirs) == comparable(nobodys), (method, path, type_)
             assert_no_canary(theirs)
-            assert theirs.status_code == (204 if method == "DELETE" else 404)
+            # A body that is missing is said before anything is looked for.
+            accepted = {"DELETE": (204,), "POST": (400, 404), "PATCH": (400, 404)}
+            assert theirs.status_code in accepted.get(method, (404,)), (method, path, type_)
+    for operation in ("$meta-add", "$meta-delete"):
+        for id_ in (PATIENT, NOBODY):
+            url = f"{door.url}/t/{tenant.slug}/fhir/R4/Patient/{id_}/{operation}"
+            asked = attacker.post(url, content=json.dumps(LABELS), headers=FHIR_JSON)
+            assert asked.status_code == 404
+            assert_no_canary(asked)
     for path in (f"{FHIR}/Patient/{PATIENT}/$everything", f"{FHIR}/Patient/{PATIENT}/Observation"):
         url = door.url + path.replace("{tenant}", tenant.slug)
         theirs, nobodys = attacker.get(url), attacker.get(url.replace(PATIENT, NOBODY))
-        assert comparable(theirs) == comparable(nobodys)
+        # A compartment that is empty has a self link, which says what was asked.
+        (status, content, headers), expected = comparable(theirs), comparable(nobodys)
+        assert (status, content.replace(PATIENT.encode(), NOBODY.encode()), headers) == expected
+        assert_no_canary(theirs)
 
 
 def test_a_write_under_the_victims_id_is_the_writers_own(
