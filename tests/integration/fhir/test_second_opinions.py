@@ -68,6 +68,12 @@ def served(fhir: httpx.Client) -> dict[str, bytes]:
         "/_history?_count=5", "/Patient/opinion/$everything", "/Patient/opinion/$meta",
         "/Nonsense/1", "/Patient/nobody", "/Patient?nonsense=1", "/metadata",
         "/metadata?_summary=true",
+        "/StructureDefinition?status=active&_count=100", "/ImplementationGuide/dental-interop",
+        "/SearchParameter?status=active&_count=20", "/ValueSet?status=active&_count=20",
+        "/CodeSystem/dental-interop-iso-3950",
+        "/ValueSet/$expand?url=urn:dental-interop:ValueSet:tooth",
+        "/ValueSet/$validate-code?url=urn:dental-interop:ValueSet:tooth"
+        "&system=urn:iso:std:iso:3950&code=36",
     ):  # fmt: skip
         found[url] = fhir.get(url).content
     return found
