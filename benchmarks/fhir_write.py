@@ -149,12 +149,15 @@ class Load:
         assert self._server.process is not None
         http = sum(_seconds(one) for one in self._server.processes().get("http", ()))
         children = psutil.Process(self._server.process.pid).children(recursive=True)
-        database = sum(_seconds(one) for one in children if one.name().startswith("postgres"))
+        database = sum(_seconds(one, "postgres") for one in children)
         return http, database
 
 
-def _seconds(process: psutil.Process) -> float:
+def _seconds(process: psutil.Process, name: str = "") -> float:
+    """CPU seconds of a process with such a name; 0 where it has ended meanwhile."""
     try:
+        if not process.name().startswith(name):
+            return 0.0
         times = process.cpu_times()
     except psutil.NoSuchProcess:
         return 0.0
