@@ -36,8 +36,8 @@ from interop.fhir.row_writing import RowWriter, resolve_waiting
 from interop.fhir.search import custom
 from interop.fhir.search.extraction import MAX_ROWS, extract
 from interop.fhir.sensitive import blinding
-from interop.fhir.validation import ProfileLibrary, require_valid
-from interop.fhir.validation.stored import stored_library
+from interop.fhir.validation import Codes, ProfileLibrary, require_valid
+from interop.fhir.validation.stored import stored_codes, stored_library
 from interop.fhir.versions import Version, next_time, stamped
 from interop.fhir.write_bounds import WriteBounds, unresolved
 from storage import resources
@@ -113,6 +113,7 @@ class WriteSession:
         self._expected: list[str] = []
         self._references: set[str] = set()
         self._profiles: ProfileLibrary | None = None
+        self._codes: Codes | None = None
         # What SearchParameters of this transaction put in force, and out of it (None).
         self._definitions: dict[str, str | None] = {}
 
@@ -323,8 +324,9 @@ class WriteSession:
     def _require_valid(self, resource: JsonObject) -> None:
         """Have the resource be what the tenant asks for beyond its structure."""
         if self._begun.validation_level == "PROFILE" and self._profiles is None:
-            self._profiles = stored_library(self.connection, self.caller, self.own_base)
-        require_valid(resource, self._begun.validation_level, self._profiles)
+            about = (self.connection, self.caller, self.own_base)
+            self._profiles, self._codes = stored_library(*about), stored_codes(*about)
+        require_valid(resource, self._begun.validation_level, self._profiles, self._codes)
 
     def _keep(self, version: NewVersion) -> None:
         self._kept[f"{version.resource_type}/{version.resource_id}"] = version

@@ -227,3 +227,56 @@ def test_a_write_keeps_the_profiles_that_it_claims_where_the_tenant_asks(
         outcome = assert_outcome(fhir.post("/Patient", json=broken), 422, "required")
         assert outcome["issue"][0]["expression"] == ["Patient.gender"]
         assert_outcome(fhir.post("/Appointment", json=APPOINTMENT), 400, "invariant")
+
+
+def test_a_profile_of_the_tenant_holds_for_writers_who_may_not_read_it(
+    fhir: httpx.Client,
+    client_for: Callable[..., httpx.Client],
+    database: Database,
+    tenant: Tenant,
+    assert_outcome: Outcome,
+) -> None:
+    url, value_set = f"urn:test:{uuid4()}", f"urn:test:{uuid4()}"
+    stored = fhir.post(
+        "/ValueSet",
+        json={
+            "resourceType": "ValueSet",
+            "url": value_set,
+            "status": "active",
+            "compose": {"include": [{"system": "urn:s", "concept": [{"code": "a"}]}]},
+        },
+    )
+    assert stored.status_code == 201
+    elements = [
+        {"id": "Basic.subject", "path": "Basic.subject", "min": 1},
+        {
+            "id": "Basic.code",
+            "path": "Basic.code",
+            "binding": {"strength": "required", "valueSet": value_set},
+        },
+    ]
+    definition = {
+        "resourceType": "StructureDefinition",
+        "url": url,
+        "name": "Own",
+        "status": "active",
+        "kind": "resource",
+        "abstract": False,
+        "type": "Basic",
+        "baseDefinition": "http://hl7.org/fhir/StructureDefinition/Basic",
+        "derivation": "constraint",
+        "differential": {"element": elements},
+    }
+    assert fhir.post("/StructureDefinition", json=definition).status_code == 201
+    writer = client_for(tenant, "system/Basic.c")
+    about = {"subject": {"display": "x"}, "meta": {"profile": [url]}}
+
+    def basic(code: str, **more: Any) -> dict[str, Any]:
+        concept = {"coding": [{"system": "urn:s", "code": code}]}
+        return {"resourceType": "Basic", "code": concept, **more}
+
+    with level(database, tenant, "PROFILE"):
+        assert fhir.post("/Basic", json=basic("a", **about)).status_code == 201
+        assert_outcome(fhir.post("/Basic", json=basic("b", **about)), 422, "code-invalid")
+        lacking = basic("a", meta=about["meta"])
+        assert_outcome(writer.post("/Basic", json=lacking), 422, "required")
