@@ -493,6 +493,22 @@ def test_a_plan_names_its_items_and_they_name_the_plan(server: Server) -> None:
     assert "activity" not in server.one("CarePlan", plan)
 
 
+def test_what_goes_with_its_parent_is_no_longer_served(server: Server) -> None:
+    patient = a_patient(server)
+    plan = a_plan(server, patient)
+    item = server.add("treatment_plan_items", plan_id=plan, cdt_code="D2391")
+    visit = a_visit(server, patient, scheduled_start_at=START)
+    own = server.add("encounter_diagnoses", encounter_id=visit, code_system="ICD10", code="K02.9")
+    for type_, row_id in (("ServiceRequest", item), ("Condition", own), ("Appointment", visit)):
+        server.one(type_, row_id)
+
+    server.delete("CarePlan", str(plan))
+    server.delete("Encounter", str(visit))
+
+    for type_, row_id in (("ServiceRequest", item), ("Condition", own), ("Appointment", visit)):
+        assert server.read(type_, row_id) is None
+
+
 def test_a_client_plans_in_any_order(server: Server) -> None:
     patient = a_patient(server)
     plan_id, item_id = unique("plan"), unique("item")
