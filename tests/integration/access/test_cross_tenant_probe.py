@@ -113,8 +113,8 @@ def what_is_sent(method: str, path: str, type_: str) -> tuple[dict[str, str], st
     if method == "PATCH":
         same = [{"op": "test", "path": "/resourceType", "value": type_}]
         return {"Content-Type": "application/json-patch+json"}, json.dumps(same)
-    if method != "POST":
-        return FHIR_JSON, None
+    if method != "POST" or path.endswith("$validate"):
+        return FHIR_JSON, None  # $validate is about what is sent, whoever has the id
     meta = {"name": "meta", "valueMeta": {"tag": [{"system": "urn:example", "code": "seen"}]}}
     code = {"name": "code", "valueCode": "seen"}
     system = {"name": "system", "valueUri": "urn:example"}
