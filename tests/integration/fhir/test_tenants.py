@@ -11,6 +11,7 @@ import pytest
 
 from interop.fhir import json
 from interop.fhir.definitions import definitions
+from interop.fhir.search.clauses import Clause
 from interop.fhir.search.conditions import Conditions
 from interop.fhir.search.request import parse
 from storage.database import Database
@@ -189,7 +190,8 @@ def test_no_value_changes_the_text_of_the_statement(fhir: httpx.Client) -> None:
                 statement = SearchStatement(type_)
                 try:
                     request = parse(type_, [(code, payload.replace(",", ""))])
-                    for clause in request.clauses:
+                    for clause in request.terms:
+                        assert isinstance(clause, Clause)
                         Conditions(statement, "http://x/t/demo/fhir/R4").add(clause)
                 except BadRequest:
                     continue
