@@ -96,6 +96,11 @@ def canonical(values: list[Any]) -> list[str]:
     return sorted({standard_json.dumps(value, sort_keys=True, default=float) for value in values})
 
 
+# A canonical is a uri (datatypes.html), and so is kept by `as uri` (N1 6.3.3: "or a subclass
+# thereof"); fhirpathpy's evaluate takes the type by its name only.
+OF_A_SUBTYPE = {("ConceptMap", "source-uri"), ("ConceptMap", "target-uri")}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not EXAMPLES.is_dir(), reason="no official examples at hand")
 def test_paths_find_what_fhirpathpy_finds_in_the_official_examples() -> None:
@@ -110,6 +115,8 @@ def test_paths_find_what_fhirpathpy_finds_in_the_official_examples() -> None:
         for parameter in definitions().search_parameters.get(type_, {}).values():
             expression = own_alternatives(parameter.expression, type_)
             if not expression or "resolve()" in expression or parameter.type == "composite":
+                continue
+            if (type_, parameter.code) in OF_A_SUBTYPE:
                 continue
             expression = for_the_oracle(expression, type_)
             expected = fhirpathpy.evaluate(resource, expression, {}, models["r4"])
