@@ -63,7 +63,7 @@ async def _run_transaction(exchange: Exchange, bundle: RequestBundle) -> bytes:
         answering = _answered(exchange.request, entry, lent)
         return asyncio.run_coroutine_threadsafe(answering, loop).result()
 
-    # Who asked for an answer later has it kept by the transaction itself (interop.fhir.asynchronous).
+    # An answer for later is kept by the transaction itself (interop.fhir.asynchronous).
     keep: Keep | None = getattr(exchange.request.state, "on_commit", None)
 
     def work(session: WriteSession) -> bytes:
