@@ -125,7 +125,7 @@ def _software_version() -> str:
 
 def _security(own_base: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "cors": False,
+        "cors": True,
         "service": [{"coding": [{"system": RESTFUL_SECURITY, "code": "SMART-on-FHIR"}]}],
         "description": "SMART App Launch 2.2; see .well-known/smart-configuration",
     }

@@ -18,7 +18,7 @@ from storage.tenancy import Tenant
 Outcome = Callable[..., dict[str, Any]]
 FHIR_JSON = {"Content-Type": "application/fhir+json"}
 AS_FHIR = {"Accept": "application/fhir+json"}
-PICTURE = b"\x89PNG\r\n\x1a\n" + os.urandom(64)
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 PAGE = b"<html><script>alert(1)</script></html>"
 DRAWING = b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>'
 
