@@ -14,10 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route, compile_path
 
 from interop.access import Letter
-from interop.errors import (
-    MethodNotAllowed,
-    NotFound,
-)
+from interop.errors import MethodNotAllowed, NotFound
 from interop.fhir import binary, write_routes
 from interop.fhir.asynchronous import ROUTES as ASYNCHRONOUS
 from interop.fhir.audit_log import RESOURCE_TYPE as AUDIT_EVENT
@@ -34,10 +31,7 @@ from interop.fhir.exchange import (
     public_endpoint,
 )
 from interop.fhir.history_routes import ROUTES as HISTORIES
-from interop.fhir.negotiation import (
-    MEDIA_TYPE,
-    is_not_modified,
-)
+from interop.fhir.negotiation import MEDIA_TYPE, is_not_modified
 from interop.fhir.operation_routes import ROUTES as OPERATIONS
 from interop.fhir.reading import Reader
 from interop.fhir.search.reindex_routes import ROUTES as REINDEXING
@@ -48,7 +42,6 @@ from interop.fhir.versions import Version
 from interop.fhir.write_routes import refuse_audit_event
 from storage.tenancy import SLUG
 
-FORM = "application/x-www-form-urlencoded"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
@@ -139,10 +132,8 @@ _READ = Route(f"{BASE}/{{resource_type}}/{{resource_id}}", read, methods=["GET"]
 _READ.path_regex = compile_path(f"{BASE}/{{resource_type}}/{{resource_id:fhir_id}}")[0]
 _INTERACTIONS = [
     Route(f"{BASE}/metadata", metadata),
-    *SEARCHES[:3],
-    *write_routes.ROUTES[:1],
-    *SEARCHES[3:],
-    *write_routes.ROUTES[1:],
+    *SEARCHES,
+    *write_routes.ROUTES,
     Route(
         f"{BASE}/{{resource_type}}/{{resource_id}}/_history/{{version_id}}", vread, methods=["GET"]
     ),
