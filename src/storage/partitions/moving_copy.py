@@ -242,7 +242,7 @@ def _upsert(one: Cargo, only: int | None = None) -> str:
     )
     if not one.is_key_unique:
         return insert
-    key = ["tenant_id", *one.key] if one.has_tenant_key else [*one.key]
+    key = [*dict.fromkeys(["tenant_id", *one.key] if one.has_tenant_key else one.key)]
     rest = [name for name in one.columns if name not in key]
     if not rest:
         return f"{insert} ON CONFLICT DO NOTHING"

@@ -28,7 +28,6 @@ LEFT_ALONE = frozenset(
         "tenant_storage_usage",
         "audit_seals",
         "data_keys",
-        "fhir_search_epochs",
     }
 )
 # Where the types say too little.
@@ -120,7 +119,7 @@ def _is_single(table: Table) -> bool:
     uniques = [
         {column.name for column in constraint.columns}
         for constraint in table.constraints
-        if type(constraint).__name__ == "UniqueConstraint"
+        if type(constraint).__name__ in ("PrimaryKeyConstraint", "UniqueConstraint")
     ]
     return {"tenant_id"} in uniques or {"user_id"} in uniques
 
