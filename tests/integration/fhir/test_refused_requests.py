@@ -19,32 +19,6 @@ def patient(id_: str, family: str = "Asked") -> bytes:
     return json.dumps({"resourceType": "Patient", "id": id_, "name": [{"family": family}]})
 
 
-def test_a_conditional_create_in_the_url_makes_nothing(
-    fhir: httpx.Client, assert_outcome: Outcome
-) -> None:
-    """fhirpy's get_or_create sends the search in the URL; answered 201, it made duplicates."""
-    family = f"Twice{uuid4().hex}"
-
-    response = fhir.post(
-        "/Patient",
-        params={"identifier": "urn:x|1"},
-        content=patient("x", family),
-        headers=FHIR_JSON,
-    )
-
-    outcome = assert_outcome(response, 400, "not-supported")
-    assert "'identifier'" in outcome["issue"][0]["diagnostics"]
-    assert "entry" not in fhir.get("/Patient", params={"family": family}).json()
-
-
-def test_if_none_exist_is_refused(fhir: httpx.Client, assert_outcome: Outcome) -> None:
-    headers = {**FHIR_JSON, "If-None-Exist": "identifier=urn:x|1"}
-
-    assert_outcome(
-        fhir.post("/Patient", content=patient("x"), headers=headers), 400, "not-supported"
-    )
-
-
 @pytest.mark.parametrize("parameter", ["identifier", "_cascade", "_count"])
 def test_update_and_delete_refuse_parameters_that_they_do_not_know(
     fhir: httpx.Client, assert_outcome: Outcome, parameter: str
@@ -63,21 +37,6 @@ def test_update_and_delete_refuse_parameters_that_they_do_not_know(
     assert_outcome(update, 400, "not-supported")
     assert_outcome(delete, 400, "not-supported")
     assert fhir.get(f"/Patient/{own}").json()["meta"]["versionId"] == "1"
-
-
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
-def test_conditional_writes_of_a_type_are_refused(
-    fhir: httpx.Client, assert_outcome: Outcome, method: str
-) -> None:
-    response = fhir.request(
-        method,
-        "/Patient",
-        params={"identifier": "urn:x|1"},
-        content=patient("x"),
-        headers=FHIR_JSON,
-    )
-
-    assert_outcome(response, 405, "not-supported")
 
 
 def test_writes_take_the_parameters_of_the_answers_form(fhir: httpx.Client) -> None:
@@ -105,40 +64,6 @@ def test_a_page_larger_than_the_largest_is_the_largest(fhir: httpx.Client) -> No
         assert response.status_code == 200, response.text
         (link,) = (one for one in response.json()["link"] if one["relation"] == "self")
         assert link["url"].endswith("_count=1000")
-
-
-@pytest.mark.parametrize("type_", ["batch", "transaction"])
-def test_a_bundle_to_the_base_is_refused_by_name(
-    fhir: httpx.Client, assert_outcome: Outcome, type_: str
-) -> None:
-    body = json.dumps({"resourceType": "Bundle", "type": type_})
-
-    response = fhir.post("", content=body, headers=FHIR_JSON)
-    with_slash = fhir.post("/", content=body, headers=FHIR_JSON)
-
-    for one in (response, with_slash):
-        outcome = assert_outcome(one, 405, "not-supported")
-        assert "batch" in outcome["issue"][0]["diagnostics"]
-
-
-def test_searches_of_all_types_are_refused_by_name(
-    fhir: httpx.Client, assert_outcome: Outcome
-) -> None:
-    for url in ("?_lastUpdated=gt2020", "/?_type=Patient", "/_history", "/Patient/_history"):
-        outcome = assert_outcome(fhir.get(url), 405, "not-supported")
-        assert "not supported" in outcome["issue"][0]["diagnostics"]
-
-
-def test_history_parameters_that_are_not_served_are_named(
-    fhir: httpx.Client, assert_outcome: Outcome
-) -> None:
-    own = str(uuid4())
-    fhir.put(f"/Patient/{own}", content=patient(own), headers=FHIR_JSON)
-
-    for name in ("_at", "_list", "_sort"):
-        response = fhir.get(f"/Patient/{own}/_history", params={name: "2026-01-01"})
-        outcome = assert_outcome(response, 400, "not-supported")
-        assert name in outcome["issue"][0]["diagnostics"]
 
 
 def test_history_since_shows_what_changed_after(fhir: httpx.Client) -> None:
