@@ -94,6 +94,7 @@ SEALED: Mapping[str, tuple[SealedColumn, ...]] = {
         SealedColumn("secret_encrypted"),
         SealedColumn("refresh_token_encrypted"),
     ),
+    "dicom_web_destinations": (SealedColumn("secret_encrypted"),),
     "webhook_subscriptions": (SealedColumn("secret_encrypted"),),
     "identity_providers": (SealedColumn("client_secret_encrypted"),),
     "tenants": (SealedColumn("database_url_encrypted", is_global=True),),

@@ -28,6 +28,7 @@ MODULES = (
     "imaging",
     "ai",
     "integrations",
+    "dicom_routing",
     "billing",
     "knowledge",
     "governance",
