@@ -3,12 +3,14 @@
 pynetdicom 3.0.4 on its own allocates whatever PDU length a peer declares before any association
 (400 MiB in 0.8 s), waits without end for the rest of a PDU that has begun, and does the TLS
 handshake in the accept thread, where one silent client stops the listener (reliability.md M1 to
-M3b). `Link` carries the associations that we accept, `GuardedApplicationEntity` those that
-pynetdicom requests for us; both bound every PDU in bytes and in time.
+M3b). `Link` carries the associations that we accept and those on which we send objects,
+`GuardedApplicationEntity` those that pynetdicom requests for us; both bound every PDU in bytes and
+in time.
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -78,7 +80,7 @@ class ProtocolViolation(LinkError):
 
 
 class Link:
-    """One accepted connection: a single receive buffer, deadlines, whole answers.
+    """One connection: a single receive buffer, deadlines, whole answers.
 
     A view that `read` returns is valid until the next call of `read` or `next_pdu`.
     """
@@ -140,6 +142,16 @@ class Link:
             )
         return kind, length
 
+    def wait(self, seconds: float) -> bool:
+        """Wait until the peer has sent something or is gone; False when neither in time."""
+        if self._start < self._end:
+            return True
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
     def read(self, size: int) -> memoryview:
         """Return the next `size` bytes of the current PDU."""
         if self._end - self._start < size:
@@ -197,22 +209,24 @@ class Link:
 
     # -- sending and ending -----------------------------------------------------------------
 
-    def send(self, data: bytes) -> None:
-        """Send a whole answer, or raise DeadlineExceeded or ConnectionLost."""
+    def send(self, data: bytes | memoryview) -> None:
+        """Send the whole of `data`, or raise DeadlineExceeded or ConnectionLost."""
         with self._sending:
             self._send(data)
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | memoryview) -> None:
         deadline = time.monotonic() + self.limits.pdu_seconds
         rest = memoryview(data)
         while rest:
             try:
                 rest = rest[self._socket.send(rest) :]
             except TimeoutError:
-                if time.monotonic() > deadline:
-                    raise DeadlineExceeded("the peer does not take its answer") from None
+                pass
             except OSError as error:
                 raise ConnectionLost(str(error)) from error
+            # Also of a peer that takes a little each time.
+            if rest and time.monotonic() > deadline:
+                raise DeadlineExceeded("the peer does not take what is sent to it")
 
     def interrupt(self, farewell: bytes) -> None:
         """End the connection under its reader, from another thread.
