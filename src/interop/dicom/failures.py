@@ -33,6 +33,8 @@ TRUNCATED = Code("truncated data set", 0xC002, 0xC002)
 MISSING_UID = Code("required UID missing", 0xC003, 0xC003)
 INVALID_UID = Code("UID not valid", 0xC004, 0xC004)
 LIMIT_EXCEEDED = Code("structure limit exceeded", 0xC005, 0xC005)
+# Metadata that is no JSON or XML of DICOM at all: bad syntax, which PS3.18 10.5.3.1 answers by 400.
+MALFORMED = Code("malformed metadata", 0xC006, 0xC006)
 # PS3.18 Table I.2-2 C122 "Referenced Transfer Syntax not supported". DIMSE negotiates transfer
 # syntaxes before a C-STORE, so the nearest status there is Cxxx as well.
 TRANSFER_SYNTAX_NOT_SUPPORTED = Code("transfer syntax not supported", 0xC122, 0xC122)
@@ -54,6 +56,11 @@ DATA_SET_MISMATCH_WARNING = Code("data set does not match", 0xB007, 0xB007)
 PATIENT_CONFLICT = Code("study belongs to another patient", 0xA910, 0xA910)
 
 SUCCESS = 0x0000
+
+# Failure Reasons of Storage Commitment alone (PS3.3 Table C.14-1, PS3.7 Annex C).
+NO_SUCH_INSTANCE = 0x0112
+CLASS_INSTANCE_CONFLICT = 0x0119
+DUPLICATE_TRANSACTION_UID = 0x0131
 
 
 class Failure(Exception):

@@ -58,6 +58,14 @@ def dictionary_vr(tag: int) -> str | None:
     return RepeatersDictionary[mask][0] if mask else None
 
 
+def standard_vr(tag: int) -> str:
+    """Return one VR of a tag: the usual one where PS3.6 leaves a choice, UN when it is unknown."""
+    found = dictionary_vr(tag) or "UN"
+    if found == "NONE":
+        return "UN"
+    return _AMBIGUOUS[found].decode("ascii") if found in _AMBIGUOUS else found
+
+
 def private_vr(creator: str, tag: int) -> bytes:
     """Return the VR that a known private dictionary gives, else UN."""
     known = private_dictionaries.get(creator)
