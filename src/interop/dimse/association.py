@@ -12,7 +12,6 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from interop.dimse.c_store import StorageBackend, StoreService, audit_row
@@ -23,7 +22,7 @@ from interop.dimse.command_set import (
     RESPONSE_BIT,
     parse_command,
 )
-from interop.dimse.messages import MessageStream, MessageTooLarge, PeerAborted
+from interop.dimse.messages import MessageStream, PeerAborted
 from interop.dimse.policy import Admission, AssociationPolicy, Rejected, Rejection
 from interop.dimse.presentation import (
     APPLICATION_CONTEXT_NAME,
@@ -31,9 +30,10 @@ from interop.dimse.presentation import (
     decode_request,
     negotiate,
 )
-from interop.dimse.pynetdicom_services import MAX_DATA_SET_BYTES, PynetdicomServices
 from interop.dimse.refusals import Refusal, RefusalLog
 from interop.dimse.registry import Peer
+from interop.dimse.service_requests import Conversation
+from interop.dimse.services import offers, serve, storage_offer
 from interop.dimse.tls import describe
 from interop.dimse.transactions import Transaction
 from interop.dimse.transport_guard import (
@@ -49,7 +49,6 @@ from interop.dimse.upper_layer import (
     A_ABORT,
     A_ASSOCIATE_RQ,
     A_RELEASE_RP,
-    INVALID_PARAMETER,
     NOT_SPECIFIED,
     UNEXPECTED_PARAMETER,
     UNEXPECTED_PDU,
@@ -170,7 +169,8 @@ class Association:
         negotiated = negotiate(
             request,
             self._context.limits.advertised_pdu_bytes,
-            is_storage_offered=admission.may_send,
+            offers(admission),
+            storage_offer(admission),
         )
         self._audit_begin(admission)
         self._link.send(negotiated.accept_pdu)
@@ -196,8 +196,9 @@ class Association:
 
     def _serve(self, negotiated: Negotiated, admission: Admission) -> None:
         stream = MessageStream(self._link, negotiated.contexts)
-        store = StoreService(self._context.backend, admission, self._link, stream)
-        services = PynetdicomServices(admission.called_ae_title, self._link, negotiated)
+        backend = self._context.backend
+        store = StoreService(backend, admission, self._link, stream)
+        conversation = Conversation(backend, admission, negotiated, self._link, stream)
         while True:
             self._set_busy(False)
             received = stream.next_command()
@@ -213,10 +214,7 @@ class Association:
             elif request.command_field & RESPONSE_BIT:
                 raise ProtocolViolation("a response that nobody asked for", UNEXPECTED_PARAMETER)
             else:
-                operation = services.require_operation(context_id, request)
-                data_set = _collect(stream, context_id) if request.has_data_set else None
-                services.serve(context_id, raw, data_set)
-                self._record(operation, admission)
+                serve(conversation, context_id, request)
 
     # -- what is written down ---------------------------------------------------------------
 
@@ -264,22 +262,6 @@ class Association:
             audit_row(admission, "DICOM_ASSOCIATION_BEGAN", metadata)
         )
 
-    def _record(self, operation: str, admission: Admission) -> None:
-        recorder = self._context.backend.recorder
-        recorder.record(
-            Transaction(
-                tenant_id=admission.tenant.id,
-                operation=operation,
-                calling_ae_title=admission.calling_ae_title,
-                called_ae_title=admission.called_ae_title,
-                remote_address=self._remote_address,
-                status_code=0x0000,
-                status="SUCCESS",
-                started_at=datetime.now(UTC),
-            )
-        )
-        recorder.record(audit_row(admission, f"DICOM_{operation.removeprefix('C-')}"))
-
     def _log(self, event: str, error: Exception) -> None:
         logger.warning(event, extra={"peer": self._remote_address, "reason": str(error)})
 
@@ -292,18 +274,3 @@ def _peer(scanned: AssociateRequest, address: str, tls: ssl.SSLSocket | None) ->
     if certificate is None:
         return Peer(*names, is_tls=True)
     return Peer(*names, True, fingerprint(certificate), subject(certificate))
-
-
-def _collect(stream: MessageStream, context_id: int) -> bytes:
-    collected = bytearray()
-
-    def add(piece: memoryview) -> None:
-        if len(collected) + len(piece) > MAX_DATA_SET_BYTES:
-            raise MessageTooLarge(
-                f"a data set of more than {MAX_DATA_SET_BYTES} bytes for this service",
-                INVALID_PARAMETER,
-            )
-        collected.extend(piece)
-
-    stream.receive_data_set(context_id, add)
-    return bytes(collected)

@@ -116,7 +116,7 @@ class StoreService:
         receiver = _Receiver()
         budget = self._admission.budget
         sop_class_uid = request.uid(AFFECTED_SOP_CLASS_UID)
-        if not context.is_storage or sop_class_uid != context.sop_class_uid:
+        if not (context.is_storage and context.as_scp) or sop_class_uid != context.sop_class_uid:
             receiver.failure = Failure.of(
                 SOP_CLASS_NOT_SUPPORTED,
                 "Affected SOP Class UID is not that of the presentation context.",

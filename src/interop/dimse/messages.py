@@ -1,7 +1,8 @@
 """DIMSE messages out of P-DATA-TF PDUs, validated as they stream by (PS3.8 9.3.5 and Annex E).
 
 Commands are collected, data sets are handed on piece by piece as they lie in the receive buffer.
-Asynchronous operations are never negotiated, so messages follow one another whole.
+Messages follow one another whole: whoever invokes several operations at a time sends the next
+message after the last fragment of the one before, and is served in that order.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from interop.dimse.upper_layer import (
 _PDV_HEADER = Struct(">IBB")
 _COMMAND_BIT = 0x01
 _LAST_BIT = 0x02
+_P_DATA_HEADER = Struct(">BxIIBB")
+# What stands around a fragment in a PDU that holds one: length of the PDV, context id, control.
+_PDV_OVERHEAD = 6
 # Two PDUs of the advertised size: what the peer sends next arrives while this one is written.
 RECEIVE_BUFFER_BYTES = 256 << 10
 
@@ -40,6 +44,30 @@ class MessageTooLarge(ProtocolViolation):
     """A message is larger than the server accepts."""
 
 
+def encode_message(
+    context_id: int, command: bytes, data_set: bytes | None, max_pdu_bytes: int
+) -> bytes:
+    """The P-DATA-TF PDUs of one message, none larger than the receiver takes (PS3.8 D.1)."""
+    pdus = fragments(context_id, command, max_pdu_bytes, is_command=True)
+    if data_set is not None:
+        pdus += fragments(context_id, data_set, max_pdu_bytes)
+    return b"".join(pdus)
+
+
+def fragments(
+    context_id: int, data: bytes, max_pdu_bytes: int, *, is_command: bool = False
+) -> list[bytes]:
+    """A command set or data set as P-DATA-TF PDUs of one fragment each."""
+    room = max_pdu_bytes - _PDV_OVERHEAD
+    pdus = []
+    for at in range(0, len(data) or 1, room):
+        piece = data[at : at + room]
+        control = is_command * _COMMAND_BIT | (at + room >= len(data)) * _LAST_BIT
+        size = len(piece)
+        pdus.append(_P_DATA_HEADER.pack(P_DATA_TF, size + 6, size + 2, context_id, control) + piece)
+    return pdus
+
+
 class MessageStream:
     """The messages of one association."""
 
@@ -51,10 +79,28 @@ class MessageStream:
         self._pdu_left = 0
         self._message_bytes = 0
         self._message_began = 0.0
-        link.reserve(RECEIVE_BUFFER_BYTES)
+        # A message that was read while another was served, and a release: their turn comes.
+        self._kept: tuple[int, bytes] | None = None
+        self._is_release_kept = False
+
+    def has_arrived(self) -> bool:
+        """Whether a message lies there to be read, or has begun; never waits."""
+        if self._kept is not None or self._is_release_kept:
+            return False
+        return self._pdu_left > 0 or self._link.wait(0)
+
+    def keep(self, received: tuple[int, bytes] | None) -> None:
+        """Take back what `next_command` returned, with its data set unread, for its next call."""
+        self._kept, self._is_release_kept = received, received is None
 
     def next_command(self) -> tuple[int, bytes] | None:
         """Wait for a message; return its context id and command set, None for A-RELEASE-RQ."""
+        if self._is_release_kept:
+            return None
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            self._message_began = time.monotonic()
+            return kept
         self._message_bytes = 0
         if self._pdu_left == 0 and not self._begin_pdu(in_message=False):
             return None
@@ -74,8 +120,28 @@ class MessageStream:
             collected += self._link.read(length)
         return context_id, bytes(collected)
 
+    def collect_data_set(self, context_id: int, max_bytes: int) -> bytes:
+        """The data set of the current message. Raises MessageTooLarge above `max_bytes`."""
+        collected = bytearray()
+
+        def add(piece: memoryview) -> None:
+            if len(collected) + len(piece) > max_bytes:
+                raise MessageTooLarge(
+                    f"a data set of more than {max_bytes} bytes for this service",
+                    INVALID_PARAMETER,
+                )
+            collected.extend(piece)
+
+        self._receive(context_id, add)
+        return bytes(collected)
+
     def receive_data_set(self, context_id: int, sink: Sink) -> None:
         """Hand the data set of the current message to `sink`; whatever that raises ends it."""
+        # At the first object: an association that only asks costs less memory.
+        self._link.reserve(RECEIVE_BUFFER_BYTES)
+        self._receive(context_id, sink)
+
+    def _receive(self, context_id: int, sink: Sink) -> None:
         read = self._link.read
         is_last = False
         while not is_last:

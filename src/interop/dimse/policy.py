@@ -12,12 +12,12 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from typing import Final, LiteralString, TypeVar
+from typing import Final, Literal, LiteralString, TypeVar
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from interop.access import Caller, decide
+from interop.access import Caller, Decision, decide
 from interop.access.devices import device
 from interop.dimse.budgets import Budget, Budgets
 from interop.dimse.places import Place, SharedPlaces
@@ -33,6 +33,10 @@ from interop.dimse.registry import (
 from storage.database import Database
 from storage.quotas import TenantLimits
 from storage.tenancy import Tenant, TenantDirectory
+
+# What the registry lets an entity do, as the letter of SMART that the one policy decides by.
+Right = Literal["may_send", "may_query"]
+_LETTERS: Final[dict[Right, Literal["c", "s"]]] = {"may_send": "c", "may_query": "s"}
 
 _Key = TypeVar("_Key")
 
@@ -100,9 +104,13 @@ class Admission:
             may_query=self.entity is None or self.entity.may_query,
         )
 
-    @property
-    def may_send(self) -> bool:
-        return decide(self.caller, "c", "ImagingStudy").is_allowed
+    def may(self, right: Right) -> bool:
+        """Whether the one policy lets the peer send, or query and retrieve, at all."""
+        return self.decided(right).is_allowed
+
+    def decided(self, right: Right) -> Decision:
+        """The policy's answer, with the filter to apply to what is shown."""
+        return decide(self.caller, _LETTERS[right], "ImagingStudy")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,13 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Final
 
-from pynetdicom import AE
+from pynetdicom import AE, _config
 from pynetdicom.transport import AssociationSocket
+
+# pynetdicom would log the identifiers of queries, which hold patients' names (security.md G5).
+_config.LOG_HANDLER_LEVEL = "none"
+_config.LOG_REQUEST_IDENTIFIERS = False
+_config.LOG_RESPONSE_IDENTIFIERS = False
 
 _PDU_HEADER = Struct(">BxI")
 _TICK_SECONDS = 1.0

@@ -21,8 +21,10 @@ from pynetdicom.presentation import build_context
 
 from interop.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from interop.dimse.presentation import (
+    MAX_OPERATIONS,
     STORAGE_TRANSFER_SYNTAXES,
     Negotiated,
+    Offer,
     decode_request,
     is_storage_sop_class,
     negotiate,
@@ -36,7 +38,12 @@ IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 J2K, HTJ2K = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.201"
 
 
-def negotiated(*contexts: tuple[str, list[str]], items: tuple[Any, ...] = ()) -> Negotiated:
+def negotiated(
+    *contexts: tuple[str, list[str]],
+    items: tuple[Any, ...] = (),
+    pdu_bytes: int = 32768,
+    **offered: Any,
+) -> Negotiated:
     proposal = A_ASSOCIATE()
     proposal.application_context_name = UID("1.2.840.10008.3.1.1.1")
     proposal.calling_ae_title, proposal.called_ae_title = "PEER", "INTEROP"
@@ -47,12 +54,12 @@ def negotiated(*contexts: tuple[str, list[str]], items: tuple[Any, ...] = ()) ->
         proposed.append(one)
     proposal.presentation_context_definition_list = proposed
     length = MaximumLengthNotification()
-    length.maximum_length_received = 32768
+    length.maximum_length_received = pdu_bytes
     implementation = ImplementationClassUIDNotification()
     implementation.implementation_class_uid = UID("1.2.3")
     proposal.user_information = [length, implementation, *items]
     scanned = scan_associate_request(A_ASSOCIATE_RQ(proposal).encode()[6:])
-    return negotiate(decode_request(scanned), 131072)
+    return negotiate(decode_request(scanned), 131072, **offered)
 
 
 def accept(answer: Negotiated) -> Any:
@@ -164,18 +171,88 @@ def test_a_peer_that_wants_to_be_scp_only_gets_no_context() -> None:
     assert not answer.contexts
 
 
-def test_storage_extended_negotiation_is_answered_and_asynchronous_operations_are_not() -> None:
-    extended = SOPClassExtendedNegotiation()
-    extended.sop_class_uid = UID(CT)
-    extended.service_class_application_information = b"\x03\x00\x00\x00\x02\x00"
-    window = AsynchronousOperationsWindowNegotiation()
-    window.maximum_number_operations_invoked = 5
-    window.maximum_number_operations_performed = 5
+def test_a_peer_that_may_retrieve_is_scp_of_storage_by_role_selection_only() -> None:
+    retrieving = Offer(as_scp=False, as_scu=True)
 
-    user = accept(negotiated((CT, [EXPLICIT]), items=(extended, window))).user_information
+    by_role = negotiated((CT, [EXPLICIT]), items=(role(False, True),), storage=retrieving)
+    by_default = negotiated((CT, [EXPLICIT]), storage=retrieving)
 
-    assert user.ext_neg[0].app_info == b"\x02\x00\x03\x00\x00\x00"
-    assert user.async_ops_window is None
+    roles = accept(by_role).user_information.role_selection
+    assert (roles[CT].scu_role, roles[CT].scp_role) == (0, 1)
+    assert (by_role.contexts[1].as_scp, by_role.contexts[1].as_scu) == (False, True)
+    assert [c.result for c in accept(by_default).presentation_context] == [3]
+
+
+def test_both_roles_of_storage_can_be_had_on_one_association() -> None:
+    both = Offer(as_scp=True, as_scu=True)
+
+    answer = negotiated((CT, [EXPLICIT]), items=(role(True, True),), storage=both)
+
+    assert (answer.contexts[1].as_scp, answer.contexts[1].as_scu) == (True, True)
+
+
+def test_a_service_is_accepted_uncompressed_and_only_where_it_is_offered() -> None:
+    offers = {STUDY_ROOT_FIND: Offer()}
+
+    answer = negotiated((STUDY_ROOT_FIND, [J2K, EXPLICIT]), (STUDY_ROOT_FIND, [J2K]), offers=offers)
+
+    assert [c.result for c in accept(answer).presentation_context] == [0, 4]
+    assert not answer.contexts[1].is_storage
+    assert not negotiated((STUDY_ROOT_FIND, [EXPLICIT]), offers={}).contexts
+
+
+def extended(uid: str, information: bytes) -> Any:
+    item = SOPClassExtendedNegotiation()
+    item.sop_class_uid = UID(uid)
+    item.service_class_application_information = information
+    return item
+
+
+def test_extended_negotiation_is_answered_by_whom_it_concerns() -> None:
+    offers = {STUDY_ROOT_FIND: Offer(extended=lambda asked: asked[:1] + b"\0")}
+    items = (
+        extended(CT, b"\x03\x00\x00\x00\x02\x00"),
+        extended(STUDY_ROOT_FIND, b"\1\1\1"),
+        extended("1.2.840.10008.5.1.4.1.2.1.1", b"\1"),  # in no context
+    )
+
+    answer = negotiated((CT, [EXPLICIT]), (STUDY_ROOT_FIND, [EXPLICIT]), items=items, offers=offers)
+
+    answered = {i.uid: i.app_info for i in accept(answer).user_information.ext_neg}
+    assert answered == {CT: b"\x02\x00\x03\x00\x00\x00", STUDY_ROOT_FIND: b"\1\0"}
+    assert answer.extended[STUDY_ROOT_FIND] == b"\1\0"
+
+
+def window(invoked: int, performed: int) -> Any:
+    item = AsynchronousOperationsWindowNegotiation()
+    item.maximum_number_operations_invoked = invoked
+    item.maximum_number_operations_performed = performed
+    return item
+
+
+@pytest.mark.parametrize(("asked", "allowed"), [(0, MAX_OPERATIONS), (5, 5), (1, 1), (999, 16)])
+def test_the_peer_may_have_some_operations_outstanding_and_we_one(asked: int, allowed: int) -> None:
+    answer = negotiated((CT, [EXPLICIT]), items=(window(asked, 7),))
+
+    answered = accept(answer).user_information.async_ops_window
+    assert answered.maximum_number_operations_invoked == allowed == answer.operations
+    assert answered.maximum_number_operations_performed == 1
+
+
+def test_the_window_is_one_where_we_are_scu_and_unanswered_where_nobody_asks() -> None:
+    both = Offer(as_scp=True, as_scu=True)
+
+    answer = negotiated((CT, [EXPLICIT]), items=(role(True, True), window(5, 5)), storage=both)
+
+    assert accept(answer).user_information.async_ops_window.maximum_number_operations_invoked == 1
+    assert accept(negotiated((CT, [EXPLICIT]))).user_information.async_ops_window is None
+
+
+@pytest.mark.parametrize(
+    ("stated", "used"), [(0, 131072), (16384, 16384), (1 << 30, 131072), (7, 1024)]
+)
+def test_what_is_sent_fits_the_peer(stated: int, used: int) -> None:
+    assert negotiated((CT, [EXPLICIT]), pdu_bytes=stated).peer_pdu_bytes == used
 
 
 def test_what_pynetdicom_cannot_decode_is_a_protocol_violation() -> None:
