@@ -22,6 +22,7 @@ DICOM_EVENTS = {
     "110102": "Begin Transferring DICOM Instances",
     "110103": "DICOM Instances Accessed",
     "110104": "DICOM Instances Transferred",
+    "110105": "DICOM Study Deleted",
     "110106": "Export",
     "110107": "Import",
     "110108": "Network Entry",
@@ -89,6 +90,8 @@ EVENT_TYPES: dict[str, EventType] = _listed(
     EventType("IMAGING_BULK_DATA_RETRIEVED", "R", "110103", "READ"),
     EventType("IMAGING_RENDERED", "R", "110103", "READ"),
     EventType("IMAGING_STORE_REFUSED", "C", "110104"),
+    EventType("IMAGING_DELETED", "D", "110105", "DELETE"),
+    EventType("IMAGING_CHANGES_LISTED", "E", "110112", "SEARCH"),
     # Objects that come in or go out, whatever the door
     EventType("DICOM_INSTANCE_STORED", "C", "110104", "CREATE"),
     EventType("DICOM_INSTANCE_RESTORED", "U", "110104", "UPDATE"),
@@ -132,6 +135,9 @@ EVENT_TYPES: dict[str, EventType] = _listed(
     EventType("CLIENT_CREATED", "C", "110100"),
     EventType("JOBS_LISTED", "R", "110100"),
     EventType("QUARANTINE_LISTED", "R", "110103"),
+    EventType("QUARANTINE_VIEWED", "R", "110103", "READ"),
+    EventType("QUARANTINE_RELEASED", "U", "110104", "UPDATE"),
+    EventType("QUARANTINE_DISCARDED", "D", "110105"),
     EventType("AI_MODEL_DEPLOYED", "U", "110100"),
     # AI
     EventType("IMAGE_ANALYZED", "E", "110103", "READ"),

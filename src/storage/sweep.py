@@ -31,6 +31,7 @@ BATCH = 1000
 REFERENCES: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("imaging_objects", "storage_uri"),
     ("quarantined_objects", "storage_uri"),
+    ("removed_objects", "storage_uri"),
     ("documents", "storage_uri"),
     ("messages", "storage_uri"),
     ("consents", "document_uri"),

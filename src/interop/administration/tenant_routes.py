@@ -60,6 +60,12 @@ class Settings(Body):
         "rules and codes (BASE), or also the profiles that it claims.",
     )
     default_issuer_of_patient_id: Line | None = None
+    allow_storing_deleted: Flag | None = Field(
+        None, description="DICOM: whether an instance that was deleted here is taken again."
+    )
+    change_feed_days: Annotated[int, Field(strict=True, ge=1, le=36500)] | None = Field(
+        None, description="DICOMweb: how long the change feed remembers."
+    )
 
 
 class Branding(Body):

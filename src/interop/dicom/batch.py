@@ -17,7 +17,14 @@ import orjson
 
 from ai import completeness
 from interop.dicom import imaging_rows as rows
-from interop.dicom.failures import DUPLICATE_SOP_INSTANCE, PATIENT_CONFLICT, Code, Failure
+from interop.dicom import release
+from interop.dicom.failures import (
+    DUPLICATE_SOP_INSTANCE,
+    NOT_AUTHORIZED,
+    PATIENT_CONFLICT,
+    Code,
+    Failure,
+)
 from interop.dicom.imaging_rows import Changes, Record, Snapshot, Stored, StudyRow
 from interop.dicom.ingest_types import Kind
 from interop.dicom.modality import OTHER
@@ -68,6 +75,8 @@ class Batch:
     known: Snapshot
     results: dict[int, Result] = field(default_factory=dict)
     record: Record = field(default_factory=Record)
+    # Of instances that took the place of another one, which went to quarantine for them.
+    replacing: frozenset[str] = frozenset()
 
     @property
     def studies(self) -> dict[str, StudyRow]:
@@ -86,7 +95,28 @@ def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) 
     Takes a transaction that has no tenant yet. Two round trips: read under locks, and write; one
     more for each study that waits for its completeness check.
     """
-    known = rows.read_and_lock(
+    known = _read(connection, tenant_id, objects)
+    replacing = release.make_room(connection, tenant_id, objects, known)
+    if replacing:
+        known = _read(connection, tenant_id, objects)
+    batch = Batch(tenant_id, objects, known, replacing=replacing)
+    _recognise_repeats(batch)
+    _refuse_deleted(batch)
+    changes = _new_studies(batch)
+    _keep_patients_apart(batch)
+    _forget_quarantined(connection, batch)
+    _add_objects(batch, changes)
+    _write_down(batch)
+    revision = rows.write(connection, tenant_id, changes, batch.record)
+    _quarantine(connection, batch)
+    _after_release(connection, batch)
+    _schedule_checks(connection, batch)
+    _revise(batch, revision)
+    return batch
+
+
+def _read(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) -> Snapshot:
+    return rows.read_and_lock(
         connection,
         tenant_id,
         sop_instance_uids=[received.sop_instance_uid for received in objects],
@@ -94,18 +124,6 @@ def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) 
         series_uids=list({received.series_instance_uid for received in objects}),
         patient_ids=sorted({received.patient_id for received in objects} - {""}),
     )
-    batch = Batch(tenant_id, objects, known)
-    _recognise_repeats(batch)
-    changes = _new_studies(batch)
-    _keep_patients_apart(batch)
-    unwanted = _already_quarantined(connection, batch)
-    _add_objects(batch, changes)
-    _write_down(batch)
-    revision = rows.write(connection, tenant_id, changes, batch.record)
-    _quarantine(connection, batch, unwanted)
-    _schedule_checks(connection, batch)
-    _revise(batch, revision)
-    return batch
 
 
 def store_as_seen(
@@ -155,6 +173,30 @@ def _recognise_repeats(batch: Batch) -> None:
                 f"SOP Instance UID {received.sop_instance_uid} is stored with other bytes. They"
                 " stay; these are kept in quarantine.",
             )
+
+
+def _refuse_deleted(batch: Batch) -> None:
+    """Keep out what was deleted here: where the tenant wants it so, and what the AI makes late.
+
+    An analysis that ran while its study was deleted would otherwise bring the study back with
+    nothing in it but findings.
+    """
+    known = batch.known
+    for n, received in batch.pending():
+        study_uid = received.study_instance_uid
+        is_orphan = study_uid in known.deleted_studies and study_uid not in batch.studies
+        if received.sop_instance_uid in known.deleted and not known.allows_deleted:
+            message = (
+                f"SOP Instance UID {received.sop_instance_uid} was deleted here, and the"
+                " organization takes nothing again that it deleted."
+            )
+        elif received.source.door == "AI" and is_orphan:
+            message = f"Study {study_uid} was deleted while it was analyzed."
+        else:
+            continue
+        refused = _refusal(NOT_AUTHORIZED, message)
+        refused.keeps_blob = False
+        batch.results[n] = refused
 
 
 def restore(connection: Connection, tenant_id: UUID, received: Received, lost: Stored) -> Result:
@@ -284,7 +326,7 @@ def _keep_patients_apart(batch: Batch) -> None:
     """Refuse objects of another patient; flag what else differs within a study."""
     for n, received in batch.pending():
         study = batch.studies[received.study_instance_uid]
-        if _is_other_patient(batch, study, received):
+        if received.released_id is None and _is_other_patient(batch, study, received):
             study.demographics_conflict = _conflict(
                 study.demographics_conflict, "OTHER_PATIENT", ["PatientID"], received
             )
@@ -373,11 +415,24 @@ def _add_objects(batch: Batch, changes: Changes) -> None:
             ready = _series_json(group[0], count)
             row |= series_columns(group[0]) | {"study_id": study.id, "dicom_json": ready}
             changes.new_series.append(row)
-        ids = {"study_id": study.id, "series_id": series_id}
-        changes.objects += [{"id": uuid4(), **ids, **object_columns(r)} for r in group]
+        ids = {
+            "study_id": study.id,
+            "series_id": series_id,
+            "patient_id": study.patient_id,
+            "study_uid": key[0],
+            "series_uid": key[1],
+        }
+        changes.objects += [
+            {"id": uuid4(), "action": _action(batch, r), **ids, **object_columns(r)} for r in group
+        ]
     for study in batch.studies.values():
         if study.added:
             _change_study(batch, changes, study)
+
+
+def _action(batch: Batch, received: Received) -> str:
+    """What the change feed says of an object that is stored now."""
+    return "UPDATE" if received.sop_instance_uid in batch.replacing else "CREATE"
 
 
 def _change_study(batch: Batch, changes: Changes, study: StudyRow) -> None:
@@ -473,14 +528,13 @@ def _schedule_checks(connection: Connection, batch: Batch) -> None:
         )
 
 
-def _already_quarantined(connection: Connection, batch: Batch) -> set[int]:
-    """Return the refused objects whose very bytes wait in quarantine from an earlier attempt."""
-    return {
-        n
-        for n, received in enumerate(batch.objects)
-        if n in batch.results
-        and batch.results[n].kind == "refused"
-        and connection.execute(
+def _forget_quarantined(connection: Connection, batch: Batch) -> None:
+    """Of refused objects whose very bytes wait in quarantine already, keep no second copy."""
+    for n, received in enumerate(batch.objects):
+        result = batch.results.get(n)
+        if result is None or result.kind != "refused" or not result.keeps_blob:
+            continue
+        result.keeps_blob = not connection.execute(
             rows.IS_QUARANTINED,
             {
                 "tenant_id": batch.tenant_id,
@@ -488,17 +542,13 @@ def _already_quarantined(connection: Connection, batch: Batch) -> set[int]:
                 "hash": received.spooled.sha256,
             },
         ).fetchone()
-    }
 
 
-def _quarantine(connection: Connection, batch: Batch, unwanted: set[int]) -> None:
+def _quarantine(connection: Connection, batch: Batch) -> None:
     """Keep refused objects for an operator, and flag their studies."""
     for n, received in enumerate(batch.objects):
         result = batch.results[n]
-        if result.kind != "refused" or result.failure is None:
-            continue
-        if n in unwanted:
-            result.keeps_blob = False
+        if result.kind != "refused" or result.failure is None or not result.keeps_blob:
             continue
         connection.execute(
             rows.INSERT_QUARANTINED,
@@ -524,6 +574,21 @@ def _quarantine(connection: Connection, batch: Batch, unwanted: set[int]) -> Non
                     "demographics_conflict": _jsonb(study.demographics_conflict),
                 },
             )
+
+
+def _after_release(connection: Connection, batch: Batch) -> None:
+    """What was deleted and is stored again is deleted no more; what was released, is released."""
+    again = [
+        received.sop_instance_uid
+        for n, received in enumerate(batch.objects)
+        if batch.results[n].kind == "stored" and received.sop_instance_uid in batch.known.deleted
+    ]
+    if again:
+        values = {"tenant_id": batch.tenant_id, "sop_instance_uids": again}
+        connection.execute(rows.NO_LONGER_DELETED, values)
+    for n, received in enumerate(batch.objects):
+        if received.released_id is not None and batch.results[n].failure is None:
+            release.finish(connection, batch.tenant_id, received.released_id)
 
 
 def _write_down(batch: Batch) -> None:

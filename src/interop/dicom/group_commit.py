@@ -217,6 +217,8 @@ class GroupCommitter:
 
     def _as_seen(self, entries: list[Entry]) -> Batch | None:
         """Store in one round trip where this process knows the studies, else not at all."""
+        if any(entry.received.released_id is not None for entry in entries):
+            return None
         known = self._studies.take(entries[0].tenant_id, [entry.received for entry in entries])
         if known is None:
             return None

@@ -40,6 +40,12 @@ POINT_TO_NEW_BYTES: LiteralString = (
     " AND sop_instance_uid = %(sop_instance_uid)s AND storage_uri = %(lost)s"
 )
 
+# An instance that is stored again is deleted no more; its former bytes are still to be erased.
+NO_LONGER_DELETED: LiteralString = (
+    "UPDATE removed_objects SET sop_instance_uid = NULL, study_instance_uid = NULL"
+    " WHERE tenant_id = %(tenant_id)s AND sop_instance_uid = ANY (%(sop_instance_uids)s)"
+)
+
 FLAG_CONFLICT: LiteralString = (
     "UPDATE imaging_studies SET demographics_conflict = %(demographics_conflict)s"
     " WHERE tenant_id = %(tenant_id)s AND id = %(id)s"
@@ -115,6 +121,10 @@ class Snapshot:
     issuer: str
     quiet_window_seconds: int | None
     settings_revision: str = ""
+    # Of the batch's instances and studies those that were deleted here.
+    deleted: frozenset[str] = frozenset()
+    deleted_studies: frozenset[str] = frozenset()
+    allows_deleted: bool = True
 
 
 @dataclass(slots=True)
@@ -197,6 +207,9 @@ def read_and_lock(
         issuer=settings.get("issuer") or "",
         quiet_window_seconds=settings.get("quiet_window_seconds"),
         settings_revision=settings.get("revision", ""),
+        deleted=frozenset(found["deleted"] or ()),
+        deleted_studies=frozenset(found["deleted_studies"] or ()),
+        allows_deleted=settings.get("allow_storing_deleted", True),
     )
 
 

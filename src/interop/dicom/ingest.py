@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from traceback import format_tb
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 
@@ -87,8 +87,12 @@ class Ingest:
         spooled: Spooled,
         source: Source,
         expected_study_uid: str | None = None,
+        released_id: UUID | None = None,
     ) -> Outcome:
         """Store one object durably and return what became of it. Never raises for bad input.
+
+        `released_id`: its row in quarantine, from which an operator releases it; it takes the place
+        of what it was refused for (release.py).
 
         On return the object is visible to every reader, or nothing of it is. The spooled file is
         consumed in every case.
@@ -102,7 +106,7 @@ class Ingest:
             except Failure as failure:
                 self._log_refusal(tenant, source, instance, spooled, failure, started_at)
                 return _outcome("refused", instance, failure)
-            return self._commit(tenant, checked, source, started_at)
+            return self._commit(tenant, checked, source, started_at, released_id)
         except OSError as error:
             logger.warning("ingest.spool.failed", extra={"errno": error.errno})
             full = Failure.of(OUT_OF_RESOURCES, "The spool failed; send again later.")
@@ -183,7 +187,12 @@ class Ingest:
             raise
 
     def _commit(
-        self, tenant: Tenant, checked: _Checked, source: Source, started_at: datetime
+        self,
+        tenant: Tenant,
+        checked: _Checked,
+        source: Source,
+        started_at: datetime,
+        released_id: UUID | None,
     ) -> Outcome:
         instance, spooled = checked.instance, checked.spooled
         key = new_key(tenant.id)
@@ -197,6 +206,7 @@ class Ingest:
             sop_instance_uid=instance.sop_instance_uid,
             study_instance_uid=instance.study_instance_uid,
             series_instance_uid=instance.series_instance_uid,
+            released_id=released_id,
         )
         try:
             if self._is_local:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from interop.dicom.failures import Failure
 
-Door = Literal["C-STORE", "STOW-RS", "IMPORT", "AI", "UPLOAD"]
+Door = Literal["C-STORE", "STOW-RS", "IMPORT", "AI", "UPLOAD", "QUARANTINE"]
 Kind = Literal["stored", "duplicate", "refused", "failed"]
 ActorType = Literal["USER", "SYSTEM", "API_CLIENT"]
 

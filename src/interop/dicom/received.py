@@ -10,6 +10,7 @@ import re
 from base64 import b64encode
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
+from uuid import UUID
 
 from interop.dicom import implementation
 from interop.dicom.failures import LIMIT_EXCEEDED, Failure
@@ -56,6 +57,8 @@ class Received:
     sop_instance_uid: str
     study_instance_uid: str
     series_instance_uid: str
+    # Of an object that an operator releases from quarantine: its row there.
+    released_id: UUID | None = None
 
     @property
     def starts_analysis(self) -> bool:

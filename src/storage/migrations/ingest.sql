@@ -50,7 +50,7 @@ BEGIN
         'scheduled', scheduled,
         'settings', (SELECT row_to_json(known) FROM (
             SELECT t.default_issuer_of_patient_id AS issuer, t.quiet_window_seconds,
-                t.xmin::text AS revision
+                t.allow_storing_deleted, t.xmin::text AS revision
             FROM tenant_settings AS t WHERE t.tenant_id = p_tenant) AS known),
         'patients', (SELECT json_agg(known) FROM (
             SELECT i.value, coalesce(i.assigner, '') AS issuer, p.id, p.last_name, p.first_name,
@@ -71,14 +71,19 @@ BEGIN
             SELECT o.sop_instance_uid, o.dataset_hash, o.transfer_syntax_uid, o.storage_uri,
                 o.byte_size
             FROM imaging_objects AS o
-            WHERE o.tenant_id = p_tenant AND o.sop_instance_uid = ANY (p_objects)) AS known));
+            WHERE o.tenant_id = p_tenant AND o.sop_instance_uid = ANY (p_objects)) AS known),
+        'deleted', (SELECT json_agg(DISTINCT r.sop_instance_uid) FROM removed_objects AS r
+            WHERE r.tenant_id = p_tenant AND r.sop_instance_uid = ANY (p_objects)),
+        'deleted_studies', (SELECT json_agg(uid) FROM unnest(p_studies) AS wanted(uid)
+            WHERE EXISTS (SELECT FROM removed_objects AS r
+                WHERE r.tenant_id = p_tenant AND r.study_instance_uid = wanted.uid)));
 END;
 $$;
 
 -- Bind the transaction and lock studies as the caller last saw them. False when anything has
 -- changed since: a study, its pending completeness check, the tenant's settings, or when one of the
--- objects is stored already; the caller then rolls back. A revision is an xmin: the transaction
--- that wrote the row.
+-- objects is stored already or was deleted; the caller then rolls back. A revision is an xmin: the
+-- transaction that wrote the row.
 CREATE OR REPLACE FUNCTION ingest_resume(p_tenant uuid, p_studies uuid[], p_revisions text[],
         p_scheduled uuid[], p_settings text, p_objects text[])
     RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
@@ -102,7 +107,9 @@ BEGIN
         AND p_settings = coalesce(
             (SELECT t.xmin::text FROM tenant_settings AS t WHERE t.tenant_id = p_tenant), '')
         AND NOT EXISTS (SELECT FROM imaging_objects AS o
-            WHERE o.tenant_id = p_tenant AND o.sop_instance_uid = ANY (p_objects));
+            WHERE o.tenant_id = p_tenant AND o.sop_instance_uid = ANY (p_objects))
+        AND NOT EXISTS (SELECT FROM removed_objects AS r
+            WHERE r.tenant_id = p_tenant AND r.sop_instance_uid = ANY (p_objects));
 END;
 $$;
 
@@ -214,6 +221,12 @@ BEGIN
             instance_number int, number_of_frames int, pixel_data_offset bigint,
             frame_length bigint, frame_table text, dicom_json text, source_ae_title text,
             document_title text, content_date text, content_time text);
+    INSERT INTO imaging_changes (tenant_id, action, patient_id, imaging_object_id,
+        study_instance_uid, series_instance_uid, sop_instance_uid)
+        SELECT p_tenant, r.action, r.patient_id, r.id, r.study_uid, r.series_uid,
+            r.sop_instance_uid
+        FROM json_to_recordset(p_objects) AS r(id uuid, action text, patient_id uuid,
+            study_uid text, series_uid text, sop_instance_uid text);
 END;
 $$;
 

@@ -26,6 +26,7 @@ MODULES = (
     "clinical.charting",
     "clinical.treatment",
     "imaging",
+    "imaging_changes",
     "ai",
     "integrations",
     "dicom_routing",

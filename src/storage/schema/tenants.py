@@ -173,6 +173,10 @@ class TenantSettings(TenantTable, Base):
     # FHIR: what is asked of a resource beyond its structure (interop/fhir/validation).
     validation_level: Mapped[str] = one_of("NONE", "BASE", "PROFILE", default="BASE")
     default_issuer_of_patient_id: Mapped[str | None]
+    # Whether an instance that was deleted here is taken when a device sends it again.
+    allow_storing_deleted: Mapped[bool] = flag(True)
+    # How long the change feed of images remembers.
+    change_feed_days: Mapped[int] = bounded(1, 36500, Integer(), server_default=text("365"))
 
 
 class TenantBranding(TenantTable, Base):

@@ -1,0 +1,29 @@
+"""How long images must be kept: the tenant's policy for them, else its default for everything.
+
+Counted from the day on which a study was acquired, or where that is not known, came in.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import LiteralString
+from uuid import UUID
+
+from storage.database import Connection
+
+_KEPT_UNTIL: LiteralString = (
+    "SELECT coalesce(s.acquisition_datetime, s.created_at)"
+    " + make_interval(years => coalesce(p.min_years, t.default_retention_min_years, 0))"
+    " FROM imaging_studies AS s"
+    " LEFT JOIN tenant_settings AS t ON t.tenant_id = s.tenant_id"
+    " LEFT JOIN data_retention_policies AS p ON p.tenant_id = s.tenant_id"
+    " AND p.data_class = 'IMAGING'"
+    " WHERE s.tenant_id = %(tenant_id)s AND s.id = %(study)s"
+)
+
+
+def study_kept_until(connection: Connection, tenant_id: UUID, study_id: UUID) -> datetime | None:
+    """When the study may be deleted at the earliest; None where there is no such study."""
+    values = {"tenant_id": tenant_id, "study": study_id}
+    row = connection.execute(_KEPT_UNTIL, values).fetchone()
+    return row[0] if row else None
