@@ -1,0 +1,249 @@
+"""Sending objects to a peer by C-STORE (PS3.4 Annex B, SCU) on our own data path.
+
+For each SOP class the stored transfer syntax is proposed first, and beside it what can be made of
+it: a peer that takes only uncompressed data sets gets a transcoded copy, every other one the stored
+bytes. `send_objects` is the whole of it; `Sender` is for who decides between two objects.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from interop.dimse.command_set import parse_command
+from interop.dimse.outgoing import NotReadable, ObjectReader, OutgoingObject, outgoing_file
+from interop.dimse.requestor import (
+    LIMITS,
+    MAX_CONTEXTS,
+    Destination,
+    Proposal,
+    RequestedAssociation,
+    SendFailed,
+)
+from interop.dimse.store_request import (
+    Choice,
+    Originator,
+    StoreContexts,
+    StoreRequests,
+    is_stored,
+    made_of,
+    store_status,
+)
+from interop.dimse.transport_guard import (
+    ConnectionLost,
+    DeadlineExceeded,
+    LinkError,
+    TransportLimits,
+)
+
+__all__ = [
+    "Destination",
+    "NotReadable",
+    "ObjectReader",
+    "Originator",
+    "OutgoingObject",
+    "SendCancelled",
+    "SendFailed",
+    "Sender",
+    "SentObject",
+    "outgoing_file",
+    "send_objects",
+]
+
+# How often somebody who waits for a response looks whether it is still wanted.
+_LOOK_SECONDS: Final = 0.25
+
+
+class SendCancelled(Exception):
+    """Who asked for the objects does not want them any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentObject:
+    """What became of one object. `status` is the peer's; None when it was not sent."""
+
+    outgoing: OutgoingObject
+    status: int | None
+    message: str = ""
+    transfer_syntax_uid: str | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        return is_stored(self.status)
+
+
+def never() -> bool:
+    """Nobody cancels."""
+    return False
+
+
+def send_objects(
+    called: Destination,
+    objects: Sequence[OutgoingObject],
+    reader: ObjectReader,
+    *,
+    note: Callable[[SentObject], object] | None = None,
+    is_cancelled: Callable[[], bool] = never,
+    originator: Originator | None = None,
+) -> list[SentObject]:
+    """Send objects in their order; return what became of each, as `note` heard it one by one.
+
+    An object that the peer refuses or that cannot be read is no reason not to send the rest.
+    Raises SendFailed where there is no association with the peer or no more, SendCancelled once
+    `is_cancelled`.
+    """
+    found: list[SentObject] = []
+    kinds = dict.fromkeys(outgoing.kind for outgoing in objects)
+    with Sender(called, kinds, reader, is_cancelled=is_cancelled, originator=originator) as sender:
+        for outgoing in objects:
+            if is_cancelled():
+                raise SendCancelled
+            found.append(sender.send(outgoing))
+            if note is not None:
+                note(found[-1])
+    return found
+
+
+def proposals(kinds: Iterable[tuple[str, str]]) -> list[list[Proposal]]:
+    """What to propose for objects of these kinds, in groups that one association can hold.
+
+    An acceptor settles on one transfer syntax for a context, so each stored one has its own.
+    """
+    stored: dict[str, list[str]] = {}
+    for sop_class_uid, transfer_syntax_uid in dict.fromkeys(kinds):
+        stored.setdefault(sop_class_uid, []).append(transfer_syntax_uid)
+    groups: list[list[Proposal]] = [[]]
+    for sop_class_uid, syntaxes in stored.items():
+        wanted: list[Proposal] = [(sop_class_uid, (syntax,)) for syntax in syntaxes]
+        instead = dict.fromkeys(made for syntax in syntaxes for made in made_of(syntax))
+        if others := tuple(uid for uid in instead if uid not in syntaxes):
+            wanted.append((sop_class_uid, others))
+        if len(groups[-1]) + len(wanted) > MAX_CONTEXTS:
+            groups.append([])
+        groups[-1] += wanted
+    return groups
+
+
+class Sender:
+    """Sends to one peer, over one association at a time. A context manager; not thread-safe."""
+
+    def __init__(
+        self,
+        called: Destination,
+        kinds: Iterable[tuple[str, str]],
+        reader: ObjectReader,
+        *,
+        originator: Originator | None = None,
+        is_cancelled: Callable[[], bool] = never,
+        limits: TransportLimits = LIMITS,
+    ) -> None:
+        """`kinds`: SOP class and transfer syntax of all that may come (OutgoingObject.kind)."""
+        self._called = called
+        self._reader = reader
+        self._originator = originator
+        self._is_cancelled = is_cancelled
+        self._limits = limits
+        self._groups = proposals(kinds)
+        self._group_of = {
+            proposal[0]: number for number, group in enumerate(self._groups) for proposal in group
+        }
+        self._open: _OpenAssociation | None = None
+        self._open_group = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close(is_clean=error is None)
+
+    def send(self, outgoing: OutgoingObject) -> SentObject:
+        """Send one object and wait for its response. Raises SendFailed, SendCancelled.
+
+        An association that ends in the midst of an object is opened again for the next one, unless
+        it ended at its first or the peer fell silent.
+        """
+        opened = self._association(outgoing)
+        choice = opened.contexts.choose(outgoing)
+        if isinstance(choice, str):
+            return SentObject(outgoing, None, choice)
+        try:
+            with self._reader.opened(outgoing, choice.transfer_syntax_uid) as data_set:
+                message_id = opened.next_message_id()
+                opened.requests.send(choice, message_id, outgoing, data_set, self._originator)
+        except NotReadable as error:
+            return SentObject(outgoing, None, str(error))
+        except LinkError as error:
+            return self._broken(outgoing, choice, error)
+        try:
+            status, comment = opened.response(message_id, self._is_cancelled)
+        except LinkError as error:
+            return self._broken(outgoing, choice, error)
+        return SentObject(outgoing, status, comment, choice.transfer_syntax_uid)
+
+    def _association(self, outgoing: OutgoingObject) -> _OpenAssociation:
+        group = self._group_of.get(outgoing.sop_class_uid)
+        if group is None:
+            raise ValueError(f"{outgoing.kind} is not among the kinds that were to be sent")
+        if self._open is not None and group == self._open_group:
+            return self._open
+        self._close(is_clean=True)
+        association = RequestedAssociation.open(self._called, self._groups[group], self._limits)
+        self._open, self._open_group = _OpenAssociation(association), group
+        return self._open
+
+    def _broken(self, outgoing: OutgoingObject, choice: Choice, error: LinkError) -> SentObject:
+        opened = self._open
+        assert opened is not None
+        self._close(is_clean=False)
+        if opened.answered == 0 or isinstance(error, DeadlineExceeded):
+            raise SendFailed(f"{self._called} does not take objects: {error}") from error
+        message = f"the association ended: {error}"
+        return SentObject(outgoing, None, message, choice.transfer_syntax_uid)
+
+    def _close(self, *, is_clean: bool) -> None:
+        opened, self._open = self._open, None
+        if opened is None:
+            return
+        if is_clean:
+            opened.association.release()
+        else:
+            opened.association.abort()
+
+
+class _OpenAssociation:
+    """An association over which objects are sent one after the other."""
+
+    def __init__(self, association: RequestedAssociation) -> None:
+        self.association = association
+        self.contexts = StoreContexts(association.accepted)
+        self.requests = StoreRequests(association.link, association.peer_pdu_bytes)
+        self.answered = 0
+        self._message_id = 0
+
+    def next_message_id(self) -> int:
+        self._message_id = self._message_id % 0xFFFF + 1
+        return self._message_id
+
+    def response(self, message_id: int, is_cancelled: Callable[[], bool]) -> tuple[int, str]:
+        """Wait for the response: status and comment. Raises LinkError, SendCancelled."""
+        link = self.association.link
+        deadline = time.monotonic() + link.limits.idle_seconds
+        while not link.wait(_LOOK_SECONDS):
+            if is_cancelled():
+                raise SendCancelled
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"no response within {link.limits.idle_seconds:.0f} s")
+        received = self.association.stream.next_command()
+        if received is None:
+            raise ConnectionLost("the peer released the association instead of answering")
+        status = store_status(parse_command(received[1]), message_id)
+        self.answered += 1
+        return status
