@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # xdist workers: one per core, but memory for one cluster and server each.
 WORKERS ?= 2
 
-.PHONY: install demo test check faults bench train definitions conformance clean
+.PHONY: install demo test check faults bench train definitions conformance viewer clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ definitions: install
 	$(BIN)/python tools/derive_terminology.py
 	$(BIN)/python tools/derive_profiles.py
 	$(BIN)/python tools/write_own_definitions.py
+
+# OHIF for /viewer, from its npm package (50 MB): checked, rewritten, never in git. See docs/viewer.md.
+viewer: install
+	$(BIN)/python tools/fetch_viewer.py $(if $(ARCHIVE),--archive $(ARCHIVE))
 
 clean:
 	rm -rf $(VENV) data demo-data

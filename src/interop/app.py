@@ -30,6 +30,8 @@ from interop.services import Services, open_services
 from interop.settings import Settings
 from interop.smart import discovery, oauth2
 from interop.smart.origins import AppOrigins
+from interop.viewer import router as viewer
+from interop.viewer.package import ViewerFolder
 from storage.rate_limits import open_buckets
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ def application(
         buckets = open_buckets(services.database, settings.redis_url)
         app.state.limiter = RateLimiter(services.database, services.limits, buckets)
         app.state.origins = AppOrigins(services.database, settings.browser_origins)
+        app.state.viewer = ViewerFolder(settings.effective_viewer_dir)
         app.state.administration = api
         api.state.services = services
         try:
@@ -77,6 +80,7 @@ def application(
             *emergency.routes(),
             *identity.routes(),
             *acting.routes(),
+            *viewer.routes(),
             Route("/docs", documentation.page),
             Mount("/api/v1", api),
             Route("/", index),
@@ -100,6 +104,7 @@ async def index(request: Request) -> Response:
             "dicomweb": f"{base}/t/{{tenant}}/dicom-web/studies",
             "token": f"{base}/t/{{tenant}}/oauth2/token",
             "administration": f"{base}/docs",
+            "viewer": f"{base}/viewer",
             "health": f"{base}/readyz",
         }
     )

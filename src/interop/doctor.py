@@ -20,6 +20,7 @@ from interop.dimse.endpoints import NoEndpoint, endpoints
 from interop.dimse.tls import TlsConfigurationError, TlsFiles
 from interop.settings import Settings, is_loopback
 from interop.supervisor import running_database
+from interop.viewer.package import HOW_TO_ADD, VERSION, ViewerFolder
 from storage.database import Database
 from storage.objects import open_object_store
 from storage.objects.keys import new_key
@@ -51,6 +52,7 @@ def examine(settings: Settings) -> list[Check]:
         ("listeners", _listeners),
         ("dicom tls", _dicom_tls),
         ("ai", _ai),
+        ("viewer", _viewer),
     ]
     report = []
     for name, check in checks:
@@ -226,3 +228,15 @@ def _ai(settings: Settings) -> Check:
         else "the ai extra is installed",
         required=False,
     )
+
+
+def _viewer(settings: Settings) -> Check:
+    folder = settings.effective_viewer_dir
+    viewer = ViewerFolder(folder).current()
+    if viewer is None:
+        return Check(
+            "viewer", False, f"nothing in INTEROP_VIEWER_DIR ({folder}): {HOW_TO_ADD}", False
+        )
+    if problem := viewer.problem():
+        return Check("viewer", False, f"{folder}: {problem}; remove it and {HOW_TO_ADD}")
+    return Check("viewer", True, f"OHIF {VERSION}, {len(viewer.files)} files with their digests")

@@ -173,6 +173,16 @@ class Settings(BaseSettings):
         None,
         description="PEM file of certificate authorities for outgoing calls, besides the system's.",
     )
+    viewer_dir: Path | None = Field(
+        None,
+        description="Folder of the viewer that `make viewer` brings; default: DATA_DIR/viewer.",
+    )
+    viewer_notice: str = Field(
+        "always",
+        pattern="^(always|never)$",
+        description="Whether the viewer says that it is for investigational use only; it is no "
+        "medical device, and who says never takes that decision.",
+    )
     durability: str = Field(
         "full",
         pattern="^(full|relaxed)$",
@@ -238,6 +248,10 @@ class Settings(BaseSettings):
     @property
     def effective_objects_url(self) -> str:
         return self.objects_url or (self.data_dir / "objects").as_uri()
+
+    @property
+    def effective_viewer_dir(self) -> Path:
+        return (self.viewer_dir or self.data_dir / "viewer").expanduser().absolute()
 
     @property
     def spool_dir(self) -> Path:

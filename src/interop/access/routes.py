@@ -185,6 +185,15 @@ ROUTES: dict[tuple[str, str], Rule] = {
     ("POST", "/t/{tenant}/account/totp/begin"): _SESSION,
     ("POST", "/t/{tenant}/account/totp/confirm"): _SESSION,
     ("POST", "/t/{tenant}/account/totp/disable"): _SESSION,
+    # The viewer. Its files are the same for everybody; its token is of a session.
+    ("GET", "/viewer"): _PUBLIC,
+    ("GET", "/viewer/"): _PUBLIC,
+    ("GET", "/viewer/{build}/{name:path}"): _PUBLIC,
+    ("GET", "/t/{tenant}/viewer"): _SESSION,
+    ("GET", "/t/{tenant}/viewer/app-config.js"): _SESSION,
+    ("GET", "/t/{tenant}/viewer/signed-in"): _SESSION,
+    ("POST", "/t/{tenant}/viewer/token"): _SESSION,
+    ("GET", "/t/{tenant}/viewer/{path:path}"): _SESSION,
     # Administration.
     ("GET", ADMINISTRATION): _administered("r", _SETTINGS),
     ("GET", f"{ADMINISTRATION}/settings"): _administered("r", _SETTINGS),

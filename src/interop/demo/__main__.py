@@ -19,8 +19,10 @@ from interop.demo import account, images, records
 from interop.demo.clinic import DemoClinic
 from interop.demo.images import DemoStudy
 from interop.demo.patients import PATIENTS
+from interop.demo.person import sign_in_of_dentist
 from interop.progress import progress_bar
 from interop.settings import Settings
+from interop.viewer.package import ViewerFolder
 
 STUDIES = (
     DemoStudy("PX", "Panoramic radiograph", PATIENTS[0], "20260914", "PX-2026-01"),
@@ -49,7 +51,9 @@ def run(settings: Settings, *, once: bool) -> None:
         files = make_images(settings.data_dir / "demo-images")
         send(clinic, files)
         found = clinic.wait_for_ai()
-        account.tell(clinic, STUDIES, files, found)
+        has_viewer = ViewerFolder(settings.effective_viewer_dir).current() is not None
+        sign_in = sign_in_of_dentist(interop, clinic.tenant) if has_viewer else None
+        account.tell(clinic, STUDIES, files, found, sign_in)
         if once:
             return
         print("Serving until Ctrl-C.", flush=True)

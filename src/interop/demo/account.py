@@ -22,12 +22,18 @@ COUNTED = (
 
 
 def tell(
-    clinic: DemoClinic, studies: Sequence[DemoStudy], files: dict[str, list[Path]], ai: AiOutcome
+    clinic: DemoClinic,
+    studies: Sequence[DemoStudy],
+    files: dict[str, list[Path]],
+    ai: AiOutcome,
+    sign_in: tuple[str, str] | None,
 ) -> None:
+    """`sign_in` opens the viewer; None where there is no viewer."""
     console = Console(soft_wrap=True, highlight=False)
     _stored(console, clinic, studies)
     _found(console, ai)
     _lines(console, clinic, studies, files)
+    _viewer(clinic, studies, sign_in)
 
 
 def _stored(console: Console, clinic: DemoClinic, studies: Sequence[DemoStudy]) -> None:
@@ -107,3 +113,17 @@ storescu -aec {peer} '{files["PX"][0]}'
 {Path(sys.prefix) / "bin" / "dicomweb_client"} --url '{web}' --bearer-token "$(cat {header.with_name(TOKEN_FILE)})" \\
     search instances --study '{ct}' --limit 3
 """, flush=True)  # fmt: skip  # noqa: E501
+
+
+def _viewer(
+    clinic: DemoClinic, studies: Sequence[DemoStudy], sign_in: tuple[str, str] | None
+) -> None:
+    if sign_in is None:
+        print("viewer    not here yet; 'make viewer' brings it\n", flush=True)
+        return
+    base = f"{clinic.settings.effective_public_url}/t/{clinic.tenant.slug}/viewer"
+    email, password = sign_in
+    print(f"""viewer    {base}
+          {base}?StudyInstanceUIDs={studies[1].study_uid}   (the cone beam CT)
+sign in   {email}   {password}
+""", flush=True)  # fmt: skip

@@ -98,9 +98,12 @@ def token_hash(token: str) -> str:
 
 
 async def current_session(
-    services: Services, tenant: Tenant, request: Request
+    services: Services, tenant: Tenant, request: Request, *, is_activity: bool = True
 ) -> UserSession | None:
-    """The live session of the request's cookie in `tenant`, else None."""
+    """The live session of the request's cookie in `tenant`, else None.
+
+    What a page asks by itself, while nobody does anything, is no activity: the session may end.
+    """
     token = request.cookies.get(COOKIE)
     if not token or not tenant.is_readable:
         return None
@@ -114,7 +117,7 @@ async def current_session(
         row = await (await connection.execute(_FIND, values)).fetchone()
         if row is None:
             return None
-        if row[7]:
+        if row[7] and is_activity:
             await connection.execute(_TOUCH, {**values, "id": row[0]})
     return UserSession(row[0], row[1], row[2], row[3], row[4], tuple(row[5]), row[6])
 

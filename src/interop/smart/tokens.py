@@ -85,8 +85,9 @@ class TokenService:
         name: str,
         scopes: Scopes,
         subject: Subject = NOBODY,
+        lifetime_seconds: int | None = None,
     ) -> str:
-        """A signed token for `scopes` in `tenant`, valid for `lifetime_seconds`."""
+        """A signed token for `scopes` in `tenant`, valid as long as others or as it is said."""
         key = self.keys.signing(ACCESS_TOKEN_ALGORITHM)
         now = int(time.time())
         claims = {
@@ -102,7 +103,7 @@ class TokenService:
             "grant": _text(subject.grant_id),
             "via": _text(subject.via_tenant_id),
             "iat": now,
-            "exp": now + self.lifetime_seconds,
+            "exp": now + (lifetime_seconds or self.lifetime_seconds),
             "jti": str(uuid4()),
         }
         header = {"alg": ACCESS_TOKEN_ALGORITHM, "typ": TYPE, "kid": key.kid}
