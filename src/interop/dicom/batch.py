@@ -17,7 +17,7 @@ import orjson
 
 from ai import completeness
 from interop.dicom import imaging_rows as rows
-from interop.dicom import release
+from interop.dicom import release, routing
 from interop.dicom.failures import (
     DUPLICATE_SOP_INSTANCE,
     NOT_AUTHORIZED,
@@ -111,6 +111,7 @@ def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) 
     _quarantine(connection, batch)
     _after_release(connection, batch)
     _schedule_checks(connection, batch)
+    _route(connection, batch, changes)
     _revise(batch, revision)
     return batch
 
@@ -148,6 +149,7 @@ def store_as_seen(
     revision = rows.write_as_seen(connection, tenant_id, known, uids, changes, batch.record)
     if revision is None:
         return None
+    _route(connection, batch, changes)
     _revise(batch, revision)
     return batch
 
@@ -526,6 +528,33 @@ def _schedule_checks(connection: Connection, batch: Batch) -> None:
             queue=completeness.QUEUE,
             schedule_at=datetime.now(UTC) + timedelta(seconds=seconds),
         )
+
+
+def _route(connection: Connection, batch: Batch, changes: Changes) -> None:
+    """Have what was stored sent on, where the organization has rules for that."""
+    if not batch.known.has_routes or not changes.objects:
+        return
+    ids = {row["sop_instance_uid"]: row["id"] for row in changes.objects}
+    arrivals = []
+    for n, received in enumerate(batch.objects):
+        if batch.results[n].kind != "stored":
+            continue
+        study = batch.studies[received.study_instance_uid]
+        arrivals.append(
+            routing.Arrival(
+                imaging_object_id=ids[received.sop_instance_uid],
+                study_id=study.id,
+                patient_id=study.patient_id,
+                sop_class_uid=received.sop_class_uid,
+                modality=received.modality,
+                calling_ae_title=received.source.calling_ae_title or "",
+                study_description=received.instance.text(0x00081030),
+                body_part=received.instance.text(0x00180015),
+                manufacturer=received.instance.text(0x00080070),
+                station_name=received.instance.text(0x00081010),
+            )
+        )
+    routing.enqueue(connection, batch.tenant_id, arrivals)
 
 
 def _forget_quarantined(connection: Connection, batch: Batch) -> None:

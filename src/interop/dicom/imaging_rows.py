@@ -125,6 +125,8 @@ class Snapshot:
     deleted: frozenset[str] = frozenset()
     deleted_studies: frozenset[str] = frozenset()
     allows_deleted: bool = True
+    # Whether the tenant has rules by which objects are sent on.
+    has_routes: bool = False
 
 
 @dataclass(slots=True)
@@ -209,6 +211,7 @@ def read_and_lock(
         settings_revision=settings.get("revision", ""),
         deleted=frozenset(found["deleted"] or ()),
         deleted_studies=frozenset(found["deleted_studies"] or ()),
+        has_routes=found["has_routes"],
         allows_deleted=settings.get("allow_storing_deleted", True),
     )
 

@@ -28,6 +28,7 @@ class _Known:
     issuer: str
     quiet_window_seconds: int | None
     settings_revision: str
+    has_routes: bool
 
 
 class KnownStudies:
@@ -66,6 +67,7 @@ class KnownStudies:
             issuer=first.issuer,
             quiet_window_seconds=first.quiet_window_seconds,
             settings_revision=first.settings_revision,
+            has_routes=first.has_routes,
         )
 
     def remember(self, batch: Batch) -> None:
@@ -75,7 +77,8 @@ class KnownStudies:
             study.settle()
             series = {s: found for (of, s), found in known.series.items() if of == uid}
             self._known[batch.tenant_id, uid] = _Known(
-                study, series, known.issuer, known.quiet_window_seconds, known.settings_revision
-            )
+                study, series, known.issuer, known.quiet_window_seconds, known.settings_revision,
+                known.has_routes,
+            )  # fmt: skip
         while len(self._known) > _MOST_STUDIES:
             self._known.popitem(last=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from pynetdicom.presentation import build_context
 
 from interop.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from interop.dimse.presentation import VERIFICATION_SOP_CLASS
+from interop.dimse.requestor import Destination, SendFailed
 from interop.dimse.transport_guard import GuardedApplicationEntity
 
 # PS3.8 9.3.2.2: ids are odd numbers in one byte.
@@ -30,10 +31,6 @@ RESPONSE_SECONDS: Final = 120.0
 _PDU_BYTES = 128 << 10
 
 _config.STORE_SEND_CHUNKED_DATASET = True
-
-
-class SendFailed(Exception):
-    """The association with the peer was not established or broke."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +65,9 @@ class _Candidate:
     transfer_syntax_uid: str
 
 
-# Called with 1 after each file, sent or not.
+# Destination with 1 after each file, sent or not.
 Progress = Callable[[int], object]
 _Note = Callable[[Sent], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Called:
-    """The peer that is called, by plain DICOM where there is no TLS context."""
-
-    host: str
-    port: int
-    called_ae_title: str
-    calling_ae_title: str
-    tls_context: ssl.SSLContext | None
-
-    def __str__(self) -> str:
-        return f"{self.called_ae_title} at {self.host}:{self.port}"
 
 
 def echo(
@@ -97,8 +80,8 @@ def echo(
 ) -> int:
     """Send C-ECHO; return its status. Raises SendFailed."""
     contexts = [build_context(VERIFICATION_SOP_CLASS)]
-    called = _Called(host, port, called_ae_title, calling_ae_title, tls_context)
-    with _association(called, contexts) as association:
+    called = Destination(host, port, called_ae_title, calling_ae_title, tls_context)
+    with associated(called, contexts) as association:
         response = association.send_c_echo()
         if "Status" not in response:
             raise SendFailed(f"{called} did not answer the C-ECHO")
@@ -126,7 +109,7 @@ def send(
         if progress is not None:
             progress(1)
 
-    called = _Called(host, port, called_ae_title, calling_ae_title, tls_context)
+    called = Destination(host, port, called_ae_title, calling_ae_title, tls_context)
     for group in _grouped(_files(paths), note):
         _send_group(group, called, note)
     return report
@@ -162,10 +145,10 @@ def _grouped(paths: Iterable[Path], note: _Note) -> Iterator[list[_Candidate]]:
         yield group
 
 
-def _send_group(group: list[_Candidate], called: _Called, note: _Note) -> None:
+def _send_group(group: list[_Candidate], called: Destination, note: _Note) -> None:
     wanted = sorted({(c.sop_class_uid, c.transfer_syntax_uid) for c in group})
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
-    with _association(called, contexts) as association:
+    with associated(called, contexts) as association:
         for number, candidate in enumerate(group):
             if not association.is_established:
                 raise SendFailed(f"{called} ended the association")
@@ -183,7 +166,17 @@ def _send_one(association: Any, candidate: _Candidate, message_id: int) -> Sent:
 
 
 @contextmanager
-def _association(called: _Called, contexts: list[Any]) -> Iterator[Any]:
+def associated(
+    called: Destination,
+    contexts: list[Any],
+    *,
+    roles: Sequence[Any] = (),
+    handlers: Sequence[tuple[Any, Callable[[Any], Any]]] = (),
+) -> Iterator[Any]:
+    """pynetdicom's association with the peer, released at the end. Raises SendFailed.
+
+    `roles` are SCP/SCU role selections (PS3.7 D.3.3.4), `handlers` serve what the peer asks of us.
+    """
     entity = GuardedApplicationEntity(called.calling_ae_title)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -197,7 +190,8 @@ def _association(called: _Called, contexts: list[Any]) -> Iterator[Any]:
         contexts=contexts,
         ae_title=called.called_ae_title,
         max_pdu=_PDU_BYTES,
-        evt_handlers=[(evt.EVT_CONN_OPEN, lambda _: connected.set())],
+        ext_neg=list(roles),
+        evt_handlers=[(evt.EVT_CONN_OPEN, lambda _: connected.set()), *handlers],
         tls_args=(called.tls_context, called.host) if called.tls_context else None,
     )
     if not association.is_established:
@@ -211,12 +205,12 @@ def _association(called: _Called, contexts: list[Any]) -> Iterator[Any]:
             association.release()
 
 
-def _why_not_connected(called: _Called) -> str:
+def _why_not_connected(called: Destination) -> str:
     failure = getattr(called.tls_context, "failure", None)
     return f"no TLS with {called}: {failure}" if failure else f"no connection to {called}"
 
 
-def _why(association: Any, called: _Called) -> str:
+def _why(association: Any, called: Destination) -> str:
     if association.is_rejected:
         answer = association.acceptor.primitive
         return (

@@ -48,6 +48,9 @@ BEGIN
     RETURN json_build_object(
         'studies', studies,
         'scheduled', scheduled,
+        -- Whoever changes rules touches the tenant's settings, so a revision tells of it.
+        'has_routes', EXISTS (SELECT FROM dicom_routing_rules AS r
+            WHERE r.tenant_id = p_tenant AND r.enabled),
         'settings', (SELECT row_to_json(known) FROM (
             SELECT t.default_issuer_of_patient_id AS issuer, t.quiet_window_seconds,
                 t.allow_storing_deleted, t.xmin::text AS revision

@@ -147,6 +147,8 @@ class DicomDelivery(TenantTable, Base):
     )
     attempts: Mapped[int] = bounded(0, None, Integer(), server_default=text("0"))
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    # A worker sends it until then; one that dies does not renew it.
+    claimed_until: Mapped[datetime | None]
     delivered_at: Mapped[datetime | None]
     # The peer's: a C-STORE status, a STOW-RS Failure Reason or an HTTP status.
     status_code: Mapped[int | None]
