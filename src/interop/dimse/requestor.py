@@ -42,6 +42,7 @@ MAX_CONTEXTS: Final = 128
 
 _A_ASSOCIATE_AC, _A_ASSOCIATE_RJ, _A_RELEASE_RP = 0x02, 0x03, 0x06
 _A_RELEASE_RQ: Final = b"\x05\0\0\0\0\4\0\0\0\0"
+_FIXED_BYTES: Final = 68  # of an A-ASSOCIATE-AC (PS3.8 9.3.3)
 # 128 contexts answer in 10 KB; user information may repeat what it was asked.
 _LONGEST_ANSWER: Final = 256 << 10
 LIMITS: Final = TransportLimits(
@@ -175,7 +176,8 @@ def _answer(link: Link, called: Destination, limits: TransportLimits) -> Any:
         # In TLS 1.3 a peer hears of our certificate after we have taken the connection as made.
         hint = "; it may not accept our certificate" if called.tls_context else ""
         raise SendFailed(f"{called} aborted the association{hint}")
-    if kind not in (_A_ASSOCIATE_AC, _A_ASSOCIATE_RJ) or length > _LONGEST_ANSWER:
+    shortest = {_A_ASSOCIATE_AC: _FIXED_BYTES, _A_ASSOCIATE_RJ: 4}.get(kind)
+    if shortest is None or not shortest <= length <= _LONGEST_ANSWER:
         raise SendFailed(f"{called} answers with PDU type 0x{kind:02X} of {length} bytes")
     body = bytes(link.read(length))
     pdu = A_ASSOCIATE_AC() if kind == _A_ASSOCIATE_AC else A_ASSOCIATE_RJ()

@@ -186,6 +186,10 @@ class Sender:
             status, comment = opened.response(message_id, self._is_cancelled)
         except LinkError as error:
             return self._broken(outgoing, choice, error)
+        except SendCancelled:
+            # A response is still due, so this association carries nothing else.
+            self._close(is_clean=False)
+            raise
         return SentObject(outgoing, status, comment, choice.transfer_syntax_uid)
 
     def _association(self, outgoing: OutgoingObject) -> _OpenAssociation:
