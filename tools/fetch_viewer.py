@@ -134,7 +134,7 @@ def license_of(archive: Path) -> bytes:
 
 def written(files: Files, folder: Path) -> Viewer:
     """The files as they are served, written with what each compresses to."""
-    build = f"{VERSION}-{digest_of(rewritten(files, '/'))[:12]}"
+    build = f"{VERSION}-{digest_of(rewritten(files, '/viewer/'))[:12]}"
     base = f"/viewer/{build}/"
     ready = rewritten(files, base)
     for name, data in ready.items():
