@@ -22,8 +22,8 @@ test: install
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 check: install
-	$(BIN)/ruff format --check src tests tools benchmarks
-	$(BIN)/ruff check src tests tools benchmarks
+	$(BIN)/ruff format --check src tests tools benchmarks conformance
+	$(BIN)/ruff check src tests tools benchmarks conformance
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_sizes.py
@@ -34,6 +34,11 @@ faults: install
 
 bench: install
 	$(BIN)/python -m benchmarks.run
+
+# Checks DICOMweb and DIMSE against the standard, of our own server started for it or of any other:
+# make conformance CONFORMANCE_ARGS="--dicom-web URL --token T --dicom HOST:PORT --called AET"
+conformance: install
+	$(BIN)/python -m conformance --output build/conformance $(CONFORMANCE_ARGS)
 
 # Trains the panoramic bundle on the synthetic phantom and writes weights, metrics and digest.
 train: install
