@@ -1,4 +1,4 @@
-"""What the decode child can be asked: a decoded frame, displayed values, a picture."""
+"""What the decode child can be asked: a frame decoded or encoded, displayed values, a picture."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from interop.dicom.decode import Array, CannotDecode, colour_space, decode_frame
 from interop.dicom.display import Window, displayed, in_displayed_polarity
+from interop.dicom.encode import encode_frame
 from interop.dicom.picture import picture
 from interop.dicom.pixels import PixelDescription
 
@@ -21,6 +22,8 @@ def answer(header: dict[str, Any], frame: bytes) -> Answer:
     match header["wanted"]:
         case "native":
             return _native(described, stored)
+        case "encoded":
+            return _encoded(described, stored, header["transfer_syntax_uid"])
         case "polarity":
             return _array(in_displayed_polarity(described, stored))
         case "picture":
@@ -41,6 +44,24 @@ def _native(described: PixelDescription, stored: Array) -> Answer:
         return {
             "photometric_interpretation": described.photometric_interpretation
         }, packed.tobytes()
+    values = _native_values(described, stored)
+    return {"photometric_interpretation": colour_space(described)}, values.tobytes()
+
+
+def _encoded(described: PixelDescription, stored: Array, transfer_syntax_uid: str) -> Answer:
+    """Return the frame in another transfer syntax, from the values of its native form."""
+    if described.bits_allocated == 1:
+        raise CannotDecode("images of single bits are sent uncompressed only")
+    encoded, interpretation = encode_frame(
+        described,
+        colour_space(described),
+        _native_values(described, stored),
+        transfer_syntax_uid,
+    )
+    return {"photometric_interpretation": interpretation}, encoded
+
+
+def _native_values(described: PixelDescription, stored: Array) -> Array:
     kind = "f" if described.is_float else "i" if described.is_signed else "u"
     dtype = np.dtype(f"<{kind}{described.bits_allocated // 8}")
     if stored.dtype.itemsize > dtype.itemsize:
@@ -56,8 +77,7 @@ def _native(described: PixelDescription, stored: Array) -> Answer:
             if described.bits_stored < (dtype.itemsize * 8)
             else stored.view(stored.dtype.str.replace("u", "i"))
         )
-    values = np.ascontiguousarray(stored).astype(dtype, copy=False)
-    return {"photometric_interpretation": colour_space(described)}, values.tobytes()
+    return np.ascontiguousarray(stored).astype(dtype, copy=False)
 
 
 def _array(array: Array) -> Answer:

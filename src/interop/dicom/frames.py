@@ -17,7 +17,11 @@ from uuid import UUID
 from interop.dicom.decodable import COMPRESSED, can_decode
 from interop.dicom.decode_pool import shared_pool
 from interop.dicom.failures import Failure
-from interop.dicom.filemeta import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN
+from interop.dicom.filemeta import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+)
 from interop.dicom.frame_table import entry, join_fragments
 from interop.dicom.inflate import inflate
 from interop.dicom.json_values import swap_words
@@ -228,20 +232,36 @@ class OpenedObject:
         samples = described.rows * described.columns * described.samples_per_pixel
         return (samples * described.bits_allocated + 7) // 8
 
-    def native_frame(self, index: int) -> bytes:
-        """Return a frame, counted from 0, uncompressed and little endian."""
+    def stored_frame(self, index: int) -> bytes:
+        """Return a frame, counted from 0: its codestream, or native pixels, little endian."""
         found = frame_range(self.row, index)
         if found is None:
             raw = _made_frame(self, index)
         else:
             raw = _read_range(self.objects, self.key, found, index)
-        if self.row.transfer_syntax_uid in COMPRESSED:
-            described = description(self.objects, self.row, index)
-            header = {"wanted": "native", "pixels": described.as_json()}
-            return shared_pool().ask(header, raw)[1]
         if self.row.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
             return _little_endian(self.instance, raw)
         return raw
+
+    def native_frame(self, index: int) -> bytes:
+        """Return a frame, counted from 0, uncompressed and little endian."""
+        raw = self.stored_frame(index)
+        if self.row.transfer_syntax_uid not in COMPRESSED:
+            return raw
+        described = description(self.objects, self.row, index)
+        return shared_pool().ask({"wanted": "native", "pixels": described.as_json()}, raw)[1]
+
+    def encoded_frame(self, index: int, transfer_syntax_uid: str) -> bytes:
+        """Return a frame, counted from 0, in another transfer syntax."""
+        described = description(self.objects, self.row, index)
+        if described.transfer_syntax_uid not in COMPRESSED:
+            described.transfer_syntax_uid = EXPLICIT_VR_LITTLE_ENDIAN
+        request = {
+            "wanted": "encoded",
+            "pixels": described.as_json(),
+            "transfer_syntax_uid": transfer_syntax_uid,
+        }
+        return shared_pool().ask(request, self.stored_frame(index))[1]
 
 
 def description(objects: FrameObjects, row: FrameRow, index: int) -> PixelDescription:

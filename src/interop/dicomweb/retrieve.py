@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from interop.access import Caller
 from interop.dicom import transcode
+from interop.dicom.decodable import can_transcode, targets_of
 from interop.dicomweb.bulkdata import local_file
 from interop.dicomweb.decoding import decode_slots
 from interop.dicomweb.media_types import (
@@ -121,8 +122,9 @@ def plan_of(stored: str, choice: DicomChoice) -> str | None:
             return stored
         if wanted == DEFAULT and (stored == EXPLICIT_VR_LITTLE_ENDIAN or is_lossy(stored)):
             return stored
-        if wanted in (DEFAULT, EXPLICIT_VR_LITTLE_ENDIAN) and transcode.can_transcode(stored):
-            return EXPLICIT_VR_LITTLE_ENDIAN
+        made = wanted or EXPLICIT_VR_LITTLE_ENDIAN
+        if can_transcode(stored, made):
+            return made
     return None
 
 
@@ -138,7 +140,7 @@ def _servable(choice: DicomChoice) -> str | None:
 def not_acceptable(instances: list[StoredInstance]) -> NotAcceptable:
     """Name what could be had instead."""
     stored = sorted({instance.transfer_syntax_uid for instance in instances})
-    possible = [EXPLICIT_VR_LITTLE_ENDIAN] if any(map(transcode.can_transcode, stored)) else []
+    possible = [uid for syntax in stored for uid in targets_of(syntax)]
     listed = ", ".join(dict.fromkeys([*stored, *possible]))
     return NotAcceptable(f"available transfer syntaxes: {listed}; or * for each as it is stored")
 
@@ -175,7 +177,13 @@ async def _transcoded_parts(
         with services.spool.temporary_folder() as folder:
             made = folder / "object"
             await decode_slots().run(
-                tenant_id, _transcode, services, instance, made, is_patient=head is not heads[0]
+                tenant_id,
+                _transcode,
+                services,
+                instance,
+                made,
+                syntax,
+                is_patient=head is not heads[0],
             )
             yield head
             with made.open("rb", buffering=0) as file:
@@ -185,6 +193,6 @@ async def _transcoded_parts(
         yield tail
 
 
-def _transcode(services: Services, instance: StoredInstance, made: Path) -> None:
+def _transcode(services: Services, instance: StoredInstance, made: Path, syntax: str) -> None:
     with local_file(services.objects, instance.storage_uri, services.spool) as file:
-        transcode.to_explicit_vr_little_endian(file, made)
+        transcode.transcode(file, made, syntax)

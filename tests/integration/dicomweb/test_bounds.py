@@ -362,13 +362,13 @@ def test_a_transcoded_copy_lies_where_the_next_process_cleans_up(
 ) -> None:  # fmt: skip
     url, _ = compressed
     made: list[Path] = []
-    original = transcode.to_explicit_vr_little_endian
+    original = transcode.transcode
 
-    def noting(source: Path, target: Path) -> None:
+    def noting(source: Path, target: Path, transfer_syntax_uid: str) -> None:
         made.append(target)
-        original(source, target)
+        original(source, target, transfer_syntax_uid)
 
-    monkeypatch.setattr(transcode, "to_explicit_vr_little_endian", noting)
+    monkeypatch.setattr(transcode, "transcode", noting)
     answer = http.get(url, headers={"Accept": 'multipart/related; type="application/dicom"'})
 
     assert answer.status_code == 200
