@@ -27,6 +27,7 @@ from interop.fhir.router import routes as fhir_routes
 from interop.fhir.search import reindexing
 from interop.move_duty import end_dead_moves
 from interop.place_keeper import PlaceKeeper, Prepare, render, tenants_here
+from interop.routing import tasks as dicom_tasks
 from interop.services import Services, open_services
 from interop.settings import Settings
 from interop.smart.pruning import prune
@@ -61,6 +62,7 @@ def run(settings: Settings) -> None:
         _register_keys(runner, services)
         _register_search(runner, services)
         _register_async_requests(runner, requests)
+        dicom_tasks.register(runner, services)
 
     with closing(requests):
         _run(services, prepare, stop)

@@ -50,7 +50,6 @@ from interop.dimse.upper_layer import (
     A_ASSOCIATE_RQ,
     A_RELEASE_RP,
     NOT_SPECIFIED,
-    UNEXPECTED_PARAMETER,
     UNEXPECTED_PDU,
     UNRECOGNIZED_PDU,
     AssociateRequest,
@@ -201,6 +200,7 @@ class Association:
         conversation = Conversation(backend, admission, negotiated, self._link, stream)
         while True:
             self._set_busy(False)
+            conversation.reports.send_while_silent(conversation)
             received = stream.next_command()
             if received is None:
                 return
@@ -212,7 +212,7 @@ class Association:
             elif request.command_field == C_CANCEL_RQ:
                 continue  # PS3.7 9.3.2.3: it came after the final response, nothing is left to do
             elif request.command_field & RESPONSE_BIT:
-                raise ProtocolViolation("a response that nobody asked for", UNEXPECTED_PARAMETER)
+                conversation.reports.take_response(conversation, context_id, request)
             else:
                 serve(conversation, context_id, request)
 

@@ -30,7 +30,10 @@ from interop.dimse.presentation import AcceptedContext
 from interop.dimse.registry import RESOURCE_TYPE
 from interop.dimse.transactions import AuditRow, Transaction, TransactionRecorder, storable
 from interop.dimse.transport_guard import Link, LinkError
+from interop.settings import Settings
 from storage.audit import system_audit
+from storage.database import Database
+from storage.objects import ObjectStore
 
 # A UID of 64 characters is the longest; what ingest must see to refuse it needs little more.
 _LONGEST_UID_KEPT: Final = 1024
@@ -38,11 +41,14 @@ _LONGEST_UID_KEPT: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class StorageBackend:
-    """What the data path of every association shares."""
+    """What the services of every association share."""
 
     spool: Spool
     ingest: Ingest
     recorder: TransactionRecorder
+    database: Database
+    objects: ObjectStore
+    settings: Settings
 
 
 class _Receiver:

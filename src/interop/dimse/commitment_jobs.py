@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -32,8 +31,6 @@ from interop.dimse.commitment_messages import (
 )
 from interop.dimse.commitment_records import (
     ASK_TASK,
-    OVERDUE_TASK,
-    QUEUE,
     REPORT_TASK,
     VERIFY_TASK,
     Commitment,
@@ -45,7 +42,6 @@ from interop.dimse.scu import associated
 from interop.dimse.tls import TlsConfigurationError
 from interop.settings import Settings
 from storage.database import Connection, Database
-from storage.jobs import JobRunner
 from storage.objects import ObjectStore
 from storage.objects.store import ObjectStoreUnavailable
 from storage.tenancy import Tenant, TenantDirectory
@@ -76,26 +72,6 @@ class CommitmentServices(Protocol):
     def objects(self) -> ObjectStore: ...
     @property
     def tenants(self) -> TenantDirectory: ...
-
-
-def register(runner: JobRunner, services: CommitmentServices) -> None:
-    """Give the runner the tasks of Storage Commitment."""
-
-    def run(step: Callable[[CommitmentServices, Tenant, UUID], object]) -> Callable[..., None]:
-        def task(tenant_id: str, commitment_id: str) -> None:
-            tenant = services.tenants.by_id(UUID(tenant_id))
-            if tenant is not None and tenant.is_active:
-                step(services, tenant, UUID(commitment_id))
-
-        return task
-
-    for name, step in (
-        (VERIFY_TASK, verify),
-        (REPORT_TASK, report),
-        (ASK_TASK, ask),
-        (OVERDUE_TASK, give_up_waiting),
-    ):
-        runner.task(name, queue=QUEUE, attempts=10)(run(step))
 
 
 # -- as SCP -------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ PUSH_MODEL_SOP_CLASS: Final = "1.2.840.10008.1.20.1"
 PUSH_MODEL_SOP_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
 REQUEST_STORAGE_COMMITMENT: Final = 1  # Action Type ID
 ALL_COMMITTED, FAILURES_EXIST = 1, 2  # Event Type IDs
+EVENT_TYPE_ID: Final = 0x1002  # the command element that has one of them
 
 # PS3.7 10.1.1.1.8 and 10.1.4.1.10.
 SUCCESS: Final = 0x0000

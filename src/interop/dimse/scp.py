@@ -33,6 +33,7 @@ from interop.dimse.transactions import TransactionRecorder
 from interop.dimse.transport_guard import LISTEN_BACKLOG, TransportLimits
 from interop.settings import Settings
 from storage.database import Database
+from storage.objects import ObjectStore
 from storage.tenancy import TenantDirectory
 
 logger = logging.getLogger(__name__)
@@ -59,11 +60,8 @@ class DimseServices(Protocol):
     def spool(self) -> Spool: ...
     @property
     def ingest(self) -> Ingest: ...
-
-
-class ProductServices(DimseServices, Protocol):
-    """The same with the settings, for `run`."""
-
+    @property
+    def objects(self) -> ObjectStore: ...
     @property
     def settings(self) -> Settings: ...
 
@@ -91,7 +89,14 @@ def open_context(
     )
     return AssociationContext(
         policy,
-        StorageBackend(services.spool, services.ingest, recorder),
+        StorageBackend(
+            services.spool,
+            services.ingest,
+            recorder,
+            services.database,
+            services.objects,
+            services.settings,
+        ),
         transport_limits or TransportLimits(),
         refusals,
     )
@@ -278,7 +283,7 @@ def serve(
         raise failures[0]
 
 
-def run(services: ProductServices) -> None:
+def run(services: DimseServices) -> None:
     """The DIMSE worker's main: serve until SIGTERM or SIGINT. Call it in the main thread."""
     # What start-up made stays: no collection need ever walk it again.
     gc.collect()

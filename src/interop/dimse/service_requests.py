@@ -20,6 +20,7 @@ from interop.dimse.command_set import (
     response,
 )
 from interop.dimse.messages import MessageStream, encode_message
+from interop.dimse.pending_reports import PendingReports
 from interop.dimse.policy import Admission, Right
 from interop.dimse.presentation import AcceptedContext, ExtendedNegotiation, Negotiated
 from interop.dimse.transport_guard import Link, ProtocolViolation
@@ -73,6 +74,7 @@ class Conversation:
     negotiated: Negotiated
     link: Link
     stream: MessageStream
+    reports: PendingReports = field(default_factory=PendingReports)
 
 
 @dataclass(slots=True)

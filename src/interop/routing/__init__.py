@@ -1,0 +1,1 @@
+"""Stored objects on their way to others: rules, destinations, deliveries."""
