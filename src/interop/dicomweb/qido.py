@@ -1,30 +1,36 @@
 """QIDO-RS, the search transaction (PS3.18 10.6, 8.3.4), answered from columns and stored JSON.
 
 Newest study first, in the order of an index, so that a page needs no sort and nothing is ever
-counted: one row more than the page is read to know whether there are more. No match is 200 with an
-empty list, as PS3.18 says since 2024 (docs/decisions/0005-dicomweb.md).
+counted: one row more than the page is read to know whether there are more. Where there are, a
+Warning says so, and a Link goes on after the last row whatever arrives meanwhile. No match is 200
+with an empty list, as PS3.18 says since 2024 (docs/decisions/0005-dicomweb.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from urllib.parse import urlencode
 
 from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from interop.dicomweb.attributes import BY_PATH, Level, tag_of
-from interop.dicomweb.matching import Parameters, predicates, readable_json
+from interop.dicom.query.attributes import BY_PATH, Level, tag_of
+from interop.dicom.query.conditions import NO_TAGS, AnyOf, Condition, Tags
+from interop.dicom.query.matching import Parameters, readable_json
+from interop.dicom.query.results import INSTANCE_TAGS, Shape
+from interop.dicom.query.statements import columns_of, position_of, source
+from interop.dicom.query.tags import ready_tags
 from interop.dicomweb.media_types import accepted, require_json
 from interop.dicomweb.paths import is_uid, root_of
-from interop.dicomweb.query import AnyOf, Condition, Query, parse_query
+from interop.dicomweb.query import CONTINUATION, Query, names_unknown, parse_query
 from interop.dicomweb.reading import PageQuery, Row, admitted, search, services_of
 from interop.dicomweb.responses import json_response, warning_headers
-from interop.dicomweb.results import INSTANCE_JSON, INSTANCE_TAGS, Shape, result, results
+from interop.dicomweb.results import result, results
 from interop.dicomweb.visibility import condition, permitted
 
 EVENT = "IMAGING_SEARCHED"
 MORE_WARNING = "There are additional results that can be requested with offset={next}"
+MORE_AFTER_WARNING = "There are additional results that can be requested with the next link"
 # Of stored JSON that one page of instances may read; the first instance is always there.
 PAGE_BYTES = 16 << 20
 # JSON of an instance above this size is cut down to the wanted attributes by the database.
@@ -33,27 +39,6 @@ UNREAD_DISCOUNT = 16
 # More results than this are put together in a thread.
 INLINE_INSTANCES = 100
 
-_TABLES = {
-    Level.STUDY: "imaging_studies s",
-    Level.SERIES: (
-        "imaging_studies s JOIN imaging_series e ON e.tenant_id = %(tenant_id)s"
-        " AND e.study_id = s.id"
-    ),
-    Level.INSTANCE: (
-        "imaging_studies s JOIN imaging_series e ON e.tenant_id = %(tenant_id)s"
-        " AND e.study_id = s.id JOIN imaging_objects o ON o.tenant_id = %(tenant_id)s"
-        " AND o.series_id = e.id AND o.sop_instance_uid IS NOT NULL"
-    ),
-}
-# The order of the index (tenant_id, study_date, study_time, study_uid), read backwards.
-_NEWEST_FIRST = "s.study_date DESC, s.study_time DESC, s.study_uid DESC"
-_ORDER = {
-    Level.STUDY: _NEWEST_FIRST,
-    Level.SERIES: f"{_NEWEST_FIRST}, e.series_number, e.series_uid",
-    Level.INSTANCE: (
-        f"{_NEWEST_FIRST}, e.series_number, e.series_uid, o.instance_number, o.sop_instance_uid"
-    ),
-}
 # Keys that few rows share, each with an index or below one that has.
 _IDENTIFYING = frozenset(
     ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "AccessionNumber")
@@ -79,13 +64,16 @@ async def _search(request: Request, level: Level) -> Response:
     media_type = require_json(
         accepted(request.headers.get("accept"), request.query_params.get("accept"))
     )
-    query = parse_query(level, request.query_params.multi_items())
+    asked = request.query_params.multi_items()
+    tags = NO_TAGS
+    if names_unknown(level, asked):
+        tags = await ready_tags(services_of(request).database, caller.tenant.id)
+    query = parse_query(level, asked, tags)
     top, scope = _scope(request)
-    shape = Shape(top, level)
+    shape = shape_of(top, query, tags)
     parameters = Parameters()
-    asked = replace(query, conditions=(*scope, *query.conditions))
     visible = condition(permitted(caller, "s"), parameters)
-    page_query = statement(shape, asked, parameters, visible)
+    page_query = statement(shape, query, scope, parameters, visible)
     # Which keys were asked, never their values: those are names and birth dates.
     details = {
         "level": level.resource,
@@ -98,22 +86,61 @@ async def _search(request: Request, level: Level) -> Response:
         details,
         page_query,
         parameters.values,
-        keeps_plan=visible is None and has_one_plan(asked),
+        keeps_plan=visible is None and has_one_plan(query),
     )
-    warnings = list(query.warnings)
     page = first_page(rows, shape, query)
-    if len(rows) > len(page):
-        warnings.append(MORE_WARNING.format(next=query.offset + len(page)))
+    headers = _paging(request, shape, query, page, is_last=len(rows) <= len(page))
     base = root_of(request)
     if level is Level.INSTANCE and len(page) > INLINE_INSTANCES:
         body = await to_thread.run_sync(_body, base, shape, page, query)
     else:
         body = _body(base, shape, page, query)
-    return json_response(body, media_type, warning_headers(warnings, "dicom-web"))
+    return json_response(body, media_type, headers)
+
+
+def shape_of(top: Level, query: Query, tags: Tags) -> Shape:
+    """Which levels results have, and which attributes of their first instances."""
+    if query.level is Level.INSTANCE and not tags:
+        return Shape(top, query.level)
+    more = [
+        query.wanted.more(level, frozenset(t.tag for t in tags.values() if t.level is level))
+        if level <= query.level
+        else frozenset[str]()
+        for level in (Level.STUDY, Level.SERIES)
+    ]
+    return Shape(top, query.level, *more)
+
+
+def _paging(
+    request: Request, shape: Shape, query: Query, page: list[Row], *, is_last: bool
+) -> dict[str, str]:
+    """What says that there are more, and where (PS3.18 8.3.4.4, RFC 8288)."""
+    warnings = list(query.warnings)
+    headers: dict[str, str] = {}
+    if not is_last:
+        if query.after is None:
+            warnings.append(MORE_WARNING.format(next=query.offset + len(page)))
+        else:
+            warnings.append(MORE_AFTER_WARNING)
+        if page:
+            headers["Link"] = f'<{_next(request, shape, page[-1])}>; rel="next"'
+    return {**headers, **warning_headers(warnings, "dicom-web")}
+
+
+def _next(request: Request, shape: Shape, last: Row) -> str:
+    root = root_of(request)
+    path = request.url.path.partition("/dicom-web")[2]
+    kept = [
+        (name, value)
+        for name, value in request.query_params.multi_items()
+        if name not in ("offset", CONTINUATION)
+    ]
+    token = position_of(shape, last).token()
+    return f"{root}{path}?{urlencode([*kept, (CONTINUATION, token)])}"
 
 
 def _body(base: str, shape: Shape, rows: list[Row], query: Query) -> bytes:
-    return results(result(base, shape, row, query) for row in rows)
+    return results(result(base, shape, row, query.wanted) for row in rows)
 
 
 def first_page(rows: list[Row], shape: Shape, query: Query) -> list[Row]:
@@ -121,12 +148,12 @@ def first_page(rows: list[Row], shape: Shape, query: Query) -> list[Row]:
     page = rows[: query.limit]
     if shape.level is Level.INSTANCE:
         for count, row in enumerate(page):
-            if row[INSTANCE_JSON] is None:
+            if row[shape.instance_json] is None:
                 return page[:count]
     return page
 
 
-def _scope(request: Request) -> tuple[Level, list[Condition]]:
+def _scope(request: Request) -> tuple[Level, tuple[Condition, ...]]:
     """What the path fixes: the first level that is left open, and conditions for those above."""
     fixed = [
         (attribute, request.path_params[name])
@@ -138,47 +165,60 @@ def _scope(request: Request) -> tuple[Level, list[Condition]]:
         Condition(attribute, AnyOf((uid,) if is_uid(uid) else ()))
         for attribute, uid in fixed
     ]
-    return Level(len(fixed)), conditions
+    return Level(len(fixed)), tuple(conditions)
 
 
 def has_one_plan(query: Query) -> bool:
     """Whether the best plan is the same for all values: the newest of all, or what a key names."""
-    return not query.offset and all(
-        condition.attribute.keyword in _IDENTIFYING
-        and isinstance(condition.matcher, AnyOf)
-        and len(condition.matcher.values) == 1
-        for condition in query.conditions
+    return (
+        not query.offset
+        and query.after is None
+        and all(
+            condition.attribute.keyword in _IDENTIFYING
+            and isinstance(condition.matcher, AnyOf)
+            and len(condition.matcher.values) == 1
+            for condition in query.conditions
+        )
     )
 
 
 def statement(
-    shape: Shape, query: Query, parameters: Parameters, visible: str | None = None
+    shape: Shape,
+    query: Query,
+    scope: tuple[Condition, ...],
+    parameters: Parameters,
+    visible: str | None = None,
 ) -> PageQuery:
-    """The query of a search; reads one row more than the page holds.
+    """The query of a search below `scope`; reads one row more than the page holds.
 
     Only studies that meet the condition `visible` are looked at, before the page is cut.
     """
-    tests = ["s.tenant_id = %(tenant_id)s", *predicates(query.conditions, parameters)]
-    if visible is not None:
-        tests.append(visible)
-    # A number of ours in the text: the plan depends on it.
-    paging = f"LIMIT {query.limit + 1}"
-    if query.offset:
-        paging += f" OFFSET {parameters.bind(query.offset)}"
-    source = (
-        f"FROM {_TABLES[shape.level]} WHERE {' AND '.join(tests)}"
-        f" ORDER BY {_ORDER[shape.level]} {paging}"
+    rows_of = source(
+        shape,
+        (*scope, *query.tests),
+        parameters,
+        visible=visible,
+        limit=query.limit + 1,
+        offset=query.offset,
+        after=query.after,
     )
-    names = [f"c{n}" for n in range(shape.columns.count(",") + 1)]
-    rows, shown = f"SELECT {shape.columns}, s.patient_id {source}", f"LIMIT {query.limit}"
+    columns = columns_of(shape)
+    width = shape.width + shape.level + 2
+    names = [f"c{n}" for n in range(width)]
+    rows, shown = f"SELECT {columns}, s.patient_id {rows_of}", f"LIMIT {query.limit}"
     if shape.level is Level.INSTANCE:
-        rows = _bounded(shape, names, source, query, parameters)
-        shown = f"WHERE {names[INSTANCE_JSON]} IS NOT NULL {shown}"
+        rows = _bounded(shape, columns, names, rows_of, query, parameters)
+        shown = f"WHERE {names[shape.instance_json]} IS NOT NULL {shown}"
     return PageQuery(rows, names, shown)
 
 
 def _bounded(
-    shape: Shape, names: list[str], source: str, query: Query, parameters: Parameters
+    shape: Shape,
+    columns: str,
+    names: list[str],
+    rows_of: str,
+    query: Query,
+    parameters: Parameters,
 ) -> str:
     """Instances until PAGE_BYTES of their JSON were read; the rows after those have none.
 
@@ -186,7 +226,7 @@ def _bounded(
     of instances. Large JSON is cut down to what is wanted before it leaves the database; reading it
     there costs less than here, and counts less. The size of a stored text is known unread.
     """
-    stored = names[INSTANCE_JSON]
+    stored = names[shape.instance_json]
     size, weight = "octet_length(o.dicom_json)", "octet_length(o.dicom_json)"
     wanted = f"coalesce({stored}, '{{}}')"
     if not query.include_all:
@@ -202,11 +242,11 @@ def _bounded(
     budget = parameters.bind(PAGE_BYTES)
     # Rows pass the window in the order of the inner query: nothing stands between the two.
     read = list(names)
-    read[INSTANCE_JSON] = (
+    read[shape.instance_json] = (
         f"CASE WHEN coalesce(sum(weight) OVER before, 0) < {budget} THEN {wanted} END"
     )
     return (
-        f"SELECT {', '.join(read)}, patient FROM (SELECT {shape.columns}, s.patient_id, {weight}"
-        f" {source}) AS page({', '.join(names)}, patient, weight)"
+        f"SELECT {', '.join(read)}, patient FROM (SELECT {columns}, s.patient_id, {weight}"
+        f" {rows_of}) AS page({', '.join(names)}, patient, weight)"
         " WINDOW before AS (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
     )

@@ -1,73 +1,39 @@
-"""Reading a QIDO-RS query string into conditions (PS3.18 8.3.4, PS3.4 C.2.2.2).
-
-Pure: what a value means is decided here, what SQL it becomes in `matching.py`. A value that cannot
-be understood is refused with what would be accepted; it is never matched literally in silence.
-"""
+"""Reading a QIDO-RS query string (PS3.18 8.3.4): options, matching keys, what is to be returned."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import date
 
-from interop.dicom.names import matching_key
-from interop.dicomweb.attributes import (
-    BY_PATH,
-    Attribute,
-    Kind,
-    Level,
-    name_of,
-    path_of,
+from interop.dicom.query.attributes import Level, attribute_of, name_of, path_of, tag_of
+from interop.dicom.query.conditions import (
+    NO_TAGS,
+    PLAIN,
+    Condition,
+    Rules,
+    Tags,
+    Test,
+    Words,
+    condition_of,
+    tests_of,
 )
-from interop.errors import BadRequest, TooCostly, UnsupportedParameter
+from interop.dicom.query.results import MORE, Wanted
+from interop.dicom.query.statements import Position, read_position
+from interop.dicom.query.values import offset_of
+from interop.dicom.received import SERIES_TAGS, STUDY_TAGS
+from interop.errors import BadRequest, TooCostly
 
 MAX_LIMIT = {Level.STUDY: 1_000, Level.SERIES: 5_000, Level.INSTANCE: 5_000}
 MAX_OFFSET = 10_000_000
-MAX_VALUES = 1_000
-MAX_VALUE_LENGTH = 1_024
-MAX_INTEGER = 2**31 - 1
 FUZZY_WARNING = (
-    "The fuzzymatching parameter is not supported. Only literal matching has been performed."
+    "The fuzzymatching parameter is only supported for PatientName and ReferringPhysicianName"
+    " without wildcards. Only literal matching has been performed."
 )
-_UID = re.compile(r"[0-9.]{1,64}")
-_DATE = re.compile(r"\d{8}")
-_TIME = re.compile(r"\d{2}(?:\d{2}(?:\d{2}(?:\.\d{1,6})?)?)?")
-_INTEGER = re.compile(r"[+-]?\d{1,12}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-@dataclass(frozen=True, slots=True)
-class AnyOf:
-    """Equal to one of `values`."""
-
-    values: tuple[str, ...] | tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Wildcard:
-    """Like `pattern`, where * is any text and ? any one character."""
-
-    pattern: str
-
-
-@dataclass(frozen=True, slots=True)
-class Between:
-    """From `low` to `high`, both included, each at the precision that it is written in."""
-
-    low: str
-    high: str
-
-
-Matcher = AnyOf | Wildcard | Between
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One attribute that results must match."""
-
-    attribute: Attribute
-    matcher: Matcher
+CONTINUATION = "continuation"
+_TIMEZONE = (tag_of("TimezoneOffsetFromUTC"),)
+# Says how values are encoded, which is UTF-8 in a URL; it is never matched (PS3.4 C.2.2.2).
+_CHARACTER_SET = (tag_of("SpecificCharacterSet"),)
+_STORED = frozenset(f"{tag:08X}" for tag in (*STUDY_TAGS, *SERIES_TAGS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +46,18 @@ class Query:
     include_all: bool = False
     limit: int = 0
     offset: int = 0
+    after: Position | None = None
+    rules: Rules = PLAIN
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def tests(self) -> tuple[Test, ...]:
+        """The conditions, with dates and times as PS3.18 8.3.4.1.1 has them matched: combined."""
+        return tests_of(self.conditions, self.rules)
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.include, self.include_all)
 
 
 @dataclass(slots=True)
@@ -90,33 +67,67 @@ class _Draft:
     level: Level
     limit: int
     offset: int = 0
+    after: Position | None = None
+    fuzzy: bool = False
+    empty_values: bool = False
+    multiple_values: bool = False
+    timezone: int | None = None
     include_all: bool = False
     include: set[str] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
-    conditions: dict[tuple[str, ...], Condition | None] = field(default_factory=dict)
+    keys: dict[tuple[str, ...], str] = field(default_factory=dict)
 
 
-def parse_query(level: Level, parameters: Iterable[tuple[str, str]]) -> Query:
-    """Read the parameters of a search at `level`. Raises BadRequest."""
-    draft = _Draft(level, MAX_LIMIT[level])
-    for name, value in parameters:
-        if not _read_option(draft, name, value):
-            _read_key(draft, name, value)
+def parse_query(level: Level, parameters: Iterable[tuple[str, str]], tags: Tags = NO_TAGS) -> Query:
+    """Read the parameters of a search at `level`. Raises BadRequest.
+
+    `tags` are the tenant's query tags that are ready; `names_unknown` says whether they matter.
+    """
+    draft = _read(level, parameters)
+    rules = Rules(draft.fuzzy, draft.empty_values, draft.multiple_values, draft.timezone)
+    found = [condition_of(level, path, value, rules, tags) for path, value in draft.keys.items()]
+    conditions = tuple(condition for condition in found if condition is not None)
+    if draft.fuzzy and not any(isinstance(one.matcher, Words) for one in conditions):
+        draft.warnings.insert(0, FUZZY_WARNING)
     return Query(
         level,
-        tuple(condition for condition in draft.conditions.values() if condition is not None),
+        conditions,
         frozenset(draft.include),
         draft.include_all,
         draft.limit,
         draft.offset,
+        draft.after,
+        rules,
         tuple(draft.warnings),
     )
+
+
+def names_unknown(level: Level, parameters: Iterable[tuple[str, str]]) -> bool:
+    """Whether a key or included field may be one of the tenant's query tags."""
+    draft = _read(level, parameters)
+    if any(len(path) > 1 or attribute_of(path) is None for path in draft.keys):
+        return True
+    if level is Level.INSTANCE:
+        return False
+    known = MORE[Level.STUDY] | MORE[Level.SERIES] | _STORED
+    named = {path[0] for path in draft.keys}
+    return draft.include_all or not draft.include - named <= known
+
+
+def _read(level: Level, parameters: Iterable[tuple[str, str]]) -> _Draft:
+    draft = _Draft(level, MAX_LIMIT[level])
+    for name, value in parameters:
+        if not _read_option(draft, name, value):
+            _read_key(draft, name, value)
+    if draft.offset and draft.after is not None:
+        raise BadRequest(f"give offset or {CONTINUATION}, not both")
+    return draft
 
 
 def _read_option(draft: _Draft, name: str, value: str) -> bool:
     """Read a parameter that is not an attribute; False when it is one."""
     match name:
-        case "accept" | "charset" | "multiplevaluematching":
+        case "accept" | "charset":
             pass
         case "limit":
             draft.limit = _count(name, value)
@@ -126,14 +137,14 @@ def _read_option(draft: _Draft, name: str, value: str) -> bool:
                 draft.warnings.append(f"limit was reduced to {most}, the most that is served")
         case "offset":
             draft.offset = _count(name, value)
+        case "continuation":
+            draft.after = read_position(draft.level, value)
         case "fuzzymatching":
-            if _claim(name, value):
-                draft.warnings.append(FUZZY_WARNING)
+            draft.fuzzy = _claim(name, value)
         case "emptyvaluematching":
-            if _claim(name, value):
-                raise UnsupportedParameter(
-                    "emptyvaluematching=true is not supported; an empty value matches anything"
-                )
+            draft.empty_values = _claim(name, value)
+        case "multiplevaluematching":
+            draft.multiple_values = _claim(name, value)
         case "includefield":
             draft.include_all |= _include(value, draft.include)
         case _:
@@ -143,11 +154,28 @@ def _read_option(draft: _Draft, name: str, value: str) -> bool:
 
 def _read_key(draft: _Draft, name: str, value: str) -> None:
     path = path_of(name)
-    if path in draft.conditions:
+    if path == _TIMEZONE:
+        draft.timezone = _timezone(value)
+        return
+    if path == _CHARACTER_SET:
+        return
+    if path in draft.keys:
         raise BadRequest(f"{name_of(path)} is given twice; give one value or a list")
-    draft.conditions[path] = _condition(draft.level, path, value)
+    draft.keys[path] = value
     # What is asked for is also returned (PS3.18 10.6.3.3).
     draft.include.add(path[0])
+
+
+def _timezone(value: str) -> int | None:
+    """The zone of the dates and times of a query; a plus sign in a URL arrives as a space."""
+    text = f"+{value.strip()}" if value.strip().isdigit() else value.strip()
+    offset = offset_of(text)
+    if offset is None and text:
+        raise BadRequest(
+            f"TimezoneOffsetFromUTC={value[:40]!r} is not valid; expected &ZZXX such as +0100"
+            " (in a URL: %2B0100)"
+        )
+    return offset
 
 
 def _count(name: str, value: str) -> int:
@@ -167,8 +195,6 @@ def _claim(name: str, value: str) -> bool:
 
 def _include(value: str, include: set[str]) -> bool:
     """Add the attributes of one includefield; True when it is `all`."""
-    if value == "all":
-        return True
     for name in filter(None, (part.strip() for part in value.split(","))):
         if name == "all":
             return True
@@ -177,81 +203,6 @@ def _include(value: str, include: set[str]) -> bool:
         except BadRequest as error:
             raise BadRequest(
                 f"includefield={name[:80]!r} is not known; expected an attribute keyword such as "
-                "StudyDescription, its tag such as 00081030, or all"
+                "StudyDescription, its tag such as 00081030, a path of such, or all"
             ) from error
     return False
-
-
-def _condition(level: Level, path: tuple[str, ...], value: str) -> Condition | None:
-    """The condition of one key; None when its value matches anything."""
-    if _CONTROL.search(value):
-        raise BadRequest(f"{name_of(path)}: control characters are not allowed in a value")
-    value = value.strip(" ")
-    if value in ("", "*", '""'):
-        return None
-    attribute = BY_PATH.get(path)
-    if attribute is None:
-        known = ", ".join(a.keyword for a in BY_PATH.values() if a.level <= level)
-        raise UnsupportedParameter(f"{name_of(path)} cannot be matched here; these can: {known}")
-    if attribute.level > level:
-        instead = "; use ModalitiesInStudy" if attribute.keyword == "Modality" else ""
-        raise UnsupportedParameter(
-            f"{attribute.keyword} is an attribute of {attribute.level.resource} and cannot be "
-            f"matched in a search for {level.resource}{instead}"
-        )
-    return Condition(attribute, _matcher(attribute, value))
-
-
-def _matcher(attribute: Attribute, value: str) -> Matcher:
-    keyword, kind = attribute.keyword, attribute.kind
-    if kind in (Kind.UID, Kind.UID_ARRAY):
-        return AnyOf(_values(keyword, value, _UID, "UIDs of digits and dots, separated by commas"))
-    if len(value) > MAX_VALUE_LENGTH:
-        raise BadRequest(f"{keyword}: a value has at most {MAX_VALUE_LENGTH} characters")
-    if kind is Kind.INTEGER:
-        numbers = _values(keyword, value, _INTEGER, "a whole number")
-        if any(abs(int(number)) > MAX_INTEGER for number in numbers):
-            raise BadRequest(f"{keyword}: numbers up to {MAX_INTEGER} are understood")
-        return AnyOf(tuple(int(number) for number in numbers))
-    if kind is Kind.DATE:
-        return _range(keyword, value, _DATE, "YYYYMMDD, or a range such as 20260101-20261231")
-    if kind is Kind.TIME:
-        return _range(keyword, value, _TIME, "HHMMSS.FFFFFF or its beginning, or a range of such")
-    if kind is Kind.NAME:
-        value = matching_key(value)
-    if "*" in value or "?" in value:
-        return Wildcard(re.sub(r"\*+", "*", value))
-    if kind in (Kind.CODE, Kind.CODE_ARRAY):
-        return AnyOf(tuple(part.strip() for part in re.split(r"[,\\]", value) if part.strip()))
-    return AnyOf((value,))
-
-
-def _values(keyword: str, value: str, form: re.Pattern[str], expected: str) -> tuple[str, ...]:
-    values = tuple(part.strip() for part in re.split(r"[,\\]", value))
-    if len(values) > MAX_VALUES:
-        raise TooCostly(f"{keyword}: at most {MAX_VALUES} values")
-    for one in values:
-        if not form.fullmatch(one):
-            raise BadRequest(f"{keyword}={one[:80]!r} is not valid; expected {expected}")
-    return values
-
-
-def _range(keyword: str, value: str, form: re.Pattern[str], expected: str) -> Between:
-    low, dash, high = value.partition("-")
-    low, high = low.strip(), high.strip()
-    bounds = [low, high] if dash else [low]
-    if not any(bounds) or not all(form.fullmatch(b) for b in bounds if b):
-        raise BadRequest(f"{keyword}={value[:80]!r} is not valid; expected {expected}")
-    if form is _DATE:
-        for bound in filter(None, bounds):
-            _require_calendar_date(keyword, bound, expected)
-    return Between(low, high if dash else low)
-
-
-def _require_calendar_date(keyword: str, value: str, expected: str) -> None:
-    try:
-        date(int(value[:4]), int(value[4:6]), int(value[6:]))
-    except ValueError:
-        raise BadRequest(
-            f"{keyword}={value!r} is not a date of the calendar; expected {expected}"
-        ) from None

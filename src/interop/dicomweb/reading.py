@@ -23,8 +23,8 @@ from starlette.requests import Request
 from interop.access import Caller, Filter, Letter
 from interop.access.audit import INSERT_AUDIT, audit_parameters, mark_audited
 from interop.access.http import caller_from
+from interop.dicom.query.matching import Parameters
 from interop.dicomweb import visibility
-from interop.dicomweb.matching import Parameters
 from interop.dicomweb.paths import is_uid
 from interop.dicomweb.visibility import RESOURCE_TYPE
 from interop.errors import NotFound, ServerError

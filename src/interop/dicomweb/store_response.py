@@ -20,8 +20,8 @@ from interop.dicom.failures import (
     Failure,
 )
 from interop.dicom.ingest_types import Outcome
+from interop.dicom.query.attributes import tag_of
 from interop.dicom.spool import SpoolLimitExceeded
-from interop.dicomweb.attributes import tag_of
 from interop.errors import ServerError
 
 Json = dict[str, Any]

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import generate_uid
 
-from interop.dicomweb import qido, results
+from interop.dicom.query import results
+from interop.dicomweb import qido
 
 Image = Callable[..., pydicom.Dataset]
 Encode = Callable[[pydicom.Dataset], bytes]

@@ -2,17 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from interop.dicomweb.attributes import ATTRIBUTES, Level
-from interop.dicomweb.query import (
-    FUZZY_WARNING,
-    MAX_LIMIT,
-    AnyOf,
-    Between,
-    Matcher,
-    Query,
-    Wildcard,
-    parse_query,
-)
+from interop.dicom.query.attributes import BY_PATH, Level
+from interop.dicom.query.conditions import AnyOf, Between, Matcher, Wildcard
+from interop.dicomweb.query import FUZZY_WARNING, MAX_LIMIT, Query, parse_query
 from interop.errors import BadRequest, TooCostly, UnsupportedParameter
 
 
@@ -144,7 +136,7 @@ def test_a_matched_or_empty_key_is_also_returned() -> None:
 
 
 def test_the_required_matching_keys_of_every_level_are_there() -> None:
-    known = {attribute.keyword for attribute in ATTRIBUTES}
+    known = {attribute.keyword for attribute in BY_PATH.values()}
 
     # PS3.18 Table 10.6.1-5
     assert known >= {

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import json
 
-from interop.dicomweb.attributes import Level
-from interop.dicomweb.query import Query, parse_query
-from interop.dicomweb.results import Shape, result, results
+from interop.dicom.query.attributes import Level
+from interop.dicom.query.results import Shape, Wanted
+from interop.dicomweb.query import parse_query
+from interop.dicomweb.results import result, results
 
 STUDY = json.dumps({"00100010": {"vr": "PN", "Value": [{"Alphabetic": "A^B"}]}})
 SERIES = json.dumps({"00080060": {"vr": "CS", "Value": ["IO"]}})
@@ -23,8 +24,8 @@ INSTANCE = json.dumps(
 ROOT = "http://x/t/demo/dicom-web"
 
 
-def query(*pairs: tuple[str, str]) -> Query:
-    return parse_query(Level.INSTANCE, pairs)
+def query(*pairs: tuple[str, str]) -> Wanted:
+    return parse_query(Level.INSTANCE, pairs).wanted
 
 
 def test_a_study_is_completed_and_in_tag_order() -> None:
