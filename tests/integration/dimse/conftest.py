@@ -26,6 +26,7 @@ from interop.dicom.spool import Spool
 from interop.dimse.policy import AssociationLimits
 from interop.dimse.scp import Listener, open_context
 from interop.dimse.transport_guard import TransportLimits
+from interop.settings import Settings
 from storage.database import Database
 from storage.objects import ObjectStore
 from storage.tenancy import Tenant, TenantDirectory
@@ -55,6 +56,8 @@ class Services:
     ingest: Ingest
     spool_root: Path
     objects_root: Path
+    objects: ObjectStore
+    settings: Settings
 
     def spool_files(self) -> list[Path]:
         return [p for p in self.spool_root.rglob("*") if p.is_file() and p.name != ".lock"]
@@ -78,7 +81,11 @@ def services(
     spool_root = tmp_path_factory.mktemp("spool")
     spool = Spool(spool_root, object_limit=OBJECT_LIMIT)
     ingest = Ingest(database, object_store, spool, Limits(object_bytes=OBJECT_LIMIT))
-    yield Services(database, TenantDirectory(database), spool, ingest, spool_root, objects_root)
+    settings = Settings(data_dir=spool_root, max_object_bytes=OBJECT_LIMIT)
+    tenants = TenantDirectory(database)
+    yield Services(
+        database, tenants, spool, ingest, spool_root, objects_root, object_store, settings
+    )
     ingest.close()
     spool.close()
 
