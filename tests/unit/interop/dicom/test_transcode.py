@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tracemalloc
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -216,15 +217,17 @@ def test_signed_values_beyond_the_stored_bits_are_refused_not_changed(tmp_path: 
 
 def is_image(path: Path) -> bool:
     """Whether the file is an object that is stored, with frames that can be read here."""
-    try:
-        found = parse(path)
-    except Failure:
-        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = parse(path)
+        except Failure:
+            return False
     has_frames = found.frames.number_of_frames and found.sop_class_uid
     return bool(has_frames and targets_of(found.transfer_syntax_uid))
 
 
-@pytest.mark.parametrize("path", filter(is_image, CORPUS), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", list(filter(is_image, CORPUS)), ids=lambda path: path.name)
 @pytest.mark.filterwarnings("ignore")
 def test_objects_of_the_corpus_are_transcoded_exactly_or_refused(
     tmp_path: Path, path: Path
