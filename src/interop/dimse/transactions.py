@@ -29,20 +29,20 @@ logger = logging.getLogger(__name__)
 _QUEUE_ROWS = 10_000
 _BATCH_ROWS = 500
 
-_INSERT: LiteralString = (
+INSERT_TRANSACTION: LiteralString = (
     "INSERT INTO dicom_transactions (tenant_id, direction, operation, calling_ae_title,"
-    " called_ae_title, remote_address, sop_class_uid, sop_instance_uid, transfer_syntax_uid,"
-    " status_code, status, message, byte_size, started_at, completed_at)"
-    " VALUES (%(tenant_id)s, 'INBOUND', %(operation)s, %(calling_ae_title)s,"
+    " called_ae_title, remote_address, sop_class_uid, sop_instance_uid, study_instance_uid,"
+    " transfer_syntax_uid, status_code, status, message, byte_size, started_at, completed_at)"
+    " VALUES (%(tenant_id)s, %(direction)s, %(operation)s, %(calling_ae_title)s,"
     " %(called_ae_title)s, %(remote_address)s, %(sop_class_uid)s, %(sop_instance_uid)s,"
-    " %(transfer_syntax_uid)s, %(status_code)s, %(status)s, %(message)s, %(byte_size)s,"
-    " %(started_at)s, %(completed_at)s)"
+    " %(study_instance_uid)s, %(transfer_syntax_uid)s, %(status_code)s, %(status)s, %(message)s,"
+    " %(byte_size)s, %(started_at)s, %(completed_at)s)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """One thing that a peer did or tried."""
+    """One thing that a peer did or tried, or that we did to one (OUTBOUND)."""
 
     tenant_id: UUID
     operation: str
@@ -54,9 +54,11 @@ class Transaction:
     message: str | None = None
     sop_class_uid: str | None = None
     sop_instance_uid: str | None = None
+    study_instance_uid: str | None = None
     transfer_syntax_uid: str | None = None
     byte_size: int | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    direction: str = "INBOUND"
 
     def parameters(self) -> dict[str, object]:
         """Values for the INSERT. PostgreSQL's text has no NUL, whatever a peer sends."""
@@ -125,7 +127,8 @@ class TransactionRecorder:
                     self._database.connection(tenant_id) as connection,
                     connection.cursor() as cursor,
                 ):
-                    for statement, bound in ((_INSERT, transactions), (INSERT_AUDIT, audited)):
+                    written = ((INSERT_TRANSACTION, transactions), (INSERT_AUDIT, audited))
+                    for statement, bound in written:
                         if bound:
                             cursor.executemany(statement, bound)
             except (psycopg.Error, PoolTimeout) as error:
