@@ -29,6 +29,7 @@ from interop.command_line import (
 from interop.dimse.commands import ae_app, echo, send, tls_app
 from interop.errors import ServerError
 from interop.identity.commands import provider_app, user_app
+from interop.imaging_commands import delete, quarantine_app
 from interop.key_commands import keys_app
 from interop.logs import configure_logging
 from interop.move_commands import tenant_app
@@ -45,6 +46,7 @@ app.add_typer(ae_app, name="ae")
 app.add_typer(tls_app, name="tls")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(audit_app, name="audit")
+app.add_typer(quarantine_app, name="quarantine")
 
 
 def main() -> None:
@@ -183,6 +185,7 @@ def export(
     show(asdict(report), as_json)
 
 
+app.command()(delete)
 app.command()(send)
 app.command()(echo)
 
@@ -227,44 +230,6 @@ def jobs(tenant: TenantOption, as_json: JsonOption = False) -> None:
         return
     for job in found:
         out.print(f"{job['id']}  {job['status']:<10} {job['reason'] or job['error'] or ''}")
-
-
-@app.command()
-def quarantine(tenant: TenantOption, as_json: JsonOption = False) -> None:
-    """List the objects that were refused and kept, and the studies whose patient is in doubt."""
-    with opened() as interop:
-        owner = require(interop.tenants, tenant)
-        with interop.database.connection(owner.id) as connection:
-            objects = connection.execute(
-                "SELECT received_at, sop_instance_uid, study_instance_uid, reason, source, state"
-                " FROM quarantined_objects WHERE tenant_id = %s"
-                " ORDER BY received_at DESC LIMIT 200",
-                (owner.id,),
-            ).fetchall()
-            studies = connection.execute(
-                "SELECT last_received_at, study_uid, demographics_conflict FROM imaging_studies"
-                " WHERE tenant_id = %s AND demographics_conflict IS NOT NULL"
-                " ORDER BY last_received_at DESC LIMIT 200",
-                (owner.id,),
-            ).fetchall()
-        record(interop, owner, "QUARANTINE_LISTED", rows=len(objects) + len(studies))
-    kept = ("received_at", "sop_instance_uid", "study_instance_uid", "reason", "source", "state")
-    report = {
-        "objects": [dict(zip(kept, row, strict=True)) for row in objects],
-        "studies": [
-            {"last_received_at": row[0], "study_instance_uid": row[1], "conflicts": row[2]}
-            for row in studies
-        ],
-    }
-    if as_json:
-        print(json.dumps(report, default=str))
-        return
-    for entry in report["objects"]:
-        out.print(f"{entry['received_at']:%Y-%m-%d %H:%M} {entry['state']}  {entry['reason']}")
-    for study in report["studies"]:
-        out.print(f"study {study['study_instance_uid']}: the patient's demographics disagree")
-    if not objects and not studies:
-        out.print("nothing was refused and kept, no study is in doubt")
 
 
 @app.command()

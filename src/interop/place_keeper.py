@@ -19,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 
 from ai.completeness import reschedule_forgotten
 from interop.audit.duty import SEAL_SECONDS, AuditDuty, owner_database
+from interop.dicom import upkeep
 from interop.fhir.rendering import render_stale
 from interop.services import Services
 from interop.smart.pruning import prune
@@ -144,6 +145,7 @@ class Place(threading.Thread):
             _Step("audit", SEAL_SECONDS, lambda: self._audit.turn(self._tenant())),
             _Step("forgotten", FORGOTTEN_SECONDS, self._reschedule_forgotten),
             _Step("prune", PRUNE_SECONDS, self._prune),
+            _Step("images", upkeep.SECONDS, lambda: upkeep.keep(services, self._tenant())),
         ]
 
     def leave(self) -> None:

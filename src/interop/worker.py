@@ -22,6 +22,7 @@ import psycopg
 
 from ai.completeness import reschedule_forgotten
 from interop.audit.duty import SEAL_SECONDS, AuditDuty
+from interop.dicom import upkeep
 from interop.fhir.asynchronous import AsyncRequests
 from interop.fhir.router import routes as fhir_routes
 from interop.fhir.search import reindexing
@@ -149,6 +150,7 @@ def _work(services: Services, prepare: Prepare, stop: threading.Event) -> None:
             ("audit", lambda: _keep_sealed(services, stop)),
             ("places", lambda: keeper.run(stop)),
             ("moves", lambda: end_dead_moves(services, stop)),
+            ("images", lambda: _keep_images(services, stop)),
         )
     ]
     for thread in background:
@@ -210,6 +212,11 @@ def _keep_sealed(services: Services, stop: threading.Event) -> None:
     duty = AuditDuty(services)
     while not stop.wait(SEAL_SECONDS):
         duty.turn(tenants_here(services, only_active=False))
+
+
+def _keep_images(services: Services, stop: threading.Event) -> None:
+    while not stop.wait(upkeep.SECONDS):
+        upkeep.keep(services, tenants_here(services, only_active=False))
 
 
 def _reschedule_forgotten(services: Services, stop: threading.Event) -> None:

@@ -80,6 +80,8 @@ _BY_WORD = {
     "metadata": "IMAGING_METADATA_VIEWED",
     "rendered": "IMAGING_RENDERED",
     "thumbnail": "IMAGING_RENDERED",
+    "changefeed": "IMAGING_CHANGES_LISTED",
+    "latest": "IMAGING_CHANGES_LISTED",
 }
 
 
@@ -87,6 +89,8 @@ def _imaging_event(request: Request) -> str:
     """What the URL asks for, by its words (PS3.18 Table 10.1-1)."""
     if request.method == "POST":
         return "IMAGING_STORE_REFUSED"
+    if request.method == "DELETE":
+        return "IMAGING_DELETED"
     path: str = request.scope["path"]
     if "/bulkdata/" in path:
         return "IMAGING_BULK_DATA_RETRIEVED"

@@ -51,6 +51,8 @@ _CLIENT = Rule("CLIENT")
 _PEOPLE = ("manage_users", "PractitionerRole")
 _SETTINGS = ("manage_settings", "Organization")
 _DEVICES = ("manage_settings", "Endpoint")
+_SEEN_IMAGES = ("view_imaging", "ImagingStudy")
+_IMAGES = ("upload_imaging", "ImagingStudy")
 _OPERATOR = (OPERATOR, "Organization")
 
 
@@ -241,6 +243,10 @@ ROUTES: dict[tuple[str, str], Rule] = {
     ("GET", f"{ADMINISTRATION}/application-entities/{{id}}"): _administered("r", _DEVICES),
     ("PATCH", f"{ADMINISTRATION}/application-entities/{{id}}"): _administered("u", _DEVICES),
     ("POST", f"{ADMINISTRATION}/application-entities/{{id}}/disable"): _administered("u", _DEVICES),
+    ("GET", f"{ADMINISTRATION}/quarantine"): _administered("s", _SEEN_IMAGES),
+    ("GET", f"{ADMINISTRATION}/quarantine/{{id}}"): _administered("r", _SEEN_IMAGES),
+    ("POST", f"{ADMINISTRATION}/quarantine/{{id}}/release"): _administered("u", _IMAGES),
+    ("POST", f"{ADMINISTRATION}/quarantine/{{id}}/discard"): _administered("d", _IMAGES),
     ("GET", f"{ADMINISTRATION}/keys"): _administered("r", _SETTINGS),
     ("POST", f"{ADMINISTRATION}/keys/data/rotate"): _administered("u", _SETTINGS),
     # They sign for every tenant.

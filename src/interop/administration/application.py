@@ -15,6 +15,7 @@ from interop.administration import (
     key_routes,
     offboarding_routes,
     problems,
+    quarantine_routes,
     quota_routes,
     role_routes,
     tenant_routes,
@@ -46,6 +47,7 @@ def application() -> FastAPI:
         role_routes,
         client_routes,
         entity_routes,
+        quarantine_routes,
         key_routes,
         audit_routes,
     ):

@@ -201,7 +201,9 @@ class GroupCommitter:
         for attempt in range(_ATTEMPTS):
             try:
                 committed = self._as_seen(entries) or self._transaction(entries, None)
-                self._studies.remember(committed)
+                if not any(received.released_id for received in committed.objects):
+                    # A release settles conflicts behind what the batch knows of its studies.
+                    self._studies.remember(committed)
                 return committed.answers()
             except _RETRYABLE:
                 if attempt == _ATTEMPTS - 1:

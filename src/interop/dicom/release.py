@@ -32,11 +32,20 @@ _TO_QUARANTINE: LiteralString = (
 )
 _FINISH: tuple[LiteralString, ...] = (
     "INSERT INTO removed_objects (tenant_id, storage_uri, byte_size, reason)"
-    " SELECT tenant_id, storage_uri, byte_size, 'released from quarantine'"
+    " SELECT tenant_id, storage_uri, byte_size, lower(%(state)s) || ' from quarantine'"
     " FROM quarantined_objects WHERE tenant_id = %(tenant_id)s AND id = %(id)s"
     " AND storage_uri IS NOT NULL",
-    "UPDATE quarantined_objects SET state = 'RELEASED', storage_uri = NULL, byte_size = 0"
+    "UPDATE quarantined_objects SET state = %(state)s, storage_uri = NULL, byte_size = 0"
     " WHERE tenant_id = %(tenant_id)s AND id = %(id)s",
+    "UPDATE imaging_studies AS s SET demographics_conflict = ("
+    "SELECT jsonb_agg(entry) FROM jsonb_array_elements(s.demographics_conflict) AS entry"
+    " WHERE entry ->> 'kind' <> 'OTHER_PATIENT')"
+    " FROM quarantined_objects AS q WHERE q.tenant_id = %(tenant_id)s AND q.id = %(id)s"
+    " AND s.tenant_id = %(tenant_id)s AND s.study_uid = q.study_instance_uid"
+    " AND jsonb_typeof(s.demographics_conflict) = 'array'"
+    " AND NOT EXISTS (SELECT FROM quarantined_objects AS other"
+    " WHERE other.tenant_id = %(tenant_id)s AND other.state = 'PENDING'"
+    " AND other.study_instance_uid = q.study_instance_uid AND other.reason_code = 'A910')",
 )
 
 
@@ -84,7 +93,13 @@ def _set_aside(connection: Connection, tenant_id: UUID, received: Received) -> N
     connection.execute("SELECT set_config('app.lens', 'on', true)")
 
 
-def finish(connection: Connection, tenant_id: UUID, released_id: UUID) -> None:
-    """Note that the object is stored; its former bytes in quarantine are superfluous."""
+def finish(
+    connection: Connection, tenant_id: UUID, quarantined_id: UUID, state: str = "RELEASED"
+) -> None:
+    """End an object's stay in quarantine: its bytes there are superfluous.
+
+    A study of which nothing waits there any more for its patient is in doubt no more.
+    """
+    values = {"tenant_id": tenant_id, "id": quarantined_id, "state": state}
     for statement in _FINISH:
-        connection.execute(statement, {"tenant_id": tenant_id, "id": released_id})
+        connection.execute(statement, values)

@@ -13,7 +13,17 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from interop.dicomweb import bulkdata, frames, metadata, qido, rendered, retrieve, stow
+from interop.dicomweb import (
+    bulkdata,
+    changes,
+    deletion,
+    frames,
+    metadata,
+    qido,
+    rendered,
+    retrieve,
+    stow,
+)
 from interop.dicomweb.errors import Handler, translated
 from interop.dicomweb.refusals import not_found, only
 
@@ -29,6 +39,9 @@ GET: dict[str, Handler] = {
     "/studies": qido.search_studies,
     "/series": qido.search_series,
     "/instances": qido.search_instances,
+    # What has changed, as Microsoft's dicom-server has it
+    "/changefeed": changes.list_changes,
+    "/changefeed/{which}": changes.latest_change,
     f"{STUDY}/series": qido.search_series,
     f"{STUDY}/instances": qido.search_instances,
     f"{SERIES}/instances": qido.search_instances,
@@ -52,6 +65,8 @@ GET: dict[str, Handler] = {
 }
 # STOW-RS, PS3.18 10.5
 POST: dict[str, Handler] = {"/studies": stow.store_instances, STUDY: stow.store_instances}
+# An extension that most servers share.
+DELETE: dict[str, Handler] = dict.fromkeys((STUDY, SERIES, INSTANCE), deletion.delete_instances)
 
 
 class Resource(NamedTuple):
@@ -70,7 +85,7 @@ class Resources:
     def __init__(self) -> None:
         self._resources: dict[Shape, Resource] = {}
         self._nothing = translated(not_found)
-        for path in GET | POST:
+        for path in GET | POST | DELETE:
             shape, segments = _shape(path.lstrip("/"))
             names = tuple(segment.strip("{}").partition(":")[0] for segment in segments[1::2])
             self._resources[shape] = Resource(names, _handlers(path))
@@ -114,6 +129,9 @@ def _handlers(path: str) -> dict[str, Handler]:
     if path in POST:
         allowed.append("POST")
         handlers["POST"] = translated(POST[path])
+    if path in DELETE:
+        allowed.append("DELETE")
+        handlers["DELETE"] = translated(DELETE[path])
     refused = translated(only(allowed))
     return {method: handlers.get(method, refused) for method in METHODS}
 

@@ -38,6 +38,7 @@ VALUES = {
     "feature": "NO_SUCH_FEATURE",
     "rest:path": "what/is/this/url",
     "target": "nobody",
+    "which": "latest",
 }
 # An id of a token's scopes that permits nothing of what any route needs.
 NOTHING = "openid"
@@ -92,6 +93,7 @@ def token_routes() -> list[tuple[str, str, Rule]]:
         if path.startswith(DICOMWEB):
             found += [("GET", DICOMWEB + sub, Rule("TOKEN", "rs")) for sub in dicomweb.GET]
             found += [("POST", DICOMWEB + sub, Rule("TOKEN", "c")) for sub in dicomweb.POST]
+            found += [("DELETE", DICOMWEB + sub, Rule("TOKEN", "d")) for sub in dicomweb.DELETE]
         else:
             found.append(("PATCH" if method == "*" else method, path, rule))
     return found
