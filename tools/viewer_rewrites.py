@@ -44,7 +44,7 @@ class Change:
 OF_PAGE = (
     Change(r'<link rel="manifest"[^>]*>', "", 1),
     Change(r'<script [^>]*src="/init-service-worker\.js"></script>', "", 1),
-    Change(r'<link rel="apple-touch-(?:icon|startup-image)"[^>]*>', "", 20),
+    Change(r'<link rel="apple-touch-(?:icon|startup-image)"[^>]*>', "", 21),
     Change(r'<link rel="yandex-tableau-widget"[^>]*>', "", 1),
     Change(r'<link rel="icon"[^>]*228x228[^>]*>', "", 1),
     Change(r'<meta name="msapplication-(?:TileImage|config)"[^>]*>', "", 2),
@@ -57,7 +57,7 @@ OF_PAGE = (
 OF_STYLES = Change(r"url\(/", "url({base}", 5)
 # The application and each of its workers load what they need from here.
 OF_RUNTIME = Change(r'__webpack_require__\.p = "/";', '__webpack_require__.p = "{base}";', 1)
-RUNTIMES = 9
+RUNTIMES = 8
 
 
 def kept(files: Mapping[str, bytes]) -> Files:
