@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import LiteralString, Protocol
 from uuid import UUID
 
-from interop.dicom.decodable import COMPRESSED, can_decode
+from interop.dicom.decodable import COMPRESSED, JPEG_BASELINE, can_decode, can_hold
 from interop.dicom.decode_pool import shared_pool
 from interop.dicom.failures import Failure
 from interop.dicom.filemeta import (
@@ -250,6 +250,15 @@ class OpenedObject:
             return raw
         described = description(self.objects, self.row, index)
         return shared_pool().ask({"wanted": "native", "pixels": described.as_json()}, raw)[1]
+
+    def can_encode(self, transfer_syntax_uid: str) -> bool:
+        """Whether the codec of a transfer syntax takes pixels of this kind."""
+        described = description(self.objects, self.row, 0)
+        if transfer_syntax_uid == JPEG_BASELINE:
+            return described.bits_allocated == 8 and not described.is_signed
+        return not described.is_float and can_hold(
+            transfer_syntax_uid, described.samples_per_pixel, described.bits_allocated
+        )
 
     def encoded_frame(self, index: int, transfer_syntax_uid: str) -> bytes:
         """Return a frame, counted from 0, in another transfer syntax."""

@@ -37,7 +37,15 @@ from interop.dicomweb.media_types import (
     accepted,
 )
 from interop.dicomweb.multipart import MultipartWriter
+from interop.dicomweb.ranged import Value, cut, ranged_response
 from interop.dicomweb.reading import admitted, reading, services_of
+from interop.dicomweb.responses import (
+    REVALIDATE,
+    entity_tag,
+    is_current,
+    not_modified,
+    wanted_range,
+)
 from interop.dicomweb.segments import ObjectRange, Segment, segments_response
 from interop.dicomweb.targets import StoredInstance, Target, audited, stored_instances
 from interop.errors import NotAcceptable, NotFound
@@ -46,12 +54,12 @@ from storage.objects import ObjectStore
 # Offsets into a deflated data set are no byte ranges of the stored object.
 _DEFLATED = frozenset(("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1"))
 EVENT = "IMAGING_BULK_DATA_RETRIEVED"
+# Part of the entity tags: raise it when the same value comes out in other bytes.
+VERSION = 1
 _PATH = re.compile(r"[0-9A-F]{8}(?:/[1-9]\d{0,5}/[0-9A-F]{8}){0,63}")
 # Values are sent little endian whatever they were stored in (PS3.18 8.7.3): units to swap by VR.
 _WORD_BYTES = {b"OW": 2, b"US": 2, b"SS": 2, b"OF": 4, b"OL": 4, b"FL": 4, b"UL": 4, b"SL": 4}
 _WORD_BYTES |= {b"OD": 8, b"OV": 8, b"FD": 8, b"UV": 8, b"SV": 8}
-
-Value = bytes | ObjectRange | FragmentedValue | SwappedValue
 
 
 async def retrieve_bulk_data(request: Request) -> Response:
@@ -68,13 +76,17 @@ async def retrieve_bulk_data(request: Request) -> Response:
         if not _PATH.fullmatch(path):
             raise NotFound()
         multipart = _multipart(wanted)
+    etag = entity_tag(VERSION, instance.storage_uri, path)
     value = await to_thread.run_sync(locate, services.objects, instance, path, services.spool)
     if value is None:
         raise NotFound()
-    ranges = parse_byte_ranges(request.headers.get("range"), len(value))
-    if ranges is None:
-        return await _whole(services.objects, target, path, value, multipart)
-    return await _ranges(services.objects, value, ranges, multipart)
+    if is_current(request, etag):
+        return not_modified({**REVALIDATE, "ETag": etag})
+    if multipart:
+        asked = wanted_range(request, etag)
+        return await _parts(services.objects, target, path, value, asked, etag)
+    headers = {**REVALIDATE, "ETag": etag, "Content-Disposition": "attachment"}
+    return await ranged_response(request, services.objects, value, OCTET_STREAM, headers)
 
 
 def _multipart(wanted: Accepted) -> bool:
@@ -131,47 +143,30 @@ def local_file(objects: ObjectStore, key: str, spool: Spool) -> Iterator[Path]:
         yield fetched
 
 
-async def _whole(
-    objects: ObjectStore, target: Target, path: str, value: Value, multipart: bool
+async def _parts(
+    objects: ObjectStore, target: Target, path: str, value: Value, asked: str | None, etag: str
 ) -> Response:
-    headers = {"Accept-Ranges": "bytes"}
-    if not multipart:
-        headers["Content-Disposition"] = "attachment"
-        return await segments_response(objects, [value], OCTET_STREAM, headers)
-    writer = MultipartWriter(OCTET_STREAM)
-    head = writer.head(OCTET_STREAM, f"{target.url}/bulkdata/{path}")
-    return await segments_response(
-        objects, [head, value, writer.tail()], writer.content_type, headers
-    )
-
-
-async def _ranges(
-    objects: ObjectStore, value: Value, ranges: list[tuple[int, int]], multipart: bool
-) -> Response:
-    """206: one range bare, several as multipart/byteranges, or parts where a caller wants those."""
+    """The one part of a multipart/related body, or a part for each range (PS3.18 10.4.1.1.5)."""
+    headers = {**REVALIDATE, "ETag": f"W/{etag}", "Accept-Ranges": "bytes"}
     size = len(value)
-    headers = {"Accept-Ranges": "bytes"}
-    spans = [f"bytes {at}-{at + length - 1}/{size}" for at, length in ranges]
-    contents = [cut(value, at, length) for at, length in ranges]
-    if len(ranges) == 1:
-        headers["Content-Range"] = spans[0]
-        if not multipart:
-            return await segments_response(objects, contents, OCTET_STREAM, headers, status=206)
+    ranges = parse_byte_ranges(asked, size)
     writer = MultipartWriter(OCTET_STREAM)
     segments: list[Segment] = []
-    for span, content in zip(spans, contents, strict=True):
-        segments += [writer.head(f"{OCTET_STREAM}\r\nContent-Range: {span}"), content]
-    segments.append(writer.tail())
-    content_type = writer.content_type
-    if not multipart:
-        content_type = f"multipart/byteranges; boundary={writer.boundary}"
-    return await segments_response(objects, segments, content_type, headers, status=206)
-
-
-def cut(value: Value, offset: int, length: int) -> Segment:
-    """A part of a value."""
-    if isinstance(value, bytes):
-        return value[offset : offset + length]
-    if isinstance(value, ObjectRange):
-        return ObjectRange(value.key, value.offset + offset, length)
-    return value.cut(offset, length)
+    if ranges is None:
+        segments += [writer.head(OCTET_STREAM, f"{target.url}/bulkdata/{path}"), value]
+    else:
+        for at, length in ranges:
+            span = f"bytes {at}-{at + length - 1}/{size}"
+            segments += [
+                writer.head(f"{OCTET_STREAM}\r\nContent-Range: {span}"),
+                cut(value, at, length),
+            ]
+            if len(ranges) == 1:
+                headers["Content-Range"] = span
+    return await segments_response(
+        objects,
+        [*segments, writer.tail()],
+        writer.content_type,
+        headers,
+        status=200 if ranges is None else 206,
+    )

@@ -27,15 +27,27 @@ from interop.dicomweb.decoding import decode_slots
 from interop.dicomweb.errors import SECURITY_HEADERS
 from interop.dicomweb.media_types import (
     FRAME_MEDIA_TYPES,
+    MULTIPART,
     NATIVE,
+    OCTET_STREAM,
     Accepted,
     FrameChoice,
     accepted,
     choose_frames,
 )
 from interop.dicomweb.multipart import MultipartWriter
+from interop.dicomweb.ranged import ranged_response
 from interop.dicomweb.reading import Read, admitted, array_text, reading, served, services_of
-from interop.dicomweb.responses import CHUNK_BYTES, primed, streamed
+from interop.dicomweb.responses import (
+    CHUNK_BYTES,
+    REVALIDATE,
+    Headers,
+    entity_tag,
+    is_current,
+    not_modified,
+    primed,
+    streamed,
+)
 from interop.dicomweb.segments import ObjectRange, Segment, read_range, segments_response
 from interop.dicomweb.targets import Target, audited
 from interop.errors import BadRequest, NotAcceptable, NotFound, PayloadTooLarge
@@ -43,6 +55,8 @@ from interop.services import Services
 from storage.objects import ObjectStore
 
 EVENT = "IMAGING_FRAMES_RETRIEVED"
+# Part of the entity tags: raise it when the same frame comes out in other bytes.
+VERSION = 1
 MAX_FRAMES = 2_000
 # Of frames that are made for the request; what is sent as it is stored costs no more than sending.
 MAX_MADE_BYTES = 2 << 30
@@ -118,20 +132,34 @@ async def retrieve_frames(request: Request) -> Response:
         for number in numbers
     ]
     tail = writer.tail() if writer else b""
-    if choice.decode or is_indirect(pixels):
-        made = _made_parts(services, caller.tenant.id, pixels, numbers, heads, tail)
-        return await _answer(made, content_type, is_small=len(numbers) == 1)
+    headers = {**REVALIDATE, "ETag": _tag(pixels, numbers, choice)}
+    if is_current(request, headers["ETag"]):
+        return not_modified(headers)
+    if choice.decode or choice.encode or is_indirect(pixels):
+        made = _made_parts(services, caller.tenant.id, pixels, numbers, choice, heads, tail)
+        return await _answer(made, content_type, headers, is_small=len(numbers) == 1)
     ranges = _ranges(pixels, numbers)
     if has_fragments(pixels):
         joined = _joined_parts(services.objects, pixels, ranges, heads, tail)
         size = sum(len(content) for content in ranges)
-        return await _answer(joined, content_type, is_small=size <= CHUNK_BYTES)
+        return await _answer(joined, content_type, headers, is_small=size <= CHUNK_BYTES)
+    if writer is None:
+        return await ranged_response(request, services.objects, ranges[0], content_type, headers)
     segments: list[Segment] = []
     for head, content in zip(heads, ranges, strict=True):
         segments += [head, content] if head else [content]
     if tail:
         segments.append(tail)
-    return await segments_response(services.objects, segments, content_type)
+    return await segments_response(services.objects, segments, content_type, headers)
+
+
+def _tag(pixels: PixelRow, numbers: list[int], choice: FrameChoice) -> str:
+    """An entity tag: the same frames of the same bytes in the same encoding.
+
+    Weak where the body has a boundary, which is another each time.
+    """
+    tag = entity_tag(VERSION, pixels.storage_uri, numbers, choice)
+    return f"W/{tag}" if choice.multipart else tag
 
 
 async def _served_pixels(
@@ -171,12 +199,14 @@ def _servable(wanted: Accepted, *, is_single: bool) -> str:
     return array_text(found)
 
 
-async def _answer(chunks: AsyncIterator[bytes], content_type: str, *, is_small: bool) -> Response:
+async def _answer(
+    chunks: AsyncIterator[bytes], content_type: str, headers: Headers, *, is_small: bool
+) -> Response:
     """A body whose length nobody knows yet: put together where it is small, else as it comes."""
     if not is_small:
-        return streamed(await primed(chunks), content_type)
+        return streamed(await primed(chunks), content_type, headers)
     body = b"".join([chunk async for chunk in chunks])
-    return Response(body, headers={**SECURITY_HEADERS, "Content-Type": content_type})
+    return Response(body, headers={**SECURITY_HEADERS, **headers, "Content-Type": content_type})
 
 
 def _ranges(pixels: PixelRow, numbers: list[int]) -> list[ObjectRange]:
@@ -194,26 +224,41 @@ async def _made_parts(
     tenant_id: UUID,
     pixels: PixelRow,
     numbers: list[int],
+    choice: FrameChoice,
     heads: list[bytes],
     tail: bytes,
 ) -> AsyncIterator[bytes]:
-    """Frames that have to be decoded or cut out, one in memory at a time."""
+    """Frames that have to be decoded, encoded or cut out, one in memory at a time."""
     slots = decode_slots()
-    opened = await slots.run(tenant_id, _opened, services.objects, pixels, len(numbers))
-    for head, number in zip(heads, numbers, strict=True):
+    opened = await slots.run(tenant_id, _opened, services.objects, pixels, len(numbers), choice)
+    for at, (head, number) in enumerate(zip(heads, numbers, strict=True)):
         yield head + await slots.run(
-            tenant_id,
-            opened.native_frame,
-            number - 1,
-            is_patient=head is not heads[0],
+            tenant_id, _made, opened, number - 1, choice, is_patient=at > 0
         )
     if tail:
         yield tail
 
 
-def _opened(objects: ObjectStore, pixels: PixelRow, count: int) -> OpenedObject:
-    """Parse the object once for all its frames. Raises PayloadTooLarge, blocking."""
+def _made(opened: OpenedObject, index: int, choice: FrameChoice) -> bytes:
+    if choice.encode:
+        return opened.encoded_frame(index, choice.transfer_syntax)
+    return opened.native_frame(index)
+
+
+def _opened(
+    objects: ObjectStore, pixels: PixelRow, count: int, choice: FrameChoice
+) -> OpenedObject:
+    """Parse the object once for all its frames; blocking.
+
+    Raises PayloadTooLarge, and NotAcceptable where its pixels do not fit the codec.
+    """
     opened = OpenedObject(objects, pixels.storage_uri)
+    if choice.encode and not opened.can_encode(choice.transfer_syntax):
+        raise NotAcceptable(
+            f"the pixels of this instance do not fit {choice.transfer_syntax}; ask for"
+            f' {MULTIPART}; type="{OCTET_STREAM}", or for the stored encoding with'
+            " transfer-syntax=*"
+        )
     size = opened.native_frame_size() * count
     if size > MAX_MADE_BYTES:
         raise PayloadTooLarge(

@@ -8,9 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import groupby
 
+from interop.dicom.decodable import (
+    ENCAPSULATED_TARGETS,
+    HTJ2K_LOSSLESS,
+    JPEG_2000_LOSSLESS,
+    JPEG_BASELINE,
+    JPEG_LOSSLESS_SV1,
+    JPEG_LS_LOSSLESS,
+    RLE_LOSSLESS,
+    can_transcode,
+)
 from interop.errors import BadRequest, NotAcceptable
 
 DICOM = "application/dicom"
@@ -118,13 +129,13 @@ def require_json(wanted: Iterable[MediaType]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DicomChoice:
-    """How application/dicom is sent: `transfer_syntaxes` in the caller's order.
+    """How application/dicom is sent: groups of equally wanted transfer syntaxes, best first.
 
     ANY is the stored encoding, DEFAULT what PS3.18 8.7.3 gives a caller who names none.
     """
 
     multipart: bool
-    transfer_syntaxes: tuple[str, ...]
+    preferences: tuple[tuple[str, ...], ...]
 
 
 DEFAULT = ""
@@ -136,23 +147,27 @@ def choose_dicom(wanted: Iterable[MediaType], *, single: bool) -> DicomChoice:
     A caller that names no media type at all takes what is stored.
     """
     multipart: bool | None = None
-    syntaxes: list[str] = []
-    for media_type in wanted:
-        is_open = media_type.part_type in ("*/*", ANY)
-        if not media_type.admits(DICOM) or not (media_type.is_multipart or single or is_open):
-            continue
-        as_multipart = media_type.is_multipart or is_open
-        if multipart is None:
-            multipart = as_multipart
-        if as_multipart == multipart:
-            syntaxes.append(media_type.transfer_syntax or (ANY if is_open else DEFAULT))
+    preferences: list[tuple[str, ...]] = []
+    for _, group in groupby(wanted, key=lambda media_type: media_type.quality):
+        syntaxes: list[str] = []
+        for media_type in group:
+            is_open = media_type.part_type in ("*/*", ANY)
+            if not media_type.admits(DICOM) or not (media_type.is_multipart or single or is_open):
+                continue
+            as_multipart = media_type.is_multipart or is_open
+            if multipart is None:
+                multipart = as_multipart
+            if as_multipart == multipart:
+                syntaxes.append(media_type.transfer_syntax or (ANY if is_open else DEFAULT))
+        if syntaxes:
+            preferences.append(tuple(syntaxes))
     if multipart is None:
         bare = f", or {DICOM}" if single else ""
         raise NotAcceptable(
             f'this resource is served as {MULTIPART}; type="{DICOM}"{bare}, with '
             "transfer-syntax=* for the stored encoding"
         )
-    return DicomChoice(multipart, tuple(syntaxes))
+    return DicomChoice(multipart, tuple(preferences))
 
 
 # PS3.18 Table 8.7.3-5: the media type of a compressed frame by its transfer syntax.
@@ -195,14 +210,26 @@ NATIVE = frozenset(
 )
 
 
+# The transfer syntax that a media type means by itself (PS3.18 Table 8.7.3-5).
+_DEFAULT_SYNTAXES = {
+    "image/dicom-rle": RLE_LOSSLESS,
+    "image/jpeg": JPEG_LOSSLESS_SV1,
+    "image/jls": JPEG_LS_LOSSLESS,
+    "image/jp2": JPEG_2000_LOSSLESS,
+    "image/jphc": HTJ2K_LOSSLESS,
+}
+_MADE_SYNTAXES = frozenset((*ENCAPSULATED_TARGETS, JPEG_BASELINE))
+
+
 @dataclass(frozen=True, slots=True)
 class FrameChoice:
-    """How pixel data is sent. `decode`: uncompressed little endian instead of as stored."""
+    """How pixel data is sent, if not as stored: `decode`, uncompressed little endian; `encode`."""
 
     multipart: bool
     media_type: str
     transfer_syntax: str
     decode: bool
+    encode: bool = False
 
     @property
     def content_type(self) -> str:
@@ -215,31 +242,72 @@ def choose_frames(
     """Choose the encoding of frames of an object stored in transfer syntax `stored`.
 
     application/octet-stream without a transfer syntax is uncompressed (Table 8.7.3-5); with `*`,
-    and for a media type that fits the stored one, the stored bytes go out. Raises NotAcceptable.
+    and for a media type that fits the stored one, the stored bytes go out. Of what is wanted
+    equally the stored comes first, then the uncompressed. Raises NotAcceptable.
     """
-    native = stored in NATIVE
-    stored_type = OCTET_STREAM if native else FRAME_MEDIA_TYPES.get(stored, OCTET_STREAM)
-    served_syntax = EXPLICIT_VR_LITTLE_ENDIAN if native else stored
-    for media_type in wanted:
-        is_open = media_type.part_type in ("*/*", ANY)
-        multipart = media_type.is_multipart or is_open or not single
-        if not (media_type.is_multipart or single or is_open):
-            continue
-        syntax = media_type.transfer_syntax
-        as_stored = FrameChoice(multipart, stored_type, served_syntax, False)
-        if syntax in (ANY, served_syntax) and (
-            media_type.admits(stored_type) or media_type.admits(OCTET_STREAM)
+    ways = (_as_stored, _decoded, _encoded) if can_decode else (_as_stored, _native)
+    for _, group in groupby(wanted, key=lambda media_type: media_type.quality):
+        usable = [m for m in group if m.is_multipart or single or m.part_type in ("*/*", ANY)]
+        for way in ways:
+            for media_type in usable:
+                found = way(media_type, stored)
+                if found is not None:
+                    is_open = media_type.part_type in ("*/*", ANY)
+                    multipart = media_type.is_multipart or is_open or not single
+                    return replace(found, multipart=multipart)
+    raise _no_frames(stored, can_decode=can_decode)
+
+
+def _stored_choice(stored: str) -> FrameChoice:
+    if stored in NATIVE:
+        return FrameChoice(False, OCTET_STREAM, EXPLICIT_VR_LITTLE_ENDIAN, False)
+    return FrameChoice(False, FRAME_MEDIA_TYPES.get(stored, OCTET_STREAM), stored, False)
+
+
+def _as_stored(media_type: MediaType, stored: str) -> FrameChoice | None:
+    choice, syntax = _stored_choice(stored), media_type.transfer_syntax
+    if syntax in (ANY, choice.transfer_syntax):
+        fits = media_type.admits(choice.media_type) or media_type.admits(OCTET_STREAM)
+        return choice if fits else None
+    return choice if syntax is None and media_type.admits(choice.media_type) else None
+
+
+def _decoded(media_type: MediaType, stored: str) -> FrameChoice | None:
+    wants = media_type.transfer_syntax in (None, EXPLICIT_VR_LITTLE_ENDIAN)
+    if not wants or not media_type.admits(OCTET_STREAM):
+        return None
+    return FrameChoice(False, OCTET_STREAM, EXPLICIT_VR_LITTLE_ENDIAN, stored not in NATIVE)
+
+
+def _native(media_type: MediaType, stored: str) -> FrameChoice | None:
+    return _decoded(media_type, stored) if stored in NATIVE else None
+
+
+def _encoded(media_type: MediaType, stored: str) -> FrameChoice | None:
+    """Frames in a codec that they are not stored in; lossy only where it is named."""
+    syntax = media_type.transfer_syntax
+    for name, default in _DEFAULT_SYNTAXES.items():
+        made = syntax or default
+        if (
+            made in _MADE_SYNTAXES
+            and FRAME_MEDIA_TYPES[made] == name
+            and media_type.admits(name)
+            and can_transcode(stored, EXPLICIT_VR_LITTLE_ENDIAN)
         ):
-            return as_stored
-        if syntax is None and media_type.admits(stored_type):
-            return as_stored
-        if syntax in (None, EXPLICIT_VR_LITTLE_ENDIAN) and media_type.admits(OCTET_STREAM):
-            if native or can_decode:
-                return FrameChoice(multipart, OCTET_STREAM, EXPLICIT_VR_LITTLE_ENDIAN, not native)
-    decoded = f', or {MULTIPART}; type="{OCTET_STREAM}" uncompressed' if can_decode else ""
-    raise NotAcceptable(
-        f'these frames are served as {MULTIPART}; type="{stored_type}"; '
-        f"transfer-syntax={served_syntax}{decoded}"
+            return FrameChoice(False, name, made, False, encode=True)
+    return None
+
+
+def _no_frames(stored: str, *, can_decode: bool) -> NotAcceptable:
+    """Name what could be had instead."""
+    choice = _stored_choice(stored)
+    made = ""
+    if can_decode:
+        types = ", ".join(f"{name} ({uid})" for name, uid in _DEFAULT_SYNTAXES.items())
+        made = f', {MULTIPART}; type="{OCTET_STREAM}" uncompressed, or transcoded as {types}'
+    return NotAcceptable(
+        f'these frames are served as {MULTIPART}; type="{choice.media_type}"; '
+        f"transfer-syntax={choice.transfer_syntax}{made}"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import AsyncIterator, Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 
 from anyio import to_thread
@@ -32,13 +33,31 @@ REVALIDATE = {
 }
 
 
+def entity_tag(*what: object) -> str:
+    """A strong entity tag over everything that decides what the bytes are."""
+    return f'"{sha256(repr(what).encode()).hexdigest()[:32]}"'
+
+
 def is_current(request: Request, etag: str) -> bool:
     """Whether If-None-Match names the tag (RFC 9110 13.1.2, weak comparison)."""
     header = request.headers.get("if-none-match")
     if not header:
         return False
     tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
-    return "*" in tags or etag in tags
+    return "*" in tags or etag.removeprefix("W/") in tags
+
+
+def not_modified(headers: Headers) -> Response:
+    """304, with the headers that the answer would have had (RFC 9110 15.4.5)."""
+    return Response(status_code=304, headers={**SECURITY_HEADERS, **headers})
+
+
+def wanted_range(request: Request, etag: str) -> str | None:
+    """The Range header, unless If-Range names another representation (RFC 9110 13.1.5)."""
+    condition = request.headers.get("if-range")
+    if condition is not None and condition.strip() != etag:
+        return None
+    return request.headers.get("range")
 
 
 def warning_headers(warnings: tuple[str, ...] | list[str], agent: str) -> dict[str, str]:
@@ -108,16 +127,49 @@ async def in_thread(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
             close()
 
 
+class _Primed:
+    """Chunks of which the first was taken; closing it closes what they come from."""
+
+    def __init__(self, first: bytes, chunks: AsyncIterator[bytes]) -> None:
+        self._first: bytes | None = first
+        self._chunks = chunks
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return await anext(self._chunks)
+
+    async def aclose(self) -> None:
+        await _close(self._chunks)
+
+
 async def primed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Take the first chunk now, so that what fails at once is an error answer."""
-    first = await anext(chunks, b"")
+    return _Primed(await anext(chunks, b""), chunks)
 
-    async def all_chunks() -> AsyncIterator[bytes]:
-        yield first
-        async for chunk in chunks:
-            yield chunk
 
-    return all_chunks()
+async def _close(chunks: object) -> None:
+    close = getattr(chunks, "aclose", None)
+    if close is not None:
+        await close()
+
+
+class _Streamed(StreamingResponse):
+    """A body of many chunks, of which HEAD takes none."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "HEAD":
+            await super().__call__(scope, receive, send)
+            return
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        await send({"type": "http.response.body", "body": b""})
+        await _close(self.body_iterator)
 
 
 def streamed(
@@ -129,7 +181,7 @@ def streamed(
     length: int | None = None,
 ) -> Response:
     """A body of many chunks. `length`, where it is known, becomes Content-Length."""
-    response = StreamingResponse(
+    response = _Streamed(
         chunks,
         status,
         headers={**SECURITY_HEADERS, **(headers or {}), "Content-Type": content_type},

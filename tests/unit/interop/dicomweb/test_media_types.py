@@ -20,6 +20,7 @@ from interop.errors import BadRequest, NotAcceptable
 EXPLICIT = "1.2.840.10008.1.2.1"
 IMPLICIT = "1.2.840.10008.1.2"
 JPEG = "1.2.840.10008.1.2.4.50"
+HTJ2K = "1.2.840.10008.1.2.4.201"
 J2K = "1.2.840.10008.1.2.4.90"
 DICOM_PARTS = 'multipart/related; type="application/dicom"'
 OCTETS = 'multipart/related; type="application/octet-stream"'
@@ -82,13 +83,20 @@ def test_the_accept_query_parameter_wins_over_the_header() -> None:
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
-        ("*/*", DicomChoice(True, (ANY,))),
-        (DICOM_PARTS, DicomChoice(True, (DEFAULT,))),
-        (f"{DICOM_PARTS}; transfer-syntax=*", DicomChoice(True, (ANY,))),
-        (f"{DICOM_PARTS}; transfer-syntax={J2K}, {DICOM_PARTS}", DicomChoice(True, (J2K, DEFAULT))),
-        ("application/dicom", DicomChoice(False, (DEFAULT,))),
-        ("application/dicom; transfer-syntax=*", DicomChoice(False, (ANY,))),
-        (f"application/dicom, {DICOM_PARTS}", DicomChoice(False, (DEFAULT,))),
+        ("*/*", DicomChoice(True, ((ANY,),))),
+        (DICOM_PARTS, DicomChoice(True, ((DEFAULT,),))),
+        (f"{DICOM_PARTS}; transfer-syntax=*", DicomChoice(True, ((ANY,),))),
+        (
+            f"{DICOM_PARTS}; transfer-syntax={J2K}, {DICOM_PARTS}",
+            DicomChoice(True, ((J2K, DEFAULT),)),
+        ),
+        ("application/dicom", DicomChoice(False, ((DEFAULT,),))),
+        ("application/dicom; transfer-syntax=*", DicomChoice(False, ((ANY,),))),
+        (
+            f"{DICOM_PARTS};transfer-syntax={J2K};q=0.5, {DICOM_PARTS}",
+            DicomChoice(True, ((DEFAULT,), (J2K,))),
+        ),
+        (f"application/dicom, {DICOM_PARTS}", DicomChoice(False, ((DEFAULT,),))),
     ],
 )
 def test_how_an_instance_is_sent(accept: str, expected: DicomChoice) -> None:
@@ -113,6 +121,11 @@ def test_several_instances_are_never_a_bare_body() -> None:
         ('multipart/related; type="image/jpeg", ' + OCTETS, J2K,
          (True, "application/octet-stream", EXPLICIT, True)),
         ("image/jp2", J2K, (False, "image/jp2", J2K, False)),
+        ("image/jphc, image/jp2;q=0.5", J2K, (False, "image/jphc", HTJ2K, True)),
+        ("image/jls", EXPLICIT, (False, "image/jls", "1.2.840.10008.1.2.4.80", True)),
+        ("image/jpeg", EXPLICIT, (False, "image/jpeg", "1.2.840.10008.1.2.4.70", True)),
+        (f"image/jpeg; transfer-syntax={JPEG}", EXPLICIT, (False, "image/jpeg", JPEG, True)),
+        ("image/*", J2K, (False, "image/jp2", J2K, False)),
         ("application/octet-stream", EXPLICIT,
          (False, "application/octet-stream", EXPLICIT, False)),
     ],
@@ -122,7 +135,8 @@ def test_how_a_frame_is_sent(
 ) -> None:
     choice = choose_frames(accepted(accept, None), stored, single=True, can_decode=True)
 
-    found = (choice.multipart, choice.media_type, choice.transfer_syntax, choice.decode)
+    is_made = choice.decode or choice.encode
+    found = (choice.multipart, choice.media_type, choice.transfer_syntax, is_made)
     assert found == expected
 
 
