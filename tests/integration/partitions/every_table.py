@@ -5,6 +5,7 @@ Values follow the models: enums, ranges, tooth numbers, references to rows that 
 
 from __future__ import annotations
 
+import json
 import random
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -40,6 +41,18 @@ CHOSEN: dict[str, Any] = {
     "emergency_accesses.ended_at": None,
     "emergency_accesses.expires_at": lambda n: datetime.now(UTC) + timedelta(minutes=30),
     "emergency_accesses.opened_at": lambda n: datetime.now(UTC),
+    "fhir_search_parameters.definition": lambda n: json.dumps(
+        {
+            "url": f"urn:test:every-table:{n}",
+            "code": f"every-table-{n}",
+            "type": "token",
+            "expression": "Basic.code",
+            "bases": ["Basic"],
+            "targets": [],
+            "components": [],
+        }
+    ),
+    "fhir_search_parameters.status": lambda n: "READY",
     "identity_providers.name": lambda n: f"provider-{n}",
     "imaging_objects.frame_table": lambda n: bytes(range(16)),
     "imaging_objects.hash": lambda n: f"{n:064x}",
