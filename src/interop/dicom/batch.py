@@ -17,7 +17,7 @@ import orjson
 
 from ai import completeness
 from interop.dicom import imaging_rows as rows
-from interop.dicom import release, routing
+from interop.dicom import query_tags, release, routing
 from interop.dicom.failures import (
     DUPLICATE_SOP_INSTANCE,
     NOT_AUTHORIZED,
@@ -112,6 +112,7 @@ def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) 
     _after_release(connection, batch)
     _schedule_checks(connection, batch)
     _route(connection, batch, changes)
+    _index_query_tags(connection, batch, changes)
     _revise(batch, revision)
     return batch
 
@@ -150,6 +151,7 @@ def store_as_seen(
     if revision is None:
         return None
     _route(connection, batch, changes)
+    _index_query_tags(connection, batch, changes)
     _revise(batch, revision)
     return batch
 
@@ -555,6 +557,21 @@ def _route(connection: Connection, batch: Batch, changes: Changes) -> None:
             )
         )
     routing.enqueue(connection, batch.tenant_id, arrivals)
+
+
+def _index_query_tags(connection: Connection, batch: Batch, changes: Changes) -> None:
+    """Write the values of attributes that the organization has made searchable, if there are."""
+    tags = batch.known.query_tags
+    if not tags or not changes.objects:
+        return
+    known = {row["sop_instance_uid"]: row for row in changes.objects}
+    arrivals = []
+    for n, received in enumerate(batch.objects):
+        if batch.results[n].kind == "stored":
+            row = known[received.sop_instance_uid]
+            ids = (row["id"], row["study_id"], row["series_id"])
+            arrivals.append(query_tags.Arrival(*ids, received))
+    query_tags.index_arrivals(connection, batch.tenant_id, tags, arrivals)
 
 
 def _forget_quarantined(connection: Connection, batch: Batch) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import orjson
 
+from interop.dicom.query.tag_values import QueryTag, tags_of
 from storage.database import Connection
 
 READ: LiteralString = (
@@ -127,6 +128,8 @@ class Snapshot:
     allows_deleted: bool = True
     # Whether the tenant has rules by which objects are sent on.
     has_routes: bool = False
+    # Attributes that the tenant has made searchable (interop.dicom.query_tags).
+    query_tags: tuple[QueryTag, ...] = ()
 
 
 @dataclass(slots=True)
@@ -212,6 +215,7 @@ def read_and_lock(
         deleted=frozenset(found["deleted"] or ()),
         deleted_studies=frozenset(found["deleted_studies"] or ()),
         has_routes=found["has_routes"],
+        query_tags=tags_of(found["query_tags"]),
         allows_deleted=settings.get("allow_storing_deleted", True),
     )
 

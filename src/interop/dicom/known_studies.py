@@ -15,6 +15,7 @@ from uuid import UUID
 
 from interop.dicom.batch import Batch
 from interop.dicom.imaging_rows import Snapshot, StudyRow
+from interop.dicom.query.tag_values import QueryTag
 from interop.dicom.received import Received
 
 # About 10 KB each.
@@ -29,6 +30,7 @@ class _Known:
     quiet_window_seconds: int | None
     settings_revision: str
     has_routes: bool
+    query_tags: tuple[QueryTag, ...]
 
 
 class KnownStudies:
@@ -68,6 +70,7 @@ class KnownStudies:
             quiet_window_seconds=first.quiet_window_seconds,
             settings_revision=first.settings_revision,
             has_routes=first.has_routes,
+            query_tags=first.query_tags,
         )
 
     def remember(self, batch: Batch) -> None:
@@ -78,7 +81,7 @@ class KnownStudies:
             series = {s: found for (of, s), found in known.series.items() if of == uid}
             self._known[batch.tenant_id, uid] = _Known(
                 study, series, known.issuer, known.quiet_window_seconds, known.settings_revision,
-                known.has_routes,
+                known.has_routes, known.query_tags,
             )  # fmt: skip
         while len(self._known) > _MOST_STUDIES:
             self._known.popitem(last=False)

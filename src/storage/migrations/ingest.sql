@@ -11,6 +11,9 @@ CREATE OR REPLACE FUNCTION ingest_begin(p_tenant uuid) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 BEGIN
     PERFORM enter_tenant(p_tenant), set_config('app.lens', 'on', true);
+    -- It will write: whoever waits for those who may not know of a new query tag must see it from
+    -- before it reads which there are (interop/dicom/query_tags.py).
+    PERFORM pg_current_xact_id();
 END;
 $$;
 
@@ -51,6 +54,9 @@ BEGIN
         -- Whoever changes rules touches the tenant's settings, so a revision tells of it.
         'has_routes', EXISTS (SELECT FROM dicom_routing_rules AS r
             WHERE r.tenant_id = p_tenant AND r.enabled),
+        'query_tags', (SELECT json_agg(known) FROM (
+            SELECT q.id, q.path, q.private_creator, q.vr FROM dicom_query_tags AS q
+            WHERE q.tenant_id = p_tenant AND q.status <> 'DROPPING') AS known),
         'settings', (SELECT row_to_json(known) FROM (
             SELECT t.default_issuer_of_patient_id AS issuer, t.quiet_window_seconds,
                 t.allow_storing_deleted, t.xmin::text AS revision

@@ -27,6 +27,7 @@ MODULES = (
     "clinical.treatment",
     "imaging",
     "imaging_changes",
+    "query_tags",
     "ai",
     "integrations",
     "dicom_routing",
