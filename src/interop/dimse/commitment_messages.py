@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
 
+from pydicom import config
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
@@ -168,24 +171,29 @@ def _value(data: Dataset, keyword: str) -> Any:
 
 
 def _transaction_uid(data: Dataset) -> str:
-    uid = str(_value(data, "TransactionUID") or "")
+    uid = _uid(data, "TransactionUID")
     if not is_uid(uid):
         raise InvalidMessage(INVALID_ARGUMENT_VALUE, "Transaction UID is missing or no UID")
     return uid
 
 
 def _reference(item: Dataset) -> Reference:
-    uids = [
-        str(_value(item, keyword) or "")
-        for keyword in ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
-    ]
+    uids = [_uid(item, name) for name in ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")]
     # A UID that breaks its form is one that nothing is stored under; one that is too long, or that
     # no column can hold, cannot even be answered.
-    if any(not 0 < len(uid) <= _LONGEST_UID or "\0" in uid for uid in uids):
+    if any(not 0 < len(uid) <= _LONGEST_UID or not uid.isprintable() for uid in uids):
         raise InvalidMessage(
             INVALID_ARGUMENT_VALUE, "an item lacks a Referenced SOP Class or Instance UID"
         )
     return Reference(*uids)
+
+
+def _uid(data: Dataset, keyword: str) -> str:
+    """The characters of a UID as they were sent; pydicom would judge them."""
+    element = data.get_item(keyword) if keyword in data else None
+    value = element.value if element is not None else b""
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
+    return text.rstrip(" \0")
 
 
 def _reason(item: Dataset) -> int:
@@ -197,7 +205,14 @@ def _sequence(references: Iterable[Reference]) -> Items:
     items = []
     for reference in references:
         item = Dataset()
-        item.ReferencedSOPClassUID = UID(reference.sop_class_uid)
-        item.ReferencedSOPInstanceUID = UID(reference.sop_instance_uid)
+        # What a peer asked for is named as it did that, a UID or not.
+        for keyword, uid in (
+            ("ReferencedSOPClassUID", reference.sop_class_uid),
+            ("ReferencedSOPInstanceUID", reference.sop_instance_uid),
+        ):
+            tag = tag_for_keyword(keyword)
+            assert tag is not None
+            value = UID(uid, config.IGNORE)
+            item.add(DataElement(tag, "UI", value, validation_mode=config.IGNORE))
         items.append(item)
     return Items(items)

@@ -403,6 +403,8 @@ def _take(services: PullServices, tenant: Tenant, path: Path, source: Source) ->
         writer.abort()
         logger.warning("pull_spool_failed", extra={"errno": error.errno})
         return OUT_OF_RESOURCES.dicom_status
+    finally:
+        path.unlink(missing_ok=True)  # of a requestor pynetdicom leaves it behind
     return services.ingest.store(tenant, spooled, source).dicom_status
 
 
