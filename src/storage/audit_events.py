@@ -104,6 +104,7 @@ EVENT_TYPES: dict[str, EventType] = _listed(
     EventType("DICOM_INSTANCE_DAMAGED", "E", "110113"),
     # DIMSE
     EventType("DICOM_ECHO", "E", "110100"),
+    EventType("DICOM_QUERY", "E", "110112", "SEARCH"),
     EventType("DICOM_ASSOCIATION_BEGAN", "E", "110102"),
     EventType("DICOM_ASSOCIATION_REJECTED", "E", "110113"),
     EventType("DICOM_TRANSFER_FAILED", "C", "110104"),

@@ -1,0 +1,338 @@
+"""The pages of a C-FIND: which columns answer its keys, and the statement of each page.
+
+Where columns hold everything that is asked for, nothing else is read; else the stored JSON of the
+level is, merged as QIDO-RS merges it. A page goes on after the last row of the one before, in the
+order of an index, so that no connection is held while a peer takes its time with what it got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from typing import Any, Final
+
+from interop.dicom.query.attributes import Level, tag_of
+from interop.dicom.query.conditions import AnyOf, Condition
+from interop.dicom.query.matching import Parameters, predicates, readable_json
+from interop.dicom.query.results import COLUMNS, Shape, Wanted, merged
+from interop.dicom.query.statements import Position, source
+from interop.dicom.received import SERIES_TAGS, STUDY_TAGS
+from interop.dicom.walker import standard_vr
+from interop.dimse.find_keys import (
+    CHARACTER_SET,
+    QUERY_RETRIEVE_LEVEL,
+    RETRIEVE_AE_TITLE,
+    Find,
+)
+from interop.dimse.identifier_encoding import Element, Row
+
+# The first responses come early; what follows takes fewer statements.
+FIRST_PAGE: Final = 200
+NEXT_PAGE: Final = 2_000
+# Pages of rows with stored JSON, and what of an instance's is read at most.
+JSON_PAGE: Final = 200
+INSTANCE_JSON_BYTES: Final = 64 << 10
+
+_PATIENT: Final = (
+    ("PatientName", "s.patient_name"),
+    ("PatientID", "s.dicom_patient_id"),
+    ("IssuerOfPatientID", "s.issuer_of_patient_id"),
+    ("PatientBirthDate", "s.patient_birth_date"),
+    ("PatientSex", "s.patient_sex"),
+)
+_COLUMNS: Final[dict[Level, dict[str, str]]] = {
+    level: {tag_of(keyword): column for keyword, column in columns}
+    for level, columns in {
+        Level.PATIENT: (
+            *_PATIENT,
+            ("NumberOfPatientRelatedStudies", "count(*) OVER patient"),
+            ("NumberOfPatientRelatedSeries", "(sum(s.number_of_series) OVER patient)::int"),
+            ("NumberOfPatientRelatedInstances", "(sum(s.number_of_instances) OVER patient)::int"),
+        ),
+        Level.STUDY: (
+            *_PATIENT,
+            ("StudyInstanceUID", "s.study_uid"),
+            ("StudyDate", "s.study_date"),
+            ("StudyTime", "s.study_time"),
+            ("AccessionNumber", "s.accession_number"),
+            ("StudyID", "s.dicom_study_id"),
+            ("StudyDescription", "s.study_description"),
+            ("ReferringPhysicianName", "s.referring_physician_name"),
+            ("ModalitiesInStudy", "s.modalities_in_study"),
+            ("SOPClassesInStudy", "s.sop_classes_in_study"),
+            ("NumberOfStudyRelatedSeries", "s.number_of_series"),
+            ("NumberOfStudyRelatedInstances", "s.number_of_instances"),
+        ),
+        Level.SERIES: (
+            ("SeriesInstanceUID", "e.series_uid"),
+            ("Modality", "e.modality"),
+            ("SeriesNumber", "e.series_number"),
+            ("SeriesDescription", "e.series_description"),
+            ("SeriesDate", "e.series_date"),
+            ("SeriesTime", "e.series_time"),
+            ("BodyPartExamined", "e.body_part_examined"),
+            ("Laterality", "e.laterality"),
+            ("StationName", "e.station_name"),
+            ("Manufacturer", "e.manufacturer"),
+            ("ProtocolName", "e.protocol_name"),
+            ("FrameOfReferenceUID", "e.frame_of_reference_uid"),
+            ("PerformedStationAETitle", "e.performed_station_ae_title"),
+            ("PerformedProcedureStepStartDate", "e.performed_procedure_step_start_date"),
+            ("PerformedProcedureStepStartTime", "e.performed_procedure_step_start_time"),
+            ("PerformedProcedureStepID", "e.performed_procedure_step_id"),
+            ("NumberOfSeriesRelatedInstances", "e.number_of_instances"),
+        ),
+        Level.INSTANCE: (
+            ("SOPInstanceUID", "o.sop_instance_uid"),
+            ("SOPClassUID", "o.sop_class_uid"),
+            ("InstanceNumber", "o.instance_number"),
+            ("NumberOfFrames", "o.number_of_frames"),
+            ("Rows", "o.height"),
+            ("Columns", "o.width"),
+            ("ContentDate", "o.content_date"),
+            ("ContentTime", "o.content_time"),
+            ("AvailableTransferSyntaxUID", "o.transfer_syntax_uid"),
+        ),
+    }.items()
+}
+_ARRAYS: Final = ("s.modalities_in_study", "s.sop_classes_in_study")
+_AVAILABILITY: Final = tag_of("InstanceAvailability")
+
+# Where a row is in the order of all: what `_position` reads back.
+_PLACE: Final = {
+    Level.STUDY: ("s.study_date", "s.study_time", "s.study_uid"),
+    Level.SERIES: ("e.series_number", "e.series_uid"),
+    Level.INSTANCE: ("o.instance_number", "o.sop_instance_uid"),
+}
+_NOBODY: Final = "'00000000-0000-0000-0000-000000000000'::uuid"
+# One patient: the same identifier of the same issuer; who has none is only the own patient's row.
+_PATIENT_PLACE: Final = (
+    "s.dicom_patient_id",
+    "coalesce(s.issuer_of_patient_id, '')",
+    f"CASE WHEN s.dicom_patient_id = '' THEN s.patient_id ELSE {_NOBODY} END",
+)
+_NEWEST_FIRST: Final = "s.study_date DESC, s.study_time DESC, s.study_uid DESC"
+
+# Keys that few rows share, each with an index or below one that has.
+_IDENTIFYING: Final = frozenset(
+    ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "AccessionNumber")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the rows of one C-FIND are selected and read.
+
+    A row is its place in the order, what `columns` name, and the patient whose data it is; `width`
+    is what there is before that. `prepared` makes of it what the elements read. `unreturned` are
+    keys that are not kept.
+    """
+
+    find: Find
+    columns: tuple[str, ...]
+    width: int
+    elements: tuple[Element, ...]
+    prepared: Callable[[Row], Row]
+    largest_page: int
+    unreturned: frozenset[str]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every key of the request is matched and returned (status FF00)."""
+        return not self.unreturned and not self.find.unmatched
+
+    @property
+    def keeps_statement(self) -> bool:
+        """Whether the best way to find the rows is the same for all values."""
+        return bool(self.find.tests) and all(
+            isinstance(test, Condition)
+            and test.attribute.keyword in _IDENTIFYING
+            and isinstance(test.matcher, AnyOf)
+            and len(test.matcher.values) == 1
+            for test in self.find.tests
+        )
+
+    def statement(
+        self, parameters: Parameters, visible: str | None, limit: int, after: Row | None
+    ) -> str:
+        """The SELECT of a page of `limit` rows after the row `after`."""
+        columns = ", ".join([*place_of(self.find.level), *self.columns])
+        if self.find.level is Level.PATIENT:
+            return _patients(columns, self.find, parameters, visible, limit, after)
+        rows = source(
+            Shape(Level.STUDY, self.find.level),
+            self.find.tests,
+            parameters,
+            visible=visible,
+            limit=limit,
+            after=_position(self.find.level, after) if after is not None else None,
+        )
+        return f"SELECT {columns}, s.patient_id {rows}"
+
+
+def plan(find: Find, called_ae_title: str) -> Plan:
+    """Choose the columns for the keys of a request."""
+    constants = {
+        QUERY_RETRIEVE_LEVEL: find.level_name,
+        RETRIEVE_AE_TITLE: called_ae_title,
+        _AVAILABILITY: "ONLINE",
+    }
+    # What every response says of where it comes from (PS3.4 C.4.1.1.3.2).
+    always = {QUERY_RETRIEVE_LEVEL: "CS", RETRIEVE_AE_TITLE: "AE"}
+    keys = {tag: vr for tag, vr in {**always, **find.keys}.items() if tag != CHARACTER_SET}
+    unreturned = frozenset(tag for tag in keys if tag not in constants and not _is_kept(find, tag))
+    wanted = [tag for tag in keys if tag not in unreturned]
+    fixed = tuple(
+        Element(int(tag, 16), standard_vr(int(tag, 16)), _constant(constants[tag]))
+        for tag in wanted
+        if tag in constants
+    )
+    stored = [tag for tag in wanted if tag not in constants]
+    columns = _columns_of(find.level)
+    if all(tag in columns for tag in stored):
+        return _from_columns(find, stored, fixed, unreturned)
+    return _from_json(find, {tag: keys[tag] for tag in stored}, fixed, unreturned)
+
+
+def place_of(level: Level) -> tuple[str, ...]:
+    """The columns in front of every row: its place in the order of all."""
+    if level is Level.PATIENT:
+        return _PATIENT_PLACE
+    return tuple(c for one, columns in _PLACE.items() if one <= level for c in columns)
+
+
+def _columns_of(level: Level) -> dict[str, str]:
+    if level is Level.PATIENT:
+        return _COLUMNS[level]
+    return {
+        tag: column
+        for one, columns in _COLUMNS.items()
+        if Level.STUDY <= one <= level
+        for tag, column in columns.items()
+    }
+
+
+_KEPT_OF_STUDY: Final = frozenset(f"{tag:08X}" for tag in STUDY_TAGS)
+_KEPT_OF_SERIES: Final = frozenset(f"{tag:08X}" for tag in SERIES_TAGS)
+
+
+def _is_kept(find: Find, tag: str) -> bool:
+    """Whether this level has the attribute, in a column or in its stored JSON."""
+    level = find.level
+    if tag in _columns_of(level) or level is Level.INSTANCE:
+        return True
+    if level is Level.PATIENT:
+        return False
+    asked = Wanted(frozenset((tag,)))
+    if tag in _KEPT_OF_STUDY or asked.more(Level.STUDY):
+        return True
+    return level is Level.SERIES and (tag in _KEPT_OF_SERIES or bool(asked.more(Level.SERIES)))
+
+
+def _from_columns(
+    find: Find, tags: Sequence[str], fixed: tuple[Element, ...], unreturned: frozenset[str]
+) -> Plan:
+    known, place = _columns_of(find.level), place_of(find.level)
+    columns = tuple(dict.fromkeys(c for c in (known[tag] for tag in tags) if c not in place))
+    where = {column: at for at, column in enumerate((*place, *columns))}
+    elements = tuple(
+        Element(int(tag, 16), standard_vr(int(tag, 16)), _reader(known[tag], where[known[tag]]))
+        for tag in tags
+    )
+    width = len(where)
+    return Plan(find, columns, width, (*fixed, *elements), _as_it_is, NEXT_PAGE, unreturned)
+
+
+def _from_json(
+    find: Find, keys: dict[str, str], fixed: tuple[Element, ...], unreturned: frozenset[str]
+) -> Plan:
+    wanted = Wanted(frozenset(keys))
+    shape = Shape(
+        Level.STUDY,
+        find.level,
+        wanted.more(Level.STUDY),
+        wanted.more(Level.SERIES) if find.level >= Level.SERIES else frozenset(),
+    )
+    columns = shape.columns
+    if find.level is Level.INSTANCE:
+        columns = columns.replace(COLUMNS[Level.INSTANCE], _cut_out(keys))
+    elements = tuple(Element(int(tag, 16), _vr(tag, vr), _member(tag)) for tag, vr in keys.items())
+    first = len(place_of(find.level))
+    prepared = partial(_merged, shape, wanted, first)
+    width = first + shape.width
+    return Plan(find, (columns,), width, (*fixed, *elements), prepared, JSON_PAGE, unreturned)
+
+
+def _cut_out(tags: Iterable[str]) -> str:
+    """The columns of an instance, of its JSON only these attributes: a header may be large."""
+    # Eight hexadecimal digits each, by the walker.
+    wanted = ",".join(sorted(tags))
+    return (
+        f"(SELECT CASE WHEN octet_length(cut.text) <= {INSTANCE_JSON_BYTES} THEN cut.text"
+        " ELSE '{}' END FROM (SELECT coalesce(json_object_agg(m.key, m.value)::text, '{}') AS text"
+        f" FROM json_each({readable_json('o.dicom_json')}::json) AS m"
+        f" WHERE m.key = ANY('{{{wanted}}}')) AS cut), o.transfer_syntax_uid"
+    )
+
+
+def _vr(tag: str, asked: str) -> str:
+    """The VR of a key without a value: PS3.6's, or that of the request where it has none."""
+    known = standard_vr(int(tag, 16))
+    return asked if known == "UN" else known
+
+
+def _constant(text: str) -> Callable[[Row], str]:
+    return lambda _: text
+
+
+def _reader(column: str, at: int) -> Callable[[Row], Any]:
+    if column in _ARRAYS:
+        return lambda row: sorted(row[at])
+    return itemgetter(at)
+
+
+def _member(tag: str) -> Callable[[Any], Any]:
+    return lambda result: result.get(tag)
+
+
+def _as_it_is(row: Row) -> Row:
+    return row
+
+
+def _merged(shape: Shape, wanted: Wanted, first: int, row: Row) -> Any:
+    return merged(shape, row[first:], wanted)
+
+
+def _position(level: Level, row: Row) -> Position:
+    below = [(row[3 + 2 * n], row[4 + 2 * n]) for n in range(level)]
+    return Position((row[0], row[1], row[2]), *below)
+
+
+def _patients(
+    columns: str,
+    find: Find,
+    parameters: Parameters,
+    visible: str | None,
+    limit: int,
+    after: Row | None,
+) -> str:
+    """One row of each patient, that of the newest study, in the order of the index."""
+    wheres = ["s.tenant_id = %(tenant_id)s", "s.dicom_patient_id IS NOT NULL"]
+    wheres += predicates(find.tests, parameters)
+    if visible is not None:
+        wheres.append(visible)
+    place = ", ".join(_PATIENT_PLACE)
+    if after is not None:
+        patient_id, issuer, nobody = after[:3]
+        last = parameters.bind(patient_id)
+        wheres.append(f"s.dicom_patient_id >= {last}")
+        wheres.append(
+            f"({place}) > ({last}, {parameters.bind(issuer)}, {parameters.bind(str(nobody))}::uuid)"
+        )
+    return (
+        f"SELECT DISTINCT ON ({place}) {columns}, s.patient_id FROM imaging_studies s"
+        f" WHERE {' AND '.join(wheres)} WINDOW patient AS (PARTITION BY {place})"
+        f" ORDER BY {place}, {_NEWEST_FIRST} LIMIT {limit}"
+    )
