@@ -182,15 +182,29 @@ class Sender:
             return SentObject(outgoing, None, str(error))
         except LinkError as error:
             return self._broken(outgoing, choice, error)
+        deadline = time.monotonic() + self._limits.idle_seconds
+        while not opened.association.link.wait(_LOOK_SECONDS):
+            self._look()
+            if time.monotonic() > deadline:
+                silence = f"no response within {self._limits.idle_seconds:.0f} s"
+                return self._broken(outgoing, choice, DeadlineExceeded(silence))
         try:
-            status, comment = opened.response(message_id, self._is_cancelled)
+            status, comment = opened.response(message_id)
         except LinkError as error:
             return self._broken(outgoing, choice, error)
-        except SendCancelled:
-            # A response is still due, so this association carries nothing else.
+        return SentObject(outgoing, status, comment, choice.transfer_syntax_uid)
+
+    def _look(self) -> None:
+        """Raise SendCancelled, or whatever the look raises, when nobody waits any more."""
+        try:
+            if not self._is_cancelled():
+                return
+        except BaseException:
             self._close(is_clean=False)
             raise
-        return SentObject(outgoing, status, comment, choice.transfer_syntax_uid)
+        # A response is still due, so this association carries nothing else.
+        self._close(is_clean=False)
+        raise SendCancelled
 
     def _association(self, outgoing: OutgoingObject) -> _OpenAssociation:
         group = self._group_of.get(outgoing.sop_class_uid)
@@ -236,15 +250,8 @@ class _OpenAssociation:
         self._message_id = self._message_id % 0xFFFF + 1
         return self._message_id
 
-    def response(self, message_id: int, is_cancelled: Callable[[], bool]) -> tuple[int, str]:
-        """Wait for the response: status and comment. Raises LinkError, SendCancelled."""
-        link = self.association.link
-        deadline = time.monotonic() + link.limits.idle_seconds
-        while not link.wait(_LOOK_SECONDS):
-            if is_cancelled():
-                raise SendCancelled
-            if time.monotonic() > deadline:
-                raise DeadlineExceeded(f"no response within {link.limits.idle_seconds:.0f} s")
+    def response(self, message_id: int) -> tuple[int, str]:
+        """Status and comment of the response that has begun to come. Raises LinkError."""
         received = self.association.stream.next_command()
         if received is None:
             raise ConnectionLost("the peer released the association instead of answering")

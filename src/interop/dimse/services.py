@@ -13,7 +13,7 @@ from typing import Final
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from interop.dimse import commitment
+from interop.dimse import c_find, c_get, c_move, commitment
 from interop.dimse.c_store import audit_row
 from interop.dimse.command_set import C_ECHO_RQ, C_GET_RQ, N_EVENT_REPORT_RQ, Command
 from interop.dimse.policy import Admission
@@ -50,6 +50,9 @@ SERVICES: Final[tuple[Service, ...]] = (
     Service(
         C_ECHO_RQ, "C-ECHO", (VERIFICATION_SOP_CLASS,), handle_c_echo, audit_event="DICOM_ECHO"
     ),
+    c_find.SERVICE,
+    c_move.SERVICE,
+    c_get.SERVICE,
     *commitment.SERVICES,
 )
 

@@ -1,0 +1,130 @@
+"""C-MOVE (PS3.4 C.4.2, SCP): objects go to a registered application entity, over an association of
+its own.
+
+Only to one that the tenant has registered as somebody who may be sent to, at the address of its
+registration: whoever else is named gets no connection from us (security.md A11).
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+from pynetdicom.sop_class import (
+    PatientRootQueryRetrieveInformationModelMove,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+
+from interop.dimse import peers, registry
+from interop.dimse.command_set import C_MOVE_RQ
+from interop.dimse.requestor import Destination
+from interop.dimse.retrieval import InvalidIdentifier, Plan
+from interop.dimse.sender import Originator, SendCancelled, Sender, SendFailed
+from interop.dimse.service_requests import Served, Service, ServiceRequest
+from interop.dimse.suboperations import (
+    IDENTIFIER_DOES_NOT_MATCH,
+    MOVE_DESTINATION_UNKNOWN,
+    UNABLE_TO_PERFORM,
+    SubOperations,
+    answer_extended,
+    planned_of,
+    reader_of,
+    refused,
+)
+from interop.dimse.tls import TlsConfigurationError
+from storage.tenancy import AE_TITLE
+
+logger = logging.getLogger(__name__)
+
+PATIENT_ROOT_MOVE: Final = str(PatientRootQueryRetrieveInformationModelMove)
+STUDY_ROOT_MOVE: Final = str(StudyRootQueryRetrieveInformationModelMove)
+
+_MOVE_DESTINATION: Final = 0x0600
+
+
+def handle_c_move(request: ServiceRequest) -> Served:
+    """Send what the identifier names to the Move Destination."""
+    title = request.command.elements.get(_MOVE_DESTINATION, b"").decode("latin-1").strip(" \0")
+    try:
+        destination = _destination(request, title)
+    except TlsConfigurationError as error:
+        logger.error("tls_files_not_usable", extra={"detail": str(error)})
+        return refused(request, UNABLE_TO_PERFORM, "TLS is not configured for the destination")
+    if destination is None:
+        return refused(
+            request, MOVE_DESTINATION_UNKNOWN, f"{title[:16]!r} is no registered destination"
+        )
+    try:
+        planned = planned_of(request, title, PATIENT_ROOT_MOVE)
+    except InvalidIdentifier as error:
+        return refused(request, IDENTIFIER_DOES_NOT_MATCH, str(error))
+    counts = SubOperations(request, planned.count, title)
+    is_cancelled = _send(request, destination, planned, counts)
+    return counts.finish(is_cancelled=is_cancelled)
+
+
+def _destination(request: ServiceRequest, title: str) -> Destination | None:
+    """The registered peer of this AE title; None where nothing may be sent to it."""
+    if not AE_TITLE.fullmatch(title):
+        return None
+    tenant, backend = request.admission.tenant, request.conversation.backend
+    found = registry.find(backend.database, tenant, title)
+    now = datetime.now(UTC)
+    if (
+        found is None
+        or not (found.active and found.may_be_sent_to)
+        or (found.valid_from is not None and now < found.valid_from)
+        or (found.valid_until is not None and now >= found.valid_until)
+    ):
+        return None
+    return peers.destination(backend.settings, tenant, found)
+
+
+def _send(
+    request: ServiceRequest, destination: Destination, planned: Plan, counts: SubOperations
+) -> bool:
+    """Send object after object; whether the peer cancelled."""
+
+    def is_cancelled() -> bool:
+        counts.report()
+        return request.cancelled()
+
+    originator = Originator(request.admission.calling_ae_title, request.command.message_id)
+    objects = planned.objects()
+    with (
+        suppress(SendCancelled),
+        Sender(
+            destination,
+            planned.kinds,
+            reader_of(request),
+            originator=originator,
+            is_cancelled=is_cancelled,
+        ) as sender,
+    ):
+        for outgoing in objects:
+            if request.cancelled():
+                break
+            try:
+                sent = sender.send(outgoing)
+            except SendFailed as error:
+                # Neither this one nor any behind it.
+                counts.note(outgoing.sop_instance_uid, None, str(error))
+                for rest in objects:
+                    counts.note(rest.sop_instance_uid, None)
+                break
+            counts.note(outgoing.sop_instance_uid, sent.status, sent.message)
+            counts.report()
+    return request.is_cancelled and counts.remaining > 0
+
+
+SERVICE: Final = Service(
+    C_MOVE_RQ,
+    "C-MOVE",
+    (PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE),
+    handle_c_move,
+    needs="may_query",
+    is_streaming=True,
+    extended=answer_extended,
+)
