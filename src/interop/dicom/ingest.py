@@ -31,10 +31,11 @@ from interop.dicom.group_commit import GroupCommitter
 from interop.dicom.imaging_rows import Record, Stored
 from interop.dicom.ingest_types import Door, Kind, Outcome, Source
 from interop.dicom.limits import DEFAULT_LIMITS, Limits
+from interop.dicom.oddities import oddities
 from interop.dicom.part10 import Instance, parse
 from interop.dicom.received import Received, check_lengths, transaction_columns
 from interop.dicom.spool import Spool, Spooled
-from interop.dicom.uids import has_leading_zero, is_uid, require_uid
+from interop.dicom.uids import is_uid, require_uid
 from storage.audit import system_audit
 from storage.database import Database
 from storage.objects import ObjectStore
@@ -147,15 +148,15 @@ class Ingest:
             )
         check_lengths(instance)
         warning = _meta_mismatch(instance, source)
-        uids = (instance.sop_instance_uid, instance.study_instance_uid)
-        if warning is None and any(has_leading_zero(uid) for uid in uids):
-            instance.warnings.append("a UID component begins with 0 (PS3.5 9.1)")
+        instance.warnings += oddities(instance)
         if instance.meta.has_preamble:
             return _Checked(instance, spooled, warning)
         spooled = self._with_header(instance, spooled, source)
         # All offsets have moved.
         try:
-            return _Checked(parse(spooled.path, self._limits), spooled, warning)
+            moved = parse(spooled.path, self._limits)
+            moved.warnings = instance.warnings
+            return _Checked(moved, spooled, warning)
         except BaseException:
             spooled.discard()
             raise
@@ -349,4 +350,5 @@ def _outcome(
         instance.series_instance_uid,
         failure,
         warning,
+        tuple(instance.warnings) if failure is None else (),
     )

@@ -42,6 +42,9 @@ class Outcome:
     series_instance_uid: str
     failure: Failure | None = None
     warning: Failure | None = None
+    # What breaks PS3.5 in an object that is stored all the same. No C-STORE status says it: there
+    # are modalities that take a warning for a failure.
+    oddities: tuple[str, ...] = ()
 
     @property
     def is_success(self) -> bool:

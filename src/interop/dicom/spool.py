@@ -92,12 +92,17 @@ class Spool:
 
     def writer(self, *, keep_tiff_preamble: bool = False) -> SpoolWriter:
         """Return a writer for one object. Raises Failure A700 when the disk is nearly full."""
+        self.require_space()
         with _failures():
-            space = os.statvfs(self._folder)
-            if space.f_bavail * space.f_frsize < _RESERVE_BYTES:
-                raise Failure.of(OUT_OF_RESOURCES, _FULL)
             path = self._folder / uuid.uuid4().hex
             return SpoolWriter(path, self.object_limit, keep_tiff_preamble)
+
+    def require_space(self) -> None:
+        """Raise Failure A700 when the disk is nearly full."""
+        with _failures():
+            space = os.statvfs(self._folder)
+        if space.f_bavail * space.f_frsize < _RESERVE_BYTES:
+            raise Failure.of(OUT_OF_RESOURCES, _FULL)
 
     @contextmanager
     def temporary_folder(self) -> Iterator[Path]:

@@ -1,17 +1,20 @@
 """STOW-RS, the store transaction (PS3.18 10.5): a body of any size into the one ingest function.
 
 The body is read once. A part below `SMALL_PART_BYTES` is kept until it is whole and then written,
-hashed and ingested in one thread call; a larger one goes to the spool piece by piece, each written
-while the next one arrives. Several ingests of one request run at once so that their commits are
-grouped; memory stays below (CONCURRENT_STORES + 2) * SMALL_PART_BYTES a request.
+hashed and ingested in one thread call; a larger one goes to disk piece by piece, each written while
+the next one arrives. Several ingests of one request run at once so that their commits are grouped;
+memory stays below (CONCURRENT_STORES + 2) * SMALL_PART_BYTES a request. Metadata and bulk data
+parts wait on disk until the body is complete (`composed.py`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from typing import cast
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, cast
 
 from anyio import CapacityLimiter, Lock, Semaphore, create_task_group, to_thread
 from anyio.abc import TaskGroup, TaskStatus
@@ -20,9 +23,25 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from interop.access import Caller
-from interop.dicom.failures import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Failure
+from interop.dicom.failures import (
+    CANNOT_UNDERSTAND,
+    DATA_SET_MISMATCH_WARNING,
+    LIMIT_EXCEEDED,
+    OUT_OF_RESOURCES,
+    Failure,
+)
 from interop.dicom.ingest_types import ActorType, Outcome, Source
+from interop.dicom.json_dataset import Encoded, Identity
 from interop.dicom.spool import SpoolWriter
+from interop.dicomweb.composed import (
+    LARGE_BYTES,
+    MAX_METADATA_BYTES,
+    METADATA,
+    Composition,
+    DataSet,
+    PartFile,
+    bulk_part_failure,
+)
 from interop.dicomweb.errors import RETRY_AFTER_SECONDS, error_response
 from interop.dicomweb.media_types import (
     DICOM,
@@ -30,13 +49,18 @@ from interop.dicomweb.media_types import (
     MediaType,
     accepted,
     parse_media_types,
-    require_json,
 )
-from interop.dicomweb.multipart import MultipartParser, PartBegin, PartData, PartEnd
+from interop.dicomweb.multipart import (
+    MAX_PARTS,
+    MultipartParser,
+    PartBegin,
+    PartData,
+    PartEnd,
+)
 from interop.dicomweb.paths import root_of, uid_of
 from interop.dicomweb.reading import admitted, reading, services_of
 from interop.dicomweb.responses import json_response
-from interop.dicomweb.store_response import StoreReport, could_not_spool
+from interop.dicomweb.store_response import StoreReport, choose_report, could_not_spool
 from interop.errors import BadRequest, PayloadTooLarge, ServerError, UnsupportedMediaType
 from interop.services import Services
 
@@ -48,19 +72,23 @@ CONCURRENT_STORES = 8
 # Ingests of all requests of a process together; each waits for its group's commit in a thread.
 PROCESS_STORES = 32
 _limiter: RunVar[CapacityLimiter] = RunVar("stow_limiter")
+# Large metadata is put together one at a time: what is in memory is many times its size.
+_large_limiter: RunVar[CapacityLimiter] = RunVar("stow_large_limiter")
+
+Kind = Literal["instance", "metadata", "bulk"]
 
 
 async def store_instances(request: Request) -> Response:
     """Store every instance in the body; with a study in the path, only those of that study."""
     caller = await admitted(request, "c")
-    media_type = require_json(accepted(request.headers.get("accept"), None))
+    media_type = choose_report(accepted(request.headers.get("accept"), None))
     content = content_type_of(request)
     services = services_of(request)
     limit = services.settings.max_request_bytes
     refuse_declared_size(request, limit)
     study = uid_of(request, "study") if "study" in request.path_params else None
-    batch = Batch(services, caller, study)
-    error = await batch.run(content, bounded(request.stream(), limit))
+    batch = Batch(services, caller, study, content, str(request.url))
+    error = await batch.run(bounded(request.stream(), limit))
     report = StoreReport(batch.outcomes, error)
     if batch.unlogged or error is not None:
         # Whatever reached the ingest has its audit row in the transaction that stored it.
@@ -70,12 +98,14 @@ async def store_instances(request: Request) -> Response:
     if error is not None and not batch.outcomes:
         return error_response(error)
     headers = {"Retry-After": RETRY_AFTER_SECONDS} if report.status == 503 else {}
-    return json_response(report.module(root_of(request)), media_type, headers, report.status)
+    body = report.body(root_of(request), media_type)
+    return json_response(body, media_type, headers, report.status)
 
 
 def content_type_of(request: Request) -> MediaType:
-    """The body's media type. Raises UnsupportedMediaType for all but PS3.10 instances."""
-    expected = f'{MULTIPART}; type="{DICOM}"; boundary=..., or {DICOM} for one instance'
+    """The body's media type. Raises UnsupportedMediaType for all but those of PS3.18 10.5.1."""
+    roots = " or ".join(f'"{name}"' for name in (DICOM, *METADATA))
+    expected = f"{MULTIPART}; type={roots}; boundary=..., or one of these types without parts"
     header = request.headers.get("content-type", "")
     try:
         found = parse_media_types(header)
@@ -83,7 +113,7 @@ def content_type_of(request: Request) -> MediaType:
         raise UnsupportedMediaType(f"{error.diagnostics}; send {expected}") from None
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("a Content-Encoding is not accepted here; send the body plain")
-    if len(found) != 1 or found[0].part_type != DICOM:
+    if len(found) != 1 or found[0].part_type not in (DICOM, *METADATA):
         raise UnsupportedMediaType(
             f"Content-Type {header[:120]!r} is not accepted; send {expected}"
         )
@@ -110,25 +140,38 @@ async def bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[byt
 
 
 class Part:
-    """One instance on its way to the spool."""
+    """One part on its way to the disk: an instance into the spool, all else into a file."""
 
-    def __init__(self, index: int, refusal: Failure | None = None) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        index: int,
+        media_type: MediaType,
+        headers: dict[str, str],
+        refusal: Failure | None = None,
+    ) -> None:
+        self.kind = kind
         self.index = index
+        self.media_type = media_type
+        self.headers = headers
         self.refusal = refusal
         # One buffer, not a list: a body may come in chunks of a few bytes each.
         self.pending = bytearray()
-        # Held while a piece is being written: pieces go to the spool in their order.
+        # Held while a piece is being written: pieces go to the disk in their order.
         self.writing = Lock()
-        self.writer: SpoolWriter | None = None
+        self.writer: SpoolWriter | PartFile | None = None
 
 
 class Batch:
-    """The instances of one request; `outcomes` has one entry a part, in their order."""
+    """The instances of one request; `outcomes` has one entry an instance, in their order."""
 
-    def __init__(self, services: Services, caller: Caller, study: str | None) -> None:
+    def __init__(
+        self, services: Services, caller: Caller, study: str | None, content: MediaType, url: str
+    ) -> None:
         self._services = services
         self._tenant = caller.tenant
         self._study = study
+        self._content = content
         self._source = Source(
             door="STOW-RS",
             actor=caller.actor_name,
@@ -139,7 +182,12 @@ class Batch:
         )
         self._slots = Semaphore(CONCURRENT_STORES)
         self._outcomes: dict[int, Outcome] = {}
+        self._parts = self._instances = 0
         self._open: Part | None = None
+        self._composition = Composition(url) if content.part_type in METADATA else None
+        # The folder of what waits for the end of the body, and what removes it.
+        self._folder: Path | None = None
+        self._cleaning = ExitStack()
         # Parts that were refused before the ingest saw them.
         self.unlogged = 0
 
@@ -147,14 +195,14 @@ class Batch:
     def outcomes(self) -> list[Outcome]:
         return [self._outcomes[index] for index in sorted(self._outcomes)]
 
-    async def run(self, content: MediaType, body: AsyncIterator[bytes]) -> ServerError | None:
+    async def run(self, body: AsyncIterator[bytes]) -> ServerError | None:
         """Store all of `body`; the error that ended it early, once what was begun is stored."""
         error: ServerError | None = None
         try:
             async with create_task_group() as tasks:
                 try:
-                    if content.is_multipart:
-                        await self._multipart(content.parameters["boundary"], body, tasks)
+                    if self._content.is_multipart:
+                        await self._multipart(self._content.parameters["boundary"], body, tasks)
                     else:
                         await self._single(body, tasks)
                 except ServerError as raised:
@@ -162,33 +210,46 @@ class Batch:
                 except ClientDisconnect:
                     # Nobody waits for the answer; what came whole is stored, the rest is not.
                     error = BadRequest("the connection ended before the body did")
+                if self._composition is not None:
+                    await self._compose(self._composition, tasks)
+            if self._composition is not None:
+                self._refuse_unused(self._composition)
         finally:
             # Only now is nothing of it being written any more.
             self._forget_open_part()
+            if self._folder is not None:
+                await to_thread.run_sync(self._cleaning.close)
         return error
 
     async def _multipart(self, boundary: str, body: AsyncIterator[bytes], tasks: TaskGroup) -> None:
         parser = MultipartParser(boundary)
-        index = 0
         async for chunk in body:
             for event in parser.feed(chunk):
                 match event:
                     case PartBegin(headers):
-                        self._open = Part(index, wrong_part_type(headers))
-                        index += 1
+                        self._open = self._begin(headers)
                     case PartData(data):
                         await self._add(data, tasks)
                     case PartEnd():
                         await self._complete(tasks)
         parser.close()
-        if index == 0:
+        if self._parts == 0:
             raise BadRequest("the multipart body has no parts")
 
     async def _single(self, body: AsyncIterator[bytes], tasks: TaskGroup) -> None:
-        self._open = Part(0)
+        self._open = self._begin({})
         async for chunk in body:
             await self._add(chunk, tasks)
         await self._complete(tasks)
+
+    def _begin(self, headers: dict[str, str]) -> Part:
+        self._parts += 1
+        kind, media_type, refusal = judge_part(headers, self._content.part_type)
+        return Part(kind, self._next(), media_type, headers, refusal)
+
+    def _next(self) -> int:
+        self._instances += 1
+        return self._instances
 
     async def _add(self, data: bytes, tasks: TaskGroup) -> None:
         part = self._open
@@ -218,12 +279,16 @@ class Batch:
         assert part is not None
         async with part.writing:
             pass  # the last piece is written, or has failed
+        if part.refusal is None and part.kind != "instance":
+            try:
+                await to_thread.run_sync(self._keep, part, limiter=process_limiter())
+            except Failure as failure:
+                part.refusal = failure
         if part.refusal is not None:
-            self.unlogged += 1
-            self._outcomes[part.index] = could_not_spool(part.refusal)
-            return
-        await self._slots.acquire()
-        tasks.start_soon(self._store_part, part)
+            self._refuse(part.index, part.refusal)
+        elif part.kind == "instance":
+            await self._slots.acquire()
+            tasks.start_soon(self._store_part, part)
 
     async def _store_part(self, part: Part) -> None:
         try:
@@ -233,22 +298,99 @@ class Batch:
         finally:
             self._slots.release()
 
+    async def _compose(self, composition: Composition, tasks: TaskGroup) -> None:
+        """Store what came as metadata, several at once where they are small."""
+        data_sets = composition.data_sets()
+        count = 0
+        try:
+            while True:
+                data_set = await to_thread.run_sync(
+                    next, data_sets, None, limiter=process_limiter()
+                )
+                if data_set is None:
+                    return
+                count += 1
+                if count > MAX_PARTS:
+                    raise Failure.of(
+                        LIMIT_EXCEEDED,
+                        f"The request has more than {MAX_PARTS} instances; send the rest apart.",
+                    )
+                if isinstance(data_set, Failure):
+                    self._refuse(self._next(), data_set)
+                    continue
+                await self._slots.acquire()
+                tasks.start_soon(self._store_data_set, composition, data_set, self._next())
+        except Failure as failure:
+            self._refuse(self._next(), failure)
+
+    async def _store_data_set(
+        self, composition: Composition, data_set: DataSet, index: int
+    ) -> None:
+        is_large = data_set.size > LARGE_BYTES
+        limiter = large_limiter() if is_large else process_limiter()
+        try:
+            self._outcomes[index] = await to_thread.run_sync(
+                self._store_composed, composition, data_set, limiter=limiter
+            )
+        finally:
+            self._slots.release()
+
+    def _refuse(self, index: int, failure: Failure) -> None:
+        self.unlogged += 1
+        self._outcomes[index] = could_not_spool(failure)
+
+    def _refuse_unused(self, composition: Composition) -> None:
+        """Name the bulk data that belongs to nothing, unless what it belongs to was refused."""
+        if any(not outcome.is_success for outcome in self._outcomes.values()):
+            return
+        for location in composition.unused():
+            self._refuse(
+                self._next(),
+                Failure.of(
+                    CANNOT_UNDERSTAND, f"No metadata has the BulkDataURI {location[:80]!r}."
+                ),
+            )
+
     # -- in a thread ------------------------------------------------------------------------
 
     def _spool(self, part: Part, piece: bytearray) -> None:
         """Write a piece of the part; on failure its file is gone."""
         try:
             if part.writer is None:
-                part.writer = self._services.spool.writer()
+                part.writer = self._writer(part)
             part.writer.write(piece)
         except (Failure, OSError) as error:
             abandon(part)
             raise spool_failure(error) from error
 
+    def _writer(self, part: Part) -> SpoolWriter | PartFile:
+        spool = self._services.spool
+        if part.kind == "instance":
+            return spool.writer()
+        if self._folder is None:
+            self._folder = self._cleaning.enter_context(spool.temporary_folder())
+        limit = MAX_METADATA_BYTES if part.kind == "metadata" else spool.object_limit
+        return PartFile(spool, self._folder, limit)
+
+    def _keep(self, part: Part) -> None:
+        """Finish a part that waits for the end of the body. Raises Failure."""
+        self._spool(part, part.pending)
+        part.pending = bytearray()
+        assert isinstance(part.writer, PartFile) and self._composition is not None
+        try:
+            path = part.writer.finish()
+        except OSError as error:
+            raise spool_failure(error) from error
+        size = part.writer.size
+        if part.kind == "metadata":
+            self._composition.add_metadata(part.media_type, path, size)
+        else:
+            self._composition.add_bulk(part.headers, part.media_type, path, size)
+
     def _store(self, part: Part) -> Outcome:
         try:
             self._spool(part, part.pending)
-            assert part.writer is not None
+            assert isinstance(part.writer, SpoolWriter)
             spooled = part.writer.finish()
         except (Failure, OSError) as error:
             abandon(part)
@@ -258,10 +400,70 @@ class Batch:
             self._tenant, spooled, self._source, expected_study_uid=self._study
         )
 
+    def _store_composed(self, composition: Composition, data_set: DataSet) -> Outcome:
+        try:
+            found, encoded = composition.encode(data_set)
+        except (Failure, OSError) as error:
+            self.unlogged += 1
+            return could_not_spool(spool_failure(error))
+        identity = Identity.of(found)
+        if isinstance(encoded, Failure):
+            self.unlogged += 1
+            return could_not_spool(encoded, identity)
+        # What it was made of is not needed any more, and may be many times its size.
+        del found
+        return self._write_and_store(encoded, identity)
+
+    def _write_and_store(self, encoded: Encoded, identity: Identity) -> Outcome:
+        writer: SpoolWriter | None = None
+        try:
+            writer = self._services.spool.writer()
+            encoded.write(writer)
+            spooled = writer.finish()
+        except (Failure, OSError) as error:
+            if writer is not None:
+                with suppress(OSError):
+                    writer.abort()
+            self.unlogged += 1
+            return could_not_spool(spool_failure(error), identity)
+        outcome = self._services.ingest.store(
+            self._tenant, spooled, self._source, expected_study_uid=self._study
+        )
+        if outcome.is_success and outcome.warning is None and encoded.warnings:
+            text = "; ".join(encoded.warnings[:10]) + "."
+            return replace(outcome, warning=Failure.of(DATA_SET_MISMATCH_WARNING, text))
+        return outcome
+
     def _forget_open_part(self) -> None:
         part, self._open = self._open, None
         if part is not None:
             abandon(part)
+
+
+def judge_part(headers: dict[str, str], root: str) -> tuple[Kind, MediaType, Failure | None]:
+    """What a part of a request is, and why it is not taken.
+
+    A part without a type has the type of the whole (RFC 2387 3.1).
+    """
+    header = headers.get("content-type", "")
+    name = header.partition(";")[0].strip().lower() or root
+    if root == DICOM:
+        refusal = None
+        if name != DICOM:
+            refusal = Failure.of(
+                CANNOT_UNDERSTAND, f"Part of type {name[:40]}: {DICOM} is accepted."
+            )
+        return "instance", MediaType(DICOM), refusal
+    if name == root:
+        return "metadata", MediaType(root), None
+    if name in (DICOM, *METADATA):
+        refused = Failure.of(CANNOT_UNDERSTAND, f"Part of type {name} in a request of {root}.")
+        return "metadata", MediaType(name), refused
+    try:
+        media_type = (parse_media_types(header) or [MediaType(name)])[0]
+    except BadRequest as error:
+        return "bulk", MediaType(name), Failure.of(CANNOT_UNDERSTAND, error.diagnostics)
+    return "bulk", media_type, bulk_part_failure(headers, media_type)
 
 
 def abandon(part: Part) -> None:
@@ -279,19 +481,20 @@ def spool_failure(error: Failure | OSError) -> Failure:
     return Failure.of(OUT_OF_RESOURCES, "The spool cannot be written; send again later.")
 
 
-def wrong_part_type(headers: dict[str, str]) -> Failure | None:
-    """Why a part is not taken; a part without a type has the type of the whole (RFC 2387 3.1)."""
-    name = headers.get("content-type", DICOM).partition(";")[0].strip().lower()
-    if name == DICOM:
-        return None
-    return Failure.of(CANNOT_UNDERSTAND, f"Part of type {name[:40]}: {DICOM} is accepted.")
-
-
 def process_limiter() -> CapacityLimiter:
     """The limit of all STOW threads of this process (one event loop)."""
+    return _limiter_of(_limiter, PROCESS_STORES)
+
+
+def large_limiter() -> CapacityLimiter:
+    """The limit of those that hold large metadata."""
+    return _limiter_of(_large_limiter, 1)
+
+
+def _limiter_of(variable: RunVar[CapacityLimiter], tokens: int) -> CapacityLimiter:
     try:
-        return _limiter.get()
+        return variable.get()
     except LookupError:
-        limiter = CapacityLimiter(PROCESS_STORES)
-        _limiter.set(limiter)
+        limiter = CapacityLimiter(tokens)
+        variable.set(limiter)
         return limiter

@@ -118,7 +118,7 @@ def test_instances_of_another_study_than_the_url_names_are_409(
     [
         ("application/json", b"{}", 415, "application/json"),
         ("", b"x", 415, "send multipart/related"),
-        ('multipart/related; type="application/dicom+json"; boundary=b', b"", 415, "not accepted"),
+        ('multipart/related; type="application/dicom+fhir"; boundary=b', b"", 415, "not accepted"),
         ("multipart/form-data; boundary=b", b"--b--", 415, "not accepted"),
         ('multipart/related; type="application/dicom"', b"--b--", 400, "no boundary"),
         ('multipart/related; type="application/dicom"; boundary=b', b"", 400, "boundary"),

@@ -395,7 +395,7 @@ def test_leading_zero_in_a_uid_is_accepted(world: World) -> None:
     logged = world.rows(
         "SELECT status, message FROM dicom_transactions WHERE study_instance_uid = %s", uid
     )
-    assert logged == [("WARNING", "a UID component begins with 0 (PS3.5 9.1)")]
+    assert logged == [("WARNING", "(0020,000D) has a UID component that begins with 0")]
 
 
 def test_a1_data_set_that_is_not_the_announced_instance_is_refused(

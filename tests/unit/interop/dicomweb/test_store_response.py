@@ -15,6 +15,7 @@ from interop.dicom.failures import (
 )
 from interop.dicom.ingest_types import Kind, Outcome
 from interop.dicom.spool import SpoolLimitExceeded
+from interop.dicomweb.media_types import DICOM_JSON
 from interop.dicomweb.store_response import StoreReport, could_not_spool
 from interop.errors import BadRequest, PayloadTooLarge, ServerError
 
@@ -54,7 +55,7 @@ def test_the_status_is_that_of_ps3_18(
 
 
 def module(*outcomes: Outcome, error: ServerError | None = None) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(StoreReport(outcomes, error).module("http://x"))
+    found: dict[str, Any] = json.loads(StoreReport(outcomes, error).body("http://x", DICOM_JSON))
     pydicom.Dataset.from_json(found)
     return found
 
