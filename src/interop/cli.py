@@ -33,6 +33,7 @@ from interop.imaging_commands import delete, quarantine_app
 from interop.key_commands import keys_app
 from interop.logs import configure_logging
 from interop.move_commands import tenant_app
+from interop.query_tag_commands import query_tag_app
 from interop.smart.commands import client_app, parse_scopes
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -43,6 +44,7 @@ app.add_typer(provider_app, name="provider")
 app.add_typer(client_app, name="client")
 app.add_typer(keys_app, name="keys")
 app.add_typer(ae_app, name="ae")
+app.add_typer(query_tag_app, name="query-tag")
 app.add_typer(tls_app, name="tls")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(audit_app, name="audit")

@@ -22,7 +22,7 @@ import psycopg
 
 from ai.completeness import reschedule_forgotten
 from interop.audit.duty import SEAL_SECONDS, AuditDuty
-from interop.dicom import upkeep
+from interop.dicom import query_tags, upkeep
 from interop.fhir.asynchronous import AsyncRequests
 from interop.fhir.router import routes as fhir_routes
 from interop.fhir.search import reindexing
@@ -135,6 +135,11 @@ def _register_search(runner: JobRunner, services: Services) -> None:
             own_base = f"{services.settings.effective_public_url}/t/{tenant.slug}/fhir/R4"
             count = reindexing.reindex(services.database, tenant.id, own_base)
             logger.info("reindexed", extra={"tenant_id": tenant_id, "resources": count})
+
+    @runner.task(query_tags.TASK, queue=query_tags.QUEUE, attempts=query_tags.ATTEMPTS)
+    def index_query_tags(tenant_id: str) -> None:
+        count = query_tags.index_stored(services.database, UUID(tenant_id))
+        logger.info("query_tags_indexed", extra={"tenant_id": tenant_id, "objects": count})
 
 
 def _work(services: Services, prepare: Prepare, stop: threading.Event) -> None:

@@ -16,6 +16,7 @@ from interop.administration import (
     offboarding_routes,
     problems,
     quarantine_routes,
+    query_tag_routes,
     quota_routes,
     role_routes,
     tenant_routes,
@@ -48,6 +49,7 @@ def application() -> FastAPI:
         client_routes,
         entity_routes,
         quarantine_routes,
+        query_tag_routes,
         key_routes,
         audit_routes,
     ):
