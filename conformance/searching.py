@@ -35,8 +35,9 @@ def _matches_the_ct(keyword: str, asked: Callable[[Peer], str]) -> Check:
         narrowed = {"PatientID": peer.samples.token} if keyword != "PatientID" else {}
         found = _mine(peer, **{keyword: text}, **narrowed)
         expect(ct in found, f"{keyword}={text} does not find the study")
-        other = _mine(peer, **{keyword: "19010101" if "Date" in keyword else "0.1"})
-        expect(not other, f"{keyword}=0.1 finds {other}")
+        unlike = {"StudyDate": "19010101", "StudyTime": "000001"}.get(keyword, "0.1")
+        other = _mine(peer, **{keyword: unlike})
+        expect(not other, f"{keyword}={unlike} finds {other}")
 
     check.__name__ = f"matches_studies_by_{keyword}"
     return check

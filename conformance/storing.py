@@ -33,7 +33,8 @@ def _items(response: httpx.Response, tag: str) -> list[dict[str, Any]]:
 
 
 def _is_stored(peer: Peer, one: samples.Sample) -> bool:
-    return peer.get(one.path, f'multipart/related; type="{DICOM}"').status_code == 200
+    found = peer.search("/instances", SOPInstanceUID=one.uid)
+    return [value(result, "00080018") for result in found] == [one.uid]
 
 
 @STORE.requires("PS3.18 10.5.1, 10.5.3", "application/dicom parts are stored and answered 200")
@@ -93,6 +94,7 @@ def stores_under_a_study(peer: Peer) -> None:
     one = _single(peer)
     response = peer.store_objects(one.encoded, study=one.study)
     expect(response.status_code == 200, f"{response.status_code} {response.text[:200]}")
+    expect(_is_stored(peer, one), "a search does not find it")
 
 
 @STORE.requires("PS3.18 8.7", "a body of an unknown media type is answered 415")
@@ -132,7 +134,7 @@ def stores_a_single_part(peer: Peer) -> None:
     )
     peer.offered(response, "single part")
     expect(response.status_code == 200, f"{response.status_code} {response.text[:200]}")
-    expect(_is_stored(peer, one), "it cannot be retrieved")
+    expect(_is_stored(peer, one), "a search does not find it")
 
 
 def _metadata(one: samples.Sample, location: str) -> dict[str, Any]:
