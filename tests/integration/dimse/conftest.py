@@ -20,7 +20,7 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from interop.dicom.ingest import Ingest
+from interop.dicom.ingest import Ingest, Source
 from interop.dicom.limits import Limits
 from interop.dicom.spool import Spool
 from interop.dimse.policy import AssociationLimits
@@ -30,6 +30,7 @@ from interop.settings import Settings
 from storage.database import Database
 from storage.objects import ObjectStore
 from storage.tenancy import Tenant, TenantDirectory
+from tests.integration.dimse.retrieving import Stored
 from tests.waiting import eventually
 
 CT = str(CTImageStorage)
@@ -435,6 +436,50 @@ def wire() -> Any:
     for encoder in (item, pdu, pdv, associate_rq, command, store_rq, even):
         setattr(Wire, encoder.__name__, staticmethod(encoder))
     return Wire
+
+
+@pytest.fixture
+def store(services: Any, tenant: Any, tmp_path: Path) -> Callable[..., None]:
+    """Put files into the archive by the one ingest."""
+
+    def put(*paths: Path, into: Any = tenant) -> None:
+        source = Source("C-STORE", "TEST", "PEER", into.ae_title, "127.0.0.1")
+        for path in paths:
+            writer = services.spool.writer()
+            writer.write(path.read_bytes())
+            outcome = services.ingest.store(into, writer.finish(), source)
+            assert outcome.kind in ("stored", "duplicate"), outcome
+
+    return put
+
+
+@pytest.fixture
+def archive(make_ct: Any, store: Callable[..., None]) -> Stored:
+    study, series = generate_uid(), (generate_uid(), generate_uid())
+    patient = f"P{generate_uid()[-8:]}"
+    samples = [
+        make_ct(
+            side=8 * (number + 1), study=study, PatientID=patient,
+            SeriesInstanceUID=series[number % 2], SeriesNumber=number % 2,
+            InstanceNumber=number,
+        )
+        for number in range(6)
+    ]  # fmt: skip
+    other = make_ct(PatientID=patient)
+    store(*(sample.path for sample in (*samples, other)))
+    return Stored(study, series, samples, other.study_instance_uid, other)
+
+
+@pytest.fixture
+def destination(registered: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Register a destination of this name at a port."""
+
+    def register(title: str, port: int, **columns: Any) -> str:
+        values = {"host": "127.0.0.1", "port": port, "may_be_sent_to": True, **columns}
+        registered(title, **values)
+        return title
+
+    return register
 
 
 @pytest.fixture
