@@ -77,7 +77,7 @@ CREATE OR REPLACE FUNCTION dicom_zone(p_json text) RETURNS int
         (substr(zone, 1, 1) || '1')::int
             * (substr(zone, 2, 2)::int * 60 + substr(zone, 4, 2)::int)
     END
-    FROM (SELECT substring(p_json FROM '"00080201":\{"vr":"SH","Value":\["([^"]*)"') AS zone) AS z
+    FROM (SELECT substring(p_json FROM '"00080201":\{[^}]*"Value":\["([^"]*)"') AS zone) AS z
 $$;
 
 -- A date and a time as one text, in the zone p_wanted (minutes) where the zone of the values,

@@ -633,37 +633,33 @@ def test_a9_odd_ae_titles_are_rejected_as_unknown(start: Any, connect: Any, titl
     assert peer.associate(called=title) == (3, b"\0\1\1\7")
 
 
-# -- A7, A11 ----------------------------------------------------------------------------------
+# -- what is not served -----------------------------------------------------------------------
 
-# PS3.4 C.6: FIND, MOVE and GET of each information model, and K.6 the worklist.
-QUERY_RETRIEVE = [
-    *(f"1.2.840.10008.5.1.4.1.2.{model}.{n}" for model in (1, 2, 3) for n in (1, 2, 3)),
+# Patient/Study Only (retired), and the worklist of PS3.4 K.6.
+NOT_SERVED = [
+    *(f"1.2.840.10008.5.1.4.1.2.3.{n}" for n in (1, 2, 3)),
     "1.2.840.10008.5.1.4.31",
 ]
 
 
-@pytest.mark.parametrize("name", ["C_FIND_RQ", "C_MOVE_RQ"])
-def test_a7_a11_nothing_can_be_queried_or_relayed_while_neither_is_served(
-    start: Any, connect: Any, wire: Any, name: str
+@pytest.mark.parametrize("field", [0x0020, 0x0021, 0x0010, 0x0130])
+def test_a_service_is_had_only_in_a_context_of_its_own(
+    start: Any, connect: Any, wire: Any, field: int
 ) -> None:
-    """C-FIND and C-MOVE are not built yet; who builds them replaces this by the tests of A7, A11:
-    no match of another tenant, 0xA801 for an AE that is not registered, no connection out.
-    """
-    fields = {"C_FIND_RQ": 0x0020, "C_MOVE_RQ": 0x0021}
     contexts = tuple(
         (2 * number + 1, uid, ("1.2.840.10008.1.2",))
-        for number, uid in enumerate([*QUERY_RETRIEVE, "1.2.840.10008.1.1"])
+        for number, uid in enumerate([*NOT_SERVED, "1.2.840.10008.1.1"])
     )
     peer = connect(start().port)
 
     kind, accept = peer.associate(contexts=contexts)
 
     assert kind == 2
-    assert _context_results(accept) == [3] * len(QUERY_RETRIEVE) + [0]
+    assert _context_results(accept) == [3] * len(NOT_SERVED) + [0]
     verification = contexts[-1][0]
     request = wire.command(
-        (0x0002, wire.even(QUERY_RETRIEVE[0])),
-        (0x0100, pack("<H", fields[name])),
+        (0x0002, wire.even("1.2.840.10008.5.1.4.1.2.1.1")),
+        (0x0100, pack("<H", field)),
         (0x0110, pack("<H", 1)),
         (0x0600, b"EVIL_HOST "),
         (0x0700, pack("<H", 0)),
