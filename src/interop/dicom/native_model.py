@@ -91,6 +91,10 @@ def _write_attribute(
     vr = attribute.get("vr") or standard_vr(int(tag, 16))
     head = _head(tag, vr) if not creator else _private_head(tag, vr, creator)
     values = attribute.get("Value")
+    if vr == "PN" and values:
+        values = [_person_name(number, name) for number, name in enumerate(values, 1)]
+        if all(name.endswith("/>") for name in values):
+            values = None
     if values:
         written.append(f"{head}>")
         if vr == "SQ":
@@ -99,7 +103,7 @@ def _write_attribute(
                 _write_data_set(item or {}, written)
                 written.append("</Item>")
         elif vr == "PN":
-            written.extend(_person_name(number, name) for number, name in enumerate(values, 1))
+            written.extend(values)
         else:
             written.extend(
                 f'<Value number="{number}">{_text(value)}</Value>'
@@ -142,13 +146,11 @@ def _legal(text: str) -> str:
 
 
 def _person_name(number: int, name: object) -> str:
-    if not name:
-        return f'<PersonName number="{number}"/>'
     if isinstance(name, str):
         groups = dict(zip(_GROUPS, name.split("="), strict=False))
     else:
         groups = name if isinstance(name, dict) else {}
-    written = [f'<PersonName number="{number}">']
+    written = []
     for group in _GROUPS:
         if not groups.get(group):
             continue
@@ -161,8 +163,9 @@ def _person_name(number: int, name: object) -> str:
         )
         if content:
             written.append(f"<{group}>{content}</{group}>")
-    written.append("</PersonName>")
-    return "".join(written)
+    if not written:
+        return f'<PersonName number="{number}"/>'
+    return f'<PersonName number="{number}">{"".join(written)}</PersonName>'
 
 
 # -- reading --------------------------------------------------------------------------------
