@@ -26,7 +26,8 @@ from interop.command_line import (
     require,
     show,
 )
-from interop.dimse.commands import ae_app, echo, send, tls_app
+from interop.dimse.commands import ae_app, echo, tls_app
+from interop.dimse.exchange_commands import commitments, pull, send
 from interop.errors import ServerError
 from interop.identity.commands import provider_app, user_app
 from interop.imaging_commands import delete, quarantine_app
@@ -189,6 +190,8 @@ def export(
 
 app.command()(delete)
 app.command()(send)
+app.command()(pull)
+app.command()(commitments)
 app.command()(echo)
 
 

@@ -1,11 +1,8 @@
-"""`interop ae`, `tls`, `send` and `echo`: an operator's view of DICOM peers."""
+"""`interop ae`, `tls` and `echo`: an operator's view of DICOM peers."""
 
 from __future__ import annotations
 
 import json
-import logging
-import ssl
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,14 +12,13 @@ import typer
 from interop.command_line import (
     CommandFailed,
     JsonOption,
-    Opened,
     TenantOption,
-    err,
     opened,
     out,
     require,
     show,
 )
+from interop.dimse.exchange_commands import reached
 
 if TYPE_CHECKING:
     from interop.dimse.registry import ApplicationEntity
@@ -250,70 +246,6 @@ def _show(tenant: Tenant, entity: ApplicationEntity, as_json: bool) -> None:
 # -- calling a peer -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Called:
-    """A registered peer and how to reach it."""
-
-    host: str
-    port: int
-    calling_ae_title: str
-    tls_context: ssl.SSLContext | None
-
-
-def _called(interop: Opened, tenant: str, ae_title: str, *, to_send: bool) -> _Called:
-    from interop.dimse import registry
-    from interop.dimse.tls import TlsFiles
-
-    owner = require(interop.tenants, tenant)
-    found = registry.find(interop.database, owner, ae_title)
-    if found is None or not found.active or found.host is None or found.port is None:
-        raise CommandFailed(
-            f"{ae_title!r} is not registered with an address; register it: interop ae create "
-            f"--tenant {owner.slug} --ae-title {ae_title} --host HOST --port PORT"
-        )
-    if to_send and not found.may_be_sent_to:
-        raise CommandFailed(
-            f"{ae_title!r} may not be sent to; allow it: interop ae update --tenant {owner.slug} "
-            f"--ae-title {ae_title} --be-sent-to"
-        )
-    context = None
-    if found.require_tls or found.is_pinned:
-        context = TlsFiles.of(interop.settings).client_context(
-            frozenset(found.certificate_fingerprints)
-        )
-    # Its own log lines say less than the one error that follows.
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    return _Called(found.host, found.port, owner.ae_title or "INTEROP", context)
-
-
-def send(
-    tenant: TenantOption,
-    ae_title: Annotated[str, typer.Option(help="Registered AE to send to.")],
-    paths: Annotated[list[Path], typer.Argument(help="DICOM files.")],
-) -> None:
-    """Send files to a registered AE by C-STORE, over TLS where it requires that."""
-    from interop.dimse import scu
-    from interop.progress import progress_bar
-
-    with opened() as interop:
-        peer = _called(interop, tenant, ae_title, to_send=True)
-    files = [p for path in paths for p in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    files = [path for path in files if path.is_file()]
-    try:
-        with progress_bar("sending", total=len(files)) as advance:
-            report = scu.send(
-                files, peer.host, peer.port, ae_title, peer.calling_ae_title, advance,
-                tls_context=peer.tls_context,
-            )  # fmt: skip
-    except scu.SendFailed as error:
-        raise CommandFailed(str(error)) from error
-    out.print(f"{len(report.sent) - len(report.failed)} of {len(report.sent)} stored by {ae_title}")
-    for entry in report.failed[:20]:
-        err.print(f"{entry.path}: {_status(entry.status)} {entry.message}", soft_wrap=True)
-    if report.failed:
-        raise typer.Exit(1)
-
-
 @ae_app.command("echo")
 def echo(
     tenant: TenantOption,
@@ -321,23 +253,21 @@ def echo(
 ) -> None:
     """Verify the connection to a registered AE by C-ECHO, over TLS where it requires that."""
     from interop.dimse import scu
+    from interop.dimse.sender import SendFailed
 
     with opened() as interop:
-        peer = _called(interop, tenant, ae_title, to_send=False)
+        owner = require(interop.tenants, tenant)
+        peer = reached(interop, owner, ae_title, to_send=False)
     where = f"{ae_title} at {peer.host}:{peer.port}"
     try:
         status = scu.echo(
             peer.host, peer.port, ae_title, peer.calling_ae_title, tls_context=peer.tls_context
         )
-    except scu.SendFailed as error:
+    except SendFailed as error:
         raise CommandFailed(str(error)) from error
     if status != 0:
-        raise CommandFailed(f"{where} answers with status {_status(status)}")
+        raise CommandFailed(f"{where} answers with status 0x{status:04X}")
     out.print(f"{where} answers{' over TLS' if peer.tls_context else ''}")
-
-
-def _status(status: int | None) -> str:
-    return "not sent" if status is None else f"0x{status:04X}"
 
 
 # -- certificates -------------------------------------------------------------------------------

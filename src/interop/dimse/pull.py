@@ -32,6 +32,7 @@ from interop.dicom.spool import Spool
 from interop.dimse.presentation import STORAGE_TRANSFER_SYNTAXES
 from interop.dimse.requestor import MAX_CONTEXTS, Destination, SendFailed
 from interop.dimse.scu import associated
+from interop.dimse.transactions import INSERT_TRANSACTION, Transaction
 from storage.database import Database
 from storage.tenancy import Tenant
 
@@ -171,6 +172,7 @@ def look(
         studies = [study for asked in _asked(wanted) for study in _studies(association, asked)]
         for study in studies:
             study.series = _series(association, study.study_uid)
+    _log(services.database, tenant, peer, "C-FIND", f"{len(studies)} studies")
     _compare(services.database, tenant, studies)
     return studies
 
@@ -285,12 +287,42 @@ def fetch(
             _get_study(services, tenant, peer, study, report, advance)
         else:
             _move_study(peer, study, report, advance)
-        _settle(services.database, tenant, study, report)
+        failed = _settle(services.database, tenant, study, report)
+        text = f"{len(study.missing) - failed} of {len(study.missing)} instances came"
+        operation = f"C-{method.upper()}"
+        _log(services.database, tenant, peer, operation, text, study.study_uid, failed=failed)
     return report
 
 
-def _settle(database: Database, tenant: Tenant, study: StudyThere, report: PullReport) -> None:
-    """Count by what is stored now, whatever the peer said."""
+def _log(
+    database: Database,
+    tenant: Tenant,
+    peer: Destination,
+    operation: str,
+    message: str,
+    study_uid: str | None = None,
+    *,
+    failed: int = 0,
+) -> None:
+    """A row of the transaction log for what we asked of the peer."""
+    row = Transaction(
+        tenant_id=tenant.id,
+        operation=operation,
+        calling_ae_title=peer.calling_ae_title,
+        called_ae_title=peer.called_ae_title,
+        remote_address=peer.host,
+        status_code=0xB000 if failed else 0x0000,
+        status="WARNING" if failed else "SUCCESS",
+        message=message,
+        study_instance_uid=study_uid,
+        direction="OUTBOUND",
+    )
+    with database.connection(tenant.id) as connection:
+        connection.execute(INSERT_TRANSACTION, row.parameters())
+
+
+def _settle(database: Database, tenant: Tenant, study: StudyThere, report: PullReport) -> int:
+    """Count by what is stored now, whatever the peer said; return how many did not come."""
     missing = study.missing
     here = stored_of(database, tenant, missing)
     report.fetched += len(here)
@@ -298,6 +330,7 @@ def _settle(database: Database, tenant: Tenant, study: StudyThere, report: PullR
     for uid in missing:
         if uid not in here:
             report.note(f"{uid} did not come")
+    return len(missing) - len(here)
 
 
 def _requests(study: StudyThere) -> Iterator[Dataset]:

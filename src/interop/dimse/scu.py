@@ -1,7 +1,7 @@
-"""Sending and echoing with pynetdicom behind the transport guard (PS3.4 Annexes A and B).
+"""Calling a peer: echo, sending files, and pynetdicom's associations for what is rare.
 
-Files go out as they are: the data set's bytes are never decoded, and the transfer syntax is the
-file's own.
+Objects go out by `sender`; every other service that we request is pynetdicom's, behind the
+transport guard.
 """
 
 from __future__ import annotations
@@ -12,25 +12,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
-from pynetdicom import _config, evt
+from pynetdicom import evt
 from pynetdicom.presentation import build_context
 
 from interop.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from interop.dimse.presentation import VERIFICATION_SOP_CLASS
-from interop.dimse.requestor import Destination, SendFailed
+from interop.dimse.sender import (
+    Destination,
+    NotReadable,
+    ObjectReader,
+    SendFailed,
+    SentObject,
+    outgoing_file,
+    send_objects,
+)
 from interop.dimse.transport_guard import GuardedApplicationEntity
 
-# PS3.8 9.3.2.2: ids are odd numbers in one byte.
-MAX_CONTEXTS: Final = 128
 CONNECT_SECONDS: Final = 10.0
 RESPONSE_SECONDS: Final = 120.0
 _PDU_BYTES = 128 << 10
-
-_config.STORE_SEND_CHUNKED_DATASET = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Sent:
     path: Path
     status: int | None
     message: str = ""
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
 
     @property
     def is_success(self) -> bool:
@@ -58,16 +63,8 @@ class SendReport:
         return [entry for entry in self.sent if not entry.is_success]
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    path: Path
-    sop_class_uid: str
-    transfer_syntax_uid: str
-
-
-# Destination with 1 after each file, sent or not.
+# Called with 1 after each file, sent or not.
 Progress = Callable[[int], object]
-_Note = Callable[[Sent], None]
 
 
 def echo(
@@ -109,9 +106,20 @@ def send(
         if progress is not None:
             progress(1)
 
-    called = Destination(host, port, called_ae_title, calling_ae_title, tls_context)
-    for group in _grouped(_files(paths), note):
-        _send_group(group, called, note)
+    def note_sent(found: SentObject) -> None:
+        outgoing = found.outgoing
+        uids = outgoing.sop_class_uid, outgoing.sop_instance_uid
+        note(Sent(Path(outgoing.location), found.status, found.message, *uids))
+
+    objects = []
+    for path in _files(paths):
+        try:
+            objects.append(outgoing_file(path))
+        except NotReadable as error:
+            note(Sent(path, None, str(error)))
+    if objects:
+        called = Destination(host, port, called_ae_title, calling_ae_title, tls_context)
+        send_objects(called, objects, ObjectReader(None, _temporary_folder), note=note_sent)
     return report
 
 
@@ -124,45 +132,10 @@ def _files(paths: Iterable[Path | str]) -> Iterator[Path]:
             yield path
 
 
-def _grouped(paths: Iterable[Path], note: _Note) -> Iterator[list[_Candidate]]:
-    """Files in groups that fit into one association's presentation contexts."""
-    group: list[_Candidate] = []
-    contexts: set[tuple[str, str]] = set()
-    for path in paths:
-        try:
-            meta = read_file_meta_info(path)
-            candidate = _Candidate(path, meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
-        except (OSError, InvalidDicomError, AttributeError) as error:
-            note(Sent(path, None, f"not a DICOM file with file meta information: {error}"))
-            continue
-        wanted = (candidate.sop_class_uid, candidate.transfer_syntax_uid)
-        if wanted not in contexts and len(contexts) == MAX_CONTEXTS:
-            yield group
-            group, contexts = [], set()
-        contexts.add(wanted)
-        group.append(candidate)
-    if group:
-        yield group
-
-
-def _send_group(group: list[_Candidate], called: Destination, note: _Note) -> None:
-    wanted = sorted({(c.sop_class_uid, c.transfer_syntax_uid) for c in group})
-    contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
-    with associated(called, contexts) as association:
-        for number, candidate in enumerate(group):
-            if not association.is_established:
-                raise SendFailed(f"{called} ended the association")
-            note(_send_one(association, candidate, number % 0xFFFF + 1))
-
-
-def _send_one(association: Any, candidate: _Candidate, message_id: int) -> Sent:
-    try:
-        response = association.send_c_store(candidate.path, msg_id=message_id)
-    except ValueError as error:
-        return Sent(candidate.path, None, f"no presentation context was accepted: {error}")
-    if "Status" not in response:
-        return Sent(candidate.path, None, "the peer did not answer")
-    return Sent(candidate.path, int(response.Status), str(response.get("ErrorComment", "")))
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="interop-send-") as folder:
+        yield Path(folder)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 from xxhash import xxh3_128
 
-from interop.dimse import scu
+from interop.dimse import scu, sender
 from interop.dimse.c_store import StoreService
 
 STORESCU, ECHOSCU = shutil.which("storescu"), shutil.which("echoscu")
@@ -311,7 +311,7 @@ def test_scu_says_that_nobody_listens() -> None:
 def test_scu_splits_over_associations_when_contexts_do_not_fit(
     start: Any, make_ct: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scu, "MAX_CONTEXTS", 1)
+    monkeypatch.setattr(sender, "MAX_CONTEXTS", 1)
     other = "1.2.840.10008.5.1.4.1.1.7"
     samples = [make_ct(), make_ct(SOPClassUID=other), make_ct()]
 
