@@ -14,18 +14,20 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
+from interop.dicom.native_model import MEDIA_TYPE as XML
 from interop.dicom.query.attributes import BY_PATH, Level, tag_of
 from interop.dicom.query.conditions import NO_TAGS, AnyOf, Condition, Tags
 from interop.dicom.query.matching import Parameters, readable_json
 from interop.dicom.query.results import INSTANCE_TAGS, Shape
 from interop.dicom.query.statements import columns_of, position_of, source
 from interop.dicom.query.tags import ready_tags
-from interop.dicomweb.media_types import accepted, require_json
+from interop.dicomweb.media_types import accepted
 from interop.dicomweb.paths import is_uid, root_of
 from interop.dicomweb.query import CONTINUATION, Query, names_unknown, parse_query
 from interop.dicomweb.reading import PageQuery, Row, admitted, search, services_of
-from interop.dicomweb.responses import json_response, warning_headers
-from interop.dicomweb.results import result, results
+from interop.dicomweb.responses import warning_headers
+from interop.dicomweb.results import result
+from interop.dicomweb.search_formats import search_body, search_format, search_response
 from interop.dicomweb.visibility import condition, permitted
 
 EVENT = "IMAGING_SEARCHED"
@@ -61,7 +63,7 @@ async def search_instances(request: Request) -> Response:
 
 async def _search(request: Request, level: Level) -> Response:
     caller = await admitted(request, "s")
-    media_type = require_json(
+    media_type = search_format(
         accepted(request.headers.get("accept"), request.query_params.get("accept"))
     )
     asked = request.query_params.multi_items()
@@ -91,11 +93,12 @@ async def _search(request: Request, level: Level) -> Response:
     page = first_page(rows, shape, query)
     headers = _paging(request, shape, query, page, is_last=len(rows) <= len(page))
     base = root_of(request)
-    if level is Level.INSTANCE and len(page) > INLINE_INSTANCES:
-        body = await to_thread.run_sync(_body, base, shape, page, query)
+    is_large = level is Level.INSTANCE and len(page) > INLINE_INSTANCES
+    if is_large or (media_type == XML and page):
+        body = await to_thread.run_sync(_body, media_type, base, shape, page, query)
     else:
-        body = _body(base, shape, page, query)
-    return json_response(body, media_type, headers)
+        body = _body(media_type, base, shape, page, query)
+    return search_response(*body, headers)
 
 
 def shape_of(top: Level, query: Query, tags: Tags) -> Shape:
@@ -139,8 +142,11 @@ def _next(request: Request, shape: Shape, last: Row) -> str:
     return f"{root}{path}?{urlencode([*kept, (CONTINUATION, token)])}"
 
 
-def _body(base: str, shape: Shape, rows: list[Row], query: Query) -> bytes:
-    return results(result(base, shape, row, query.wanted) for row in rows)
+def _body(
+    media_type: str, base: str, shape: Shape, rows: list[Row], query: Query
+) -> tuple[bytes, str]:
+    wanted = query.wanted
+    return search_body(media_type, (result(base, shape, row, wanted) for row in rows))
 
 
 def first_page(rows: list[Row], shape: Shape, query: Query) -> list[Row]:

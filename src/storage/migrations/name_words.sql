@@ -1,8 +1,8 @@
 -- Fuzzy matching of names (PS3.18 8.3.4.2): each word of a name is a row, with how it sounds. One
 -- function says how, for what is stored and for what is asked.
 
--- How a word of A to Z sounds, roughly, in the languages of Europe: vowels inside do not count, nor
--- does H; letters and groups that sound alike are one. NULL for words of other letters, and for
+-- How a word of A to Z sounds, roughly, in the languages of Europe: vowels count only at its
+-- beginning, and H nowhere; letters and groups that sound alike are one. NULL for words of other letters, and for
 -- initials, which sound like too many.
 CREATE OR REPLACE FUNCTION name_sound(p_word text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
@@ -19,8 +19,8 @@ CREATE OR REPLACE FUNCTION name_sound(p_word text) RETURNS text
                                 'CH|CK|GH|KH', 'K', 'g'),
                             'C(?=[EIY])', 'S', 'g'),
                         '^[YJ]', 'J'),
-                    'BCDEIOUVWGQXZHY', 'PKTAAAAFFKKKS'),
-                '(?<!^)A', '', 'g'),
+                    'BCDVWGQXZHY', 'PKTFFKKKS'),
+                '(?<!^)[AEIOU]', '', 'g'),
             '(.)\1+', '\1', 'g')
     END
 $$;
