@@ -22,6 +22,7 @@ from interop.access.gate import Gate
 from interop.access.limits import RateLimiter
 from interop.administration import application as administration
 from interop.administration import documentation
+from interop.dicom.decode_pool import shared_pool
 from interop.dicomweb import router as dicomweb
 from interop.fhir import router as fhir
 from interop.identity import router as identity
@@ -54,6 +55,8 @@ def application(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         services = build(settings)
+        # The first rendered image does not wait for a decoder's imports.
+        shared_pool().warm()
         await services.database.open_async()
         app.state.services = services
         buckets = open_buckets(services.database, settings.redis_url)

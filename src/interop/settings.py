@@ -118,6 +118,12 @@ class Settings(BaseSettings):
     max_object_bytes: int = Field(
         4 << 30, ge=1 << 20, description="Largest DICOM object accepted, in bytes."
     )
+    picture_cache_bytes: int = Field(
+        256 << 20,
+        ge=0,
+        description="Disk space for rendered images and thumbnails that may be asked for again, "
+        "in bytes; 0: none are kept.",
+    )
     max_request_bytes: int = Field(
         10 << 30, ge=1 << 20, description="Largest STOW-RS request accepted, in bytes."
     )

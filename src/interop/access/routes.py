@@ -152,6 +152,14 @@ ROUTES: dict[tuple[str, str], Rule] = {
     ("*", f"{FHIR}/{{path:fhir_path}}"): _NOT_THERE,
     # DICOMweb, PS3.18 Table 10.1-1: one route, whose resources the test takes apart.
     ("*", f"{DICOMWEB}/{{rest:dicomweb_path}}"): Rule("TOKEN", "rs"),
+    # WADO-URI, PS3.18 9.
+    ("GET", "/t/{tenant}/wado"): Rule("TOKEN", "r"),
+    # Pictures, models and videos that are no DICOM (interop/dicomweb/files.py).
+    ("POST", "/t/{tenant}/imaging-objects"): Rule("TOKEN", "c"),
+    ("GET", "/t/{tenant}/imaging-objects/{id}"): Rule("TOKEN", "r"),
+    ("DELETE", "/t/{tenant}/imaging-objects/{id}"): Rule("TOKEN", "d"),
+    ("GET", "/t/{tenant}/imaging-objects/{id}/dicom"): Rule("TOKEN", "r"),
+    ("POST", "/t/{tenant}/imaging-objects/{id}/dicom"): Rule("TOKEN", "c"),
     # Breaking the glass.
     ("POST", "/t/{tenant}/emergency-access"): Rule("TOKEN", "r"),
     # A member of a parent organization asks for a token of one below.

@@ -9,16 +9,25 @@ import numpy as np
 from interop.dicom.decode import Array, CannotDecode, colour_space, decode_frame
 from interop.dicom.display import Window, displayed, in_displayed_polarity
 from interop.dicom.encode import encode_frame
-from interop.dicom.picture import picture
+from interop.dicom.file_pixels import file_pixels
+from interop.dicom.picture import Finish, Viewport, animation, finished, picture
 from interop.dicom.pixels import PixelDescription
 
 Answer = tuple[dict[str, Any], bytes]
+# In place of a media type: the displayed values themselves.
+ARRAY = ""
 
 
-def answer(header: dict[str, Any], frame: bytes) -> Answer:
+def answer(header: dict[str, Any], body: bytes) -> Answer:
     """Return the answer to one request. Raises CannotDecode."""
+    if header["wanted"] == "file":
+        shape, pixels = file_pixels(body)
+        return {"rows_columns_samples_bits": shape}, pixels
+    if header["wanted"] == "animation":
+        frames = np.frombuffer(body, np.uint8).reshape(tuple(header["shape"]))
+        return {}, animation(list(frames), header["milliseconds"])
     described = PixelDescription.from_json(header["pixels"])
-    stored = decode_frame(described, frame)
+    stored = decode_frame(described, body)
     match header["wanted"]:
         case "native":
             return _native(described, stored)
@@ -28,13 +37,22 @@ def answer(header: dict[str, Any], frame: bytes) -> Answer:
             return _array(in_displayed_polarity(described, stored))
         case "picture":
             window = Window(*header["window"]) if header["window"] else None
-            viewport = header["viewport"]
-            if viewport is not None:
-                width, height, source = viewport
-                viewport = (width, height, tuple(source) if source else None)
-            grey = displayed(described, stored, window)
-            return {}, picture(grey, header["media_type"], header["quality"], viewport)
+            shown, finish = displayed(described, stored, window), _finish(header)
+            if header["media_type"] == ARRAY:
+                return _array(finished(shown, finish))
+            return {}, picture(shown, header["media_type"], header["quality"], finish)
     raise CannotDecode(f"unknown request {header['wanted']!r}")
+
+
+def _finish(header: dict[str, Any]) -> Finish:
+    viewport = header["viewport"]
+    return Finish(
+        Viewport(*viewport) if viewport is not None else None,
+        header.get("top", ()),
+        header.get("bottom", ()),
+        header.get("icc_profile", "no"),
+        bytes.fromhex(header.get("stored_profile", "")),
+    )
 
 
 def _native(described: PixelDescription, stored: Array) -> Answer:

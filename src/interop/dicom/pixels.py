@@ -20,6 +20,7 @@ FetchBulk = Callable[[str], bytes]
 Attributes = dict[str, Any]
 
 _LONGEST_LUT = 1 << 17
+_LONGEST_PROFILE = 1 << 20
 
 
 @dataclass(slots=True)
@@ -210,6 +211,17 @@ def _descriptor_and_data(
     if len(data) > _LONGEST_LUT * 2:
         raise Unprocessable(f"the look-up table ({data_tag}) has {len(data)} bytes")
     return LookUpTable(entries, descriptor[1], descriptor[2], data)
+
+
+def stored_profile(dicom_json: str | bytes, fetch: FetchBulk) -> bytes:
+    """Return the ICC Profile (0028,2000) of the image; empty where it has none."""
+    element = orjson.loads(dicom_json).get("00282000")
+    if element is None:
+        return b""
+    profile = _element_bytes(element, "00282000", fetch)
+    if len(profile) > _LONGEST_PROFILE:
+        raise Unprocessable(f"the ICC profile (0028,2000) has {len(profile)} bytes")
+    return profile
 
 
 def _element_bytes(element: dict[str, Any], path: str, fetch: FetchBulk) -> bytes:

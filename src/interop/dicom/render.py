@@ -6,30 +6,37 @@ happen in the limited child process (security.md B5).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
+from interop.dicom.annotations import patient_lines, technique_lines
 from interop.dicom.decodable import can_decode
 from interop.dicom.decode_pool import DecodePool, shared_pool
 from interop.dicom.frames import (
     FrameObjects,
     FrameRow,
     OneFile,
+    bulk_value,
     description,
     stored_frame,
     stored_row,
 )
-from interop.dicom.pixels import PixelDescription
-from interop.errors import NotAcceptable, Unprocessable
+from interop.dicom.pixels import PixelDescription, stored_profile
+from interop.errors import NotAcceptable, PayloadTooLarge, Unprocessable
 
 # Part of the entity tag of every image: raise it when the same pixels come out differently.
-VERSION = "2"
+VERSION = "3"
 THUMBNAIL_SIDE = 256
 _THUMBNAIL_QUALITY = 80
 _MOST_SAMPLES = 256_000_000
+# Displayed values of all images of one animation, which are held at once.
+_MOST_ANIMATED = 32 << 20
+_FRAME_MILLISECONDS = 100
 
 
 class ViewportParameters(Protocol):
@@ -41,6 +48,10 @@ class ViewportParameters(Protocol):
     def height(self) -> int: ...
     @property
     def source(self) -> tuple[float, float, float, float] | None: ...
+    @property
+    def is_relative(self) -> bool: ...
+    @property
+    def enlarges(self) -> bool: ...
 
 
 class WindowParameters(Protocol):
@@ -65,6 +76,10 @@ class RenderParameters(Protocol):
     def viewport(self) -> ViewportParameters | None: ...
     @property
     def window(self) -> WindowParameters | None: ...
+    @property
+    def annotation(self) -> Sequence[str]: ...
+    @property
+    def icc_profile(self) -> str: ...
 
 
 def render_frame(
@@ -78,19 +93,79 @@ def render_frame(
 
     Raises NotFound for a frame that is not there and Unprocessable for one that has no picture.
     """
+    wanted = _wanted(objects, row, index, parameters, parameters.media_type)
+    return _picture(objects, row, index, wanted, pool)[1]
+
+
+def render_animation(
+    objects: FrameObjects,
+    row: FrameRow,
+    indexes: Sequence[int],
+    parameters: RenderParameters,
+    pool: DecodePool | None = None,
+) -> bytes:
+    """Return frames, counted from 0, as an animated GIF at the pace that the object asks for.
+
+    Raises PayloadTooLarge for more pixels than are held for one answer.
+    """
+    shown: list[bytes] = []
+    shape: list[int] = []
+    for index in indexes:
+        wanted = _wanted(objects, row, index, parameters, "")
+        answer, values = _picture(objects, row, index, wanted, pool)
+        shape = answer["shape"]
+        shown.append(values)
+        if len(values) * len(indexes) > _MOST_ANIMATED:
+            raise PayloadTooLarge(
+                f"an animation of {len(indexes)} images of {shape[1]} by {shape[0]} pixels is not"
+                " made; ask for a smaller viewport, or for listed frames"
+            )
+    request = {
+        "wanted": "animation",
+        "shape": [len(shown), *shape],
+        "milliseconds": milliseconds_per_frame(row.dicom_json),
+    }
+    return (pool or shared_pool()).ask(request, b"".join(shown))[1]
+
+
+def milliseconds_per_frame(dicom_json: str) -> int:
+    """Frame Time (0018,1063), or the recommended or cine rate (PS3.3 C.7.6.5)."""
+    attributes = orjson.loads(dicom_json)
+
+    def number(tag: str) -> float:
+        value = (attributes.get(tag, {}).get("Value") or [0])[0]
+        return float(value) if isinstance(value, int | float) else 0.0
+
+    rate = number("00082144") or number("00180040")
+    milliseconds = number("00181063") or (1000 / rate if rate > 0 else 0)
+    return round(min(max(milliseconds or _FRAME_MILLISECONDS, 20), 5000))
+
+
+def _wanted(
+    objects: FrameObjects,
+    row: FrameRow,
+    index: int,
+    parameters: RenderParameters,
+    media_type: str,
+) -> dict[str, object]:
+    """What the decoder is to make of the frame."""
     window, viewport = parameters.window, parameters.viewport
-    return _picture(
-        objects,
-        row,
-        index,
-        {
-            "media_type": parameters.media_type,
-            "quality": parameters.quality,
-            "window": [window.center, window.width, window.function] if window else None,
-            "viewport": [viewport.width, viewport.height, viewport.source] if viewport else None,
-        },
-        pool,
-    )
+    wanted: dict[str, object] = {
+        "media_type": media_type,
+        "quality": parameters.quality,
+        "window": [window.center, window.width, window.function] if window else None,
+        "viewport": _viewport(viewport) if viewport is not None else None,
+        "icc_profile": parameters.icc_profile,
+    }
+    if "patient" in parameters.annotation:
+        wanted["top"] = patient_lines(row.dicom_json)
+    if "technique" in parameters.annotation:
+        wanted["bottom"] = technique_lines(row.dicom_json, index + 1, row.number_of_frames)
+    if parameters.icc_profile != "no":
+        wanted["stored_profile"] = stored_profile(
+            row.dicom_json, lambda path: bulk_value(objects, row.storage_uri, path)[1]
+        ).hex()
+    return wanted
 
 
 def render_object(
@@ -127,9 +202,9 @@ def thumbnail(
         "media_type": media_type,
         "quality": _THUMBNAIL_QUALITY,
         "window": None,
-        "viewport": [side, side, None],
+        "viewport": [side, side, None, False, True],
     }
-    return _picture(objects, row, index, wanted, pool)
+    return _picture(objects, row, index, wanted, pool)[1]
 
 
 def display_pixels(
@@ -145,17 +220,26 @@ def display_pixels(
     return np.frombuffer(data, np.dtype(dtype)).reshape(shape)
 
 
+def _viewport(viewport: ViewportParameters) -> list[object]:
+    return [
+        viewport.width,
+        viewport.height,
+        viewport.source,
+        viewport.is_relative,
+        viewport.enlarges,
+    ]
+
+
 def _picture(
     objects: FrameObjects,
     row: FrameRow,
     index: int,
     wanted: dict[str, object],
     pool: DecodePool | None,
-) -> bytes:
+) -> tuple[dict[str, Any], bytes]:
     described, frame = _described_frame(objects, row, index)
     header = {"wanted": "picture", "pixels": described.as_json(), **wanted}
-    _, image = (pool or shared_pool()).ask(header, frame)
-    return image
+    return (pool or shared_pool()).ask(header, frame)
 
 
 def _described_frame(

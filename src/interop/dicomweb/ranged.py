@@ -15,7 +15,7 @@ from storage.objects import ObjectStore
 Value = bytes | ObjectRange | FragmentedValue | SwappedValue
 
 
-def cut(value: Value, offset: int, length: int) -> Segment:
+def cut(value: Value, offset: int, length: int) -> Value:
     """A part of a value."""
     if isinstance(value, bytes):
         return value[offset : offset + length]

@@ -2,41 +2,52 @@
 
 Pixels of strangers are decoded in a limited child process (security.md B5). An image type in
 Accept gets one image: of a study or a series the middle image, of an instance its first frame when
-it is rendered and its middle frame as a thumbnail. multipart/related gets every image there is.
+it is rendered and its middle frame as a thumbnail; image/gif gets all frames of an instance as an
+animation. multipart/related gets every image there is.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
+from pathlib import Path
 from typing import NamedTuple
-from uuid import UUID
 
+from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
+from interop.access import Caller
 from interop.dicom import render
 from interop.dicom.frames import COLUMNS as SOURCE_COLUMNS
 from interop.dicom.frames import FrameRow
+from interop.dicom.picture_cache import PictureCache
 from interop.dicomweb.decoding import decode_slots
 from interop.dicomweb.errors import SECURITY_HEADERS
 from interop.dicomweb.frames import frame_numbers
 from interop.dicomweb.media_types import MULTIPART, Accepted, accepted
 from interop.dicomweb.multipart import MultipartWriter
 from interop.dicomweb.reading import Read, admitted, reading, services_of
-from interop.dicomweb.rendering import Rendering, Viewport, parse_rendering
-from interop.dicomweb.responses import REVALIDATE, is_current, primed, streamed
-from interop.dicomweb.targets import Target, audited
+from interop.dicomweb.rendered_documents import document_of, document_response
+from interop.dicomweb.rendering import (
+    GIF,
+    Rendering,
+    Viewport,
+    choose_image,
+    parse_rendering,
+    require_renderable,
+)
+from interop.dicomweb.responses import REVALIDATE, is_current, not_modified, primed, streamed
+from interop.dicomweb.targets import STORED_COLUMNS, StoredInstance, Target, audited
 from interop.errors import NotAcceptable, NotFound, PayloadTooLarge
 from interop.services import Services
 
 EVENT = "IMAGING_RENDERED"
 MAX_IMAGES = 100
 THUMBNAIL = Viewport(256, 256)
-_COLUMNS = (
-    "s.id, e.series_uid, o.sop_instance_uid, o.storage_uri, o.hash, coalesce(o.number_of_frames, 0)"
-)
+_COLUMNS = f"{STORED_COLUMNS}, coalesce(o.number_of_frames, 0)"
 _SOURCES = (
     f"SELECT {SOURCE_COLUMNS} FROM imaging_objects o"
     " WHERE o.tenant_id = %(tenant_id)s AND o.storage_uri = ANY(%(keys)s)"
@@ -44,13 +55,9 @@ _SOURCES = (
 
 
 class ImageRow(NamedTuple):
-    """An instance that may have images."""
+    """An instance and how many images it holds."""
 
-    study_id: UUID
-    series_uid: str
-    sop_instance_uid: str
-    storage_uri: str
-    hash: str
+    instance: StoredInstance
     number_of_frames: int
 
 
@@ -62,6 +69,32 @@ class Picture(NamedTuple):
 
 
 Sources = dict[str, FrameRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for: of what, in which types, how, which frames."""
+
+    target: Target
+    types: Accepted
+    rendering: Rendering
+    frames: list[int] | None = None
+    is_thumbnail: bool = False
+
+    @property
+    def wants_all(self) -> bool:
+        """Whether every image is wanted: the best type in Accept is multipart."""
+        return self.types[0].is_multipart and not self.is_thumbnail
+
+    @property
+    def wants_animation(self) -> bool:
+        """Whether several frames of an instance are wanted in one image."""
+        is_one_frame = self.frames is not None and len(self.frames) == 1
+        return (
+            self.rendering.media_type == GIF
+            and self.target.instance is not None
+            and not (self.wants_all or self.is_thumbnail or is_one_frame)
+        )
 
 
 async def retrieve_rendered(request: Request) -> Response:
@@ -77,61 +110,83 @@ async def retrieve_thumbnail(request: Request) -> Response:
 async def _answer(request: Request, *, is_thumbnail: bool) -> Response:
     caller = await admitted(request, "r")
     target = Target.of(request)
-    wanted = accepted(request.headers.get("accept"), request.query_params.get("accept"))
-    rendering = parse_rendering(request.query_params.multi_items(), wanted)
+    types = accepted(request.headers.get("accept"), request.query_params.get("accept"))
+    require_renderable(types)
+    rendering = parse_rendering(request.query_params.multi_items())
     if is_thumbnail and rendering.viewport is None:
         rendering = replace(rendering, viewport=THUMBNAIL)
-    frames = request.path_params.get("frames")
-    numbers = frame_numbers(frames) if frames else None
+    listed = request.path_params.get("frames")
+    numbers = frame_numbers(listed) if listed else None
+    wanted = Wanted(target, types, rendering, numbers, is_thumbnail)
+    return await rendered_response(request, caller, wanted)
+
+
+async def rendered_response(request: Request, caller: Caller, wanted: Wanted) -> Response:
+    """What is wanted as images, or as the document that an instance without images is."""
     services = services_of(request)
+    image: bytes | None = None
+    sources: Sources = {}
     async with reading(services, caller, EVENT) as read:
-        rows = await _images(read, target)
-        if wants_all(wanted) and not is_thumbnail:
-            pictures = all_pictures(rows, numbers)
-        elif numbers is not None and len(numbers) > 1:
-            raise NotAcceptable(f"{len(numbers)} frames are served as {MULTIPART} only")
+        rows = await _instances(read, wanted.target)
+        images = [row for row in rows if row.number_of_frames > 0]
+        if not images:
+            document = await document_of(
+                read, wanted.target, rows[0].instance, wanted.types,
+                is_thumbnail=wanted.is_thumbnail,
+            )  # fmt: skip
         else:
-            pictures = [one_picture(rows, numbers, middle_frame=is_thumbnail)]
-        sources = await _sources(read, pictures)
-        audited(read, target, len(sources))
-    etag = tag_of(pictures, rendering)
-    if is_current(request, etag):
-        return Response(status_code=304, headers={**SECURITY_HEADERS, **REVALIDATE, "ETag": etag})
+            document = None
+            kind = choose_image(wanted.types)
+            wanted = replace(wanted, rendering=replace(wanted.rendering, media_type=kind))
+            pictures = pictures_of(images, wanted)
+            etag = tag_of(pictures, wanted.rendering)
+            is_known = is_current(request, etag)
+            if not is_known and len(pictures) == 1:
+                image = await to_thread.run_sync(_kept, services, caller, pictures[0], wanted)
+            if not is_known and image is None:
+                sources = await _sources(read, pictures)
+        audited(read, wanted.target, 1 if document else len({p.row.instance for p in pictures}))
+    if document is not None:
+        return await document_response(request, services, document)
     headers = {**REVALIDATE, "ETag": etag}
-    if wants_all(wanted) and not is_thumbnail:
-        writer = MultipartWriter(rendering.media_type)
-        images = _images_of(services, caller.tenant.id, pictures, sources, rendering)
-        body = await primed(_parts(target, pictures, images, rendering, writer))
+    if is_known:
+        return not_modified(headers)
+    if wanted.wants_all:
+        writer = MultipartWriter(wanted.rendering.media_type)
+        made = _images_of(services, caller, pictures, sources, wanted)
+        body = await primed(_parts(wanted, pictures, made, writer))
         return streamed(body, writer.content_type, headers)
-    image = await decode_slots().run(
-        caller.tenant.id, _render, services, pictures[0], sources, rendering
-    )
+    if image is None:
+        image = await decode_slots().run(
+            caller.tenant.id, _render, services, caller, pictures, sources, wanted
+        )
     merged = {**SECURITY_HEADERS, **headers}
-    return Response(image, media_type=rendering.media_type, headers=merged)
+    return Response(image, media_type=wanted.rendering.media_type, headers=merged)
 
 
-def wants_all(wanted: Accepted) -> bool:
-    """Whether the best type in Accept is multipart."""
-    return wanted[0].is_multipart
-
-
-async def _images(read: Read, target: Target) -> list[ImageRow]:
-    """The instances with images at or below the target, in viewing order. Raises NotFound."""
+async def _instances(read: Read, target: Target) -> list[ImageRow]:
+    """The instances at or below the target, in viewing order. Raises NotFound."""
     rows = await read.rows(target.query(_COLUMNS), target.parameters)
     if not rows:
         raise NotFound()
     read.resource_id = str(rows[0][0])
-    images = [ImageRow(*row) for row in rows if row[-1] > 0]
-    if not images:
-        raise NotAcceptable("there is no image to render here; retrieve the instance itself")
-    return images
+    return [ImageRow(StoredInstance(*stored), frames) for *stored, frames in rows]
 
 
 async def _sources(read: Read, pictures: list[Picture]) -> Sources:
     """Where the pixels of the pictures are, by storage key."""
-    keys = list({picture.row.storage_uri for picture in pictures})
+    keys = list({picture.row.instance.storage_uri for picture in pictures})
     rows = await read.rows(_SOURCES, {"keys": keys})
     return {row[0]: FrameRow(*row) for row in rows}
+
+
+def pictures_of(rows: list[ImageRow], wanted: Wanted) -> list[Picture]:
+    """The frames that are shown. Raises NotFound, NotAcceptable and PayloadTooLarge."""
+    if wanted.wants_all or wanted.wants_animation:
+        return all_pictures(rows, wanted.frames)
+    if wanted.frames is not None and len(wanted.frames) > 1:
+        raise NotAcceptable(f"{len(wanted.frames)} frames are served as {MULTIPART} or {GIF} only")
+    return [one_picture(rows, wanted.frames, middle_frame=wanted.is_thumbnail)]
 
 
 def one_picture(rows: list[ImageRow], numbers: list[int] | None, *, middle_frame: bool) -> Picture:
@@ -165,42 +220,87 @@ def tag_of(pictures: list[Picture], rendering: Rendering) -> str:
     """An entity tag: the same frames of the same bytes, rendered the same way, by this version."""
     digest = sha256(repr((render.VERSION, rendering)).encode())
     for picture in pictures:
-        digest.update(f"{picture.row.hash} {picture.frame}".encode())
+        digest.update(f"{picture.row.instance.storage_uri} {picture.frame}".encode())
     return f'"{digest.hexdigest()[:32]}"'
+
+
+@lru_cache
+def _cache(folder: Path, limit_bytes: int) -> PictureCache:
+    return PictureCache(folder, limit_bytes)
+
+
+def _key(
+    services: Services, caller: Caller, picture: Picture, wanted: Wanted
+) -> tuple[PictureCache, str] | None:
+    """Where the image is kept; nowhere with names burned in, and no animation."""
+    if wanted.rendering.annotation or wanted.wants_animation:
+        return None
+    settings = services.settings
+    cache = _cache(settings.data_dir / "cache" / "pictures", settings.picture_cache_bytes)
+    key = PictureCache.key(
+        caller.tenant.id,
+        render.VERSION,
+        picture.row.instance.storage_uri,
+        picture.frame,
+        wanted.rendering,
+    )
+    return cache, key
+
+
+def _kept(services: Services, caller: Caller, picture: Picture, wanted: Wanted) -> bytes | None:
+    """An image that was rendered before; blocking."""
+    place = _key(services, caller, picture, wanted)
+    return place[0].get(place[1]) if place is not None else None
 
 
 async def _images_of(
     services: Services,
-    tenant_id: UUID,
+    caller: Caller,
     pictures: list[Picture],
     sources: Sources,
-    rendering: Rendering,
+    wanted: Wanted,
 ) -> AsyncIterator[bytes]:
     """The pictures one after the other."""
     for picture in pictures:
         yield await decode_slots().run(
-            tenant_id, _render, services, picture, sources, rendering,
+            caller.tenant.id, _render, services, caller, [picture], sources, wanted,
             is_patient=picture is not pictures[0],
         )  # fmt: skip
 
 
 async def _parts(
-    target: Target,
+    wanted: Wanted,
     pictures: list[Picture],
     images: AsyncIterator[bytes],
-    rendering: Rendering,
     writer: MultipartWriter,
 ) -> AsyncIterator[bytes]:
     at = iter(pictures)
     async for image in images:
         picture = next(at)
-        url = target.instance_url(picture.row.series_uid, picture.row.sop_instance_uid)
+        instance = picture.row.instance
+        url = wanted.target.instance_url(instance.series_uid, instance.sop_instance_uid)
         location = f"{url}/frames/{picture.frame}/rendered"
-        yield writer.head(rendering.media_type, location) + image
+        yield writer.head(wanted.rendering.media_type, location) + image
     yield writer.tail()
 
 
-def _render(services: Services, picture: Picture, sources: Sources, rendering: Rendering) -> bytes:
-    """Render one frame; blocking."""
-    row = sources[picture.row.storage_uri]
-    return render.render_frame(services.objects, row, picture.frame - 1, rendering)
+def _render(
+    services: Services,
+    caller: Caller,
+    pictures: list[Picture],
+    sources: Sources,
+    wanted: Wanted,
+) -> bytes:
+    """Render one frame, or several of one instance as an animation; blocking."""
+    row = sources[pictures[0].row.instance.storage_uri]
+    if len(pictures) > 1:
+        indexes = [picture.frame - 1 for picture in pictures]
+        return render.render_animation(services.objects, row, indexes, wanted.rendering)
+    place = _key(services, caller, pictures[0], wanted)
+    image = place[0].get(place[1]) if place is not None else None
+    if image is None:
+        index = pictures[0].frame - 1
+        image = render.render_frame(services.objects, row, index, wanted.rendering)
+        if place is not None:
+            place[0].put(place[1], image)
+    return image

@@ -71,11 +71,8 @@ async def retrieve_instances(request: Request) -> Response:
         single=target.instance is not None,
     )
     services = services_of(request)
-    planned = await _served_instance(services, caller, target, choice)
-    status = 200
-    if not planned:
-        planned, found = await _planned(services, caller, target, choice)
-        status = 200 if len(planned) == found else 206
+    planned, found = await planned_instances(services, caller, target, choice)
+    status = 200 if len(planned) == found else 206
     if not choice.multipart:
         return await single_response(request, services, caller.tenant.id, *planned[0])
     headers = {**REVALIDATE, "ETag": f"W/{_tag(planned)}"}
@@ -103,6 +100,19 @@ async def retrieve_instances(request: Request) -> Response:
     return streamed(await primed(body), writer.content_type, headers, status=status)
 
 
+async def planned_instances(
+    services: Services, caller: Caller, target: Target, choice: DicomChoice
+) -> tuple[list[Planned], int]:
+    """What is sent of the instances at or below the target, audited, and how many there are.
+
+    Raises NotFound, and NotAcceptable where not one can be sent.
+    """
+    served_at_once = await _served_instance(services, caller, target, choice)
+    if served_at_once:
+        return served_at_once, 1
+    return await _planned(services, caller, target, choice)
+
+
 async def _served_instance(
     services: Services, caller: Caller, target: Target, choice: DicomChoice
 ) -> list[Planned]:
@@ -122,10 +132,7 @@ async def _served_instance(
 async def _planned(
     services: Services, caller: Caller, target: Target, choice: DicomChoice
 ) -> tuple[list[Planned], int]:
-    """What is sent of the instances at or below the target, audited, and how many there are.
-
-    Raises NotFound, and NotAcceptable where not one can be sent.
-    """
+    """The same for any number of instances, statement by statement."""
     async with reading(services, caller, EVENT) as read:
         instances = await stored_instances(read, target)
         plans = [plan_of(instance.transfer_syntax_uid, choice) for instance in instances]

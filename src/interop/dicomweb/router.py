@@ -23,11 +23,13 @@ from interop.dicomweb import (
     rendered,
     retrieve,
     stow,
+    wado_uri,
 )
 from interop.dicomweb.errors import Handler, translated
 from interop.dicomweb.refusals import not_found, only
 
 ROOT = "/t/{tenant}/dicom-web"
+WADO_URI = "/t/{tenant}/wado"
 STUDY = "/studies/{study}"
 SERIES = f"{STUDY}/series/{{series}}"
 INSTANCE = f"{SERIES}/instances/{{instance}}"
@@ -152,5 +154,8 @@ register_url_convertor("dicomweb_path", _Anything())
 
 
 def routes() -> list[Route]:
-    """The one route of all resources."""
-    return [Route(f"{ROOT}/{{rest:dicomweb_path}}", Resources(), methods=METHODS)]
+    """The one route of all resources, and that of WADO-URI (PS3.18 9)."""
+    return [
+        Route(f"{ROOT}/{{rest:dicomweb_path}}", Resources(), methods=METHODS),
+        Route(WADO_URI, translated(wado_uri.retrieve_object)),
+    ]

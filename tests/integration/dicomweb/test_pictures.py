@@ -152,9 +152,11 @@ def test_thumbnails_at_every_level_are_small_and_revalidated(
     [
         ("quality=0", 400), ("quality=101", 400), ("quality=x", 400), ("viewport=0,10", 400),
         ("viewport=10", 400), ("viewport=99999,1", 400), ("viewport=10,10,1,1,0,1", 400),
+        ("viewport=10,10,-1,1,9,9", 400),
         ("viewport=10,10,nan,1,1,1", 400), ("window=1", 400), ("window=1,0,linear", 400),
-        ("window=1,10,cubic", 400), ("window=1,inf,linear", 400), ("annotation=patient", 400),
-        ("viewport=10,10,5000,5000,10,10", 422), ("accept=image/gif", 406),
+        ("window=1,10,cubic", 400), ("window=1,inf,linear", 400), ("annotation=everything", 400),
+        ("viewport=10,10,5000,5000,10,10", 422), ("accept=image/jp2", 406),
+        ("iccprofile=adobergb", 400),
     ],
 )  # fmt: skip
 def test_rendering_parameters_that_cannot_be_are_refused(
@@ -170,8 +172,8 @@ def test_what_has_no_picture_says_so(store: Store, http: requests.Session, image
     with open(get_testdata_file("reportsi.dcm", download=False), "rb") as file:  # type: ignore[arg-type]
         url = store(file.read()).json()["00081199"]["Value"][0]["00081190"]["Value"][0]
 
-    assert http.get(f"{url}/rendered").status_code == 406
-    assert "no image" in http.get(f"{url}/rendered").json()["error"]
+    assert http.get(f"{url}/thumbnail").status_code == 406
+    assert "no image" in http.get(f"{url}/thumbnail").json()["error"]
     assert http.get(f"{url}/frames/1").status_code == 404
 
 
@@ -249,7 +251,7 @@ def test_a_study_of_mixed_encodings_is_206_without_what_nobody_can_send(
     )
     none = http.get(
         f"{root}/studies/{study}",
-        headers={"Accept": f"{DICOM}; transfer-syntax=1.2.840.10008.1.2.4.80"},
+        headers={"Accept": f"{DICOM}; transfer-syntax=1.2.840.10008.1.2.4.81"},
     )
 
     assert answer.status_code == 206

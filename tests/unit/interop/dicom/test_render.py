@@ -45,6 +45,8 @@ class Viewport:
     width: int
     height: int
     source: tuple[float, float, float, float] | None = None
+    is_relative: bool = False
+    enlarges: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Parameters:
     quality: int = 90
     viewport: Viewport | None = None
     window: Window | None = None
+    annotation: tuple[str, ...] = ()
+    icc_profile: str = "no"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,97 @@
+"""Rendered images and thumbnails on disk, so that the second look costs a file read.
+
+Each tenant has a folder, and a key says of which bytes an image is (the storage key, which is never
+used again) and everything that was asked for, so nobody is ever given what was rendered for another
+tenant. Who may see an image is decided before the cache is asked, so a deleted object's is never
+shown. It is bounded in size and age. Images with burned-in names are not kept at all; that is the
+caller's to see to.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from uuid import UUID, uuid4
+
+MOST_AGE_SECONDS = 86_400.0
+_LISTING_SECONDS = 3_600.0
+# Larger images are rare, and cheap beside what sending them costs.
+LARGEST_BYTES = 8 << 20
+# Room is made in one go, so that the folder is not listed for each image.
+_KEPT_PART = 0.8
+
+
+class PictureCache:
+    """A folder that several processes share; each bounds it by what it sees there."""
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self._folder = folder
+        self._limit = limit_bytes
+        self._lock = threading.Lock()
+        # What was written since the folder was last listed.
+        self._written = 0
+        self._listed_bytes = 0
+        self._listed_at = 0.0
+
+    @staticmethod
+    def key(tenant_id: UUID, *what: object) -> str:
+        """The name under which a tenant's image is kept."""
+        return f"{tenant_id}/{sha256(repr(what).encode()).hexdigest()}"
+
+    def get(self, key: str) -> bytes | None:
+        """The image, unless it was never kept or is too old."""
+        if not self._limit:
+            return None
+        try:
+            with self._path(key).open("rb", buffering=0) as file:
+                found = os.fstat(file.fileno())
+                if time.time() - found.st_mtime > MOST_AGE_SECONDS:
+                    return None
+                return file.read(found.st_size)
+        except OSError:
+            return None
+
+    def put(self, key: str, image: bytes) -> None:
+        """Keep an image. A disk that is full or gone costs the next caller time, nothing else."""
+        if not 0 < len(image) <= min(LARGEST_BYTES, self._limit):
+            return
+        path = self._path(key)
+        temporary = path.with_name(f"{path.name}.{uuid4().hex}")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary.write_bytes(image)
+            temporary.replace(path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            return
+        with self._lock:
+            self._written += len(image)
+            is_stale = time.time() - self._listed_at > _LISTING_SECONDS
+            if is_stale or self._listed_bytes + self._written > self._limit:
+                self._make_room()
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key
+
+    def _make_room(self) -> None:
+        """List the folder; remove what is too old, and the oldest where it is too full."""
+        files: list[tuple[float, int, Path]] = []
+        for path in self._folder.glob("*/*"):
+            with suppress(OSError):
+                found = path.stat()
+                files.append((found.st_mtime, found.st_size, path))
+        total = sum(size for _, size, _ in files)
+        wanted = self._limit * _KEPT_PART if total > self._limit else total
+        oldest = time.time() - MOST_AGE_SECONDS
+        for modified, size, path in sorted(files):
+            if total <= wanted and modified > oldest:
+                break
+            with suppress(OSError):
+                path.unlink()
+                total -= size
+        self._listed_bytes, self._written, self._listed_at = total, 0, time.time()
