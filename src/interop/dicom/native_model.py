@@ -12,7 +12,7 @@ import json
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import isfinite
@@ -52,12 +52,25 @@ MAX_VALUES = 200_000
 _LONGEST_NAME = 64
 
 
+# Numbers stay the text that they are: their digits count.
+_DECODER = json.JSONDecoder(parse_float=str, parse_int=str)
+
+
 def loads(body: bytes) -> Json:
     """Read one DICOM JSON data set, keeping the digits of its numbers as text."""
-    found = json.loads(body, parse_float=str, parse_int=str)
+    found = _DECODER.decode(body.decode())
     if not isinstance(found, dict):
         raise ValueError("a data set is a JSON object")
     return found
+
+
+def documents(array: bytes) -> Iterator[bytes]:
+    """Return the data sets of an array of ours as documents, one after the other."""
+    text = array.decode()
+    at = 1
+    while text[at] != "]":
+        data_set, at = _DECODER.raw_decode(text, at + (text[at] == ","))
+        yield to_xml(data_set)
 
 
 def to_xml(dicom_json: bytes | Mapping[str, Any]) -> bytes:

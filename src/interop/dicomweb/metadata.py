@@ -3,14 +3,14 @@
 PS3.18 10.4.1.1.2 and Annex F. Nothing is parsed or rendered: stored documents are joined as bytes.
 The metadata of a series that has been quiet is kept compressed in `imaging_series.metadata_gzip`,
 headed by its ETag and by the root that its URLs begin with; ingest empties the column when
-an instance arrives.
+an instance arrives. As XML (PS3.19 A.1) each instance is a part that is made while it is sent.
 """
 
 from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -23,8 +23,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from interop.access import Caller
-from interop.dicomweb.errors import SECURITY_HEADERS
-from interop.dicomweb.media_types import accepted, require_json
+from interop.dicom import native_model
+from interop.dicomweb.media_types import DICOM_JSON, JSON, MULTIPART, MediaType, accepted
+from interop.dicomweb.multipart import MultipartWriter
 from interop.dicomweb.reading import Read, Row, admitted, reading, served, services_of
 from interop.dicomweb.responses import (
     GZIP_LEVEL,
@@ -34,17 +35,21 @@ from interop.dicomweb.responses import (
     compress,
     is_current,
     json_response,
+    not_modified,
     streamed,
 )
 from interop.dicomweb.results import BULK_DATA_BASE
 from interop.dicomweb.targets import Target, audited
-from interop.errors import NotFound
+from interop.errors import NotAcceptable, NotFound
 from interop.services import Services
 
 EVENT = "IMAGING_METADATA_VIEWED"
 # A series that received nothing for this long is taken for complete; a late instance costs one
 # more rebuild, never a wrong answer.
 QUIET = timedelta(seconds=5)
+DICOM_XML = native_model.MEDIA_TYPE
+# XML is made and sent in pieces of about this size.
+XML_CHUNK_BYTES = 256 << 10
 _PLACEHOLDER = BULK_DATA_BASE.encode()
 _INSTANCE_COLUMNS = "s.id, e.series_uid, o.sop_instance_uid, o.hash, o.dicom_json"
 _SERIES_OF_STUDY = (
@@ -97,10 +102,26 @@ def build(target: Target, rows: Iterable[Row]) -> Metadata:
     return Metadata(digest.hexdigest()[:32], b"[" + b",".join(parts) + b"]", False)
 
 
+def choose_metadata(wanted: Iterable[MediaType]) -> str:
+    """Choose JSON, or XML where multipart is wanted (PS3.18 8.7.3.2). Raises NotAcceptable."""
+    for media_type in wanted:
+        if media_type.is_multipart:
+            if media_type.admits(DICOM_XML):
+                return DICOM_XML
+            continue
+        for name in (DICOM_JSON, JSON):
+            if media_type.admits(name):
+                return name
+    raise NotAcceptable(
+        f"metadata is served as {DICOM_JSON}, {JSON} or {MULTIPART}; "
+        f'type="{DICOM_XML}"; accept one of them'
+    )
+
+
 async def retrieve_metadata(request: Request) -> Response:
     """The metadata of a series or an instance."""
     caller = await admitted(request, "r")
-    media_type = require_json(
+    media_type = choose_metadata(
         accepted(request.headers.get("accept"), request.query_params.get("accept"))
     )
     target = Target.of(request)
@@ -121,7 +142,7 @@ async def retrieve_metadata(request: Request) -> Response:
 async def retrieve_study_metadata(request: Request) -> Response:
     """The metadata of a study, series by series, so that memory holds one series at a time."""
     caller = await admitted(request, "r")
-    media_type = require_json(
+    media_type = choose_metadata(
         accepted(request.headers.get("accept"), request.query_params.get("accept"))
     )
     target = Target.of(request)
@@ -136,11 +157,12 @@ async def retrieve_study_metadata(request: Request) -> Response:
             raise NotFound()
         read.resource_id = str(rows[0][0])
         audited(read, target, sum(row[3] for row in rows))
-    series = [row[2] for row in rows]
-    use_gzip = accepts_gzip(request.headers.get("accept-encoding"))
-    headers = {**REVALIDATE, "Content-Encoding": "gzip"}
-    body = _joined(services, caller, target, series)
-    return streamed(_zipped(body) if use_gzip else body, media_type, headers if use_gzip else None)
+        # Before the bodies are read: what arrives meanwhile is newer than its tag, never older.
+        hashes = f"SELECT md5(string_agg(hash, '')) FROM ({target.query('o.hash')}) AS instance"
+        state = await read.row(hashes, target.parameters)
+    digest = sha256(f"{target.root}\n{state}".encode()).hexdigest()[:32]
+    bodies = _series_bodies(services, caller, target, [row[2] for row in rows])
+    return _streamed(request, digest, bodies, media_type)
 
 
 async def _served(services: Services, caller: Caller, target: Target) -> Metadata | None:
@@ -212,27 +234,59 @@ async def _keep(
 
 
 async def _answer(request: Request, metadata: Metadata, media_type: str) -> Response:
-    etag = f'"{metadata.etag}"'
-    headers = {**REVALIDATE, "ETag": etag}
-    if is_current(request, etag):
-        return Response(status_code=304, headers={**SECURITY_HEADERS, **headers})
-    if not accepts_gzip(request.headers.get("accept-encoding")):
+    if media_type == DICOM_XML:
+        return _streamed(request, metadata.etag, _one_body(metadata), media_type)
+    may_zip = accepts_gzip(request.headers.get("accept-encoding"))
+    use_gzip = may_zip and (metadata.is_gzip or len(metadata.body) >= GZIP_THRESHOLD)
+    headers = _headers(metadata.etag, media_type, use_gzip=use_gzip)
+    if is_current(request, headers["ETag"]):
+        return _not_modified(headers)
+    if not use_gzip:
         return json_response(await _plain(metadata), media_type, headers)
-    if not metadata.is_gzip and len(metadata.body) < GZIP_THRESHOLD:
-        return json_response(metadata.body, media_type, headers)
-    headers["Content-Encoding"] = "gzip"
     return json_response(await to_thread.run_sync(metadata.compressed), media_type, headers)
+
+
+def _streamed(
+    request: Request, digest: str, bodies: AsyncIterator[bytes], media_type: str
+) -> Response:
+    """A body of many arrays that are made one after the other."""
+    use_gzip = accepts_gzip(request.headers.get("accept-encoding"))
+    headers = _headers(digest, media_type, use_gzip=use_gzip)
+    if is_current(request, headers["ETag"]):
+        return _not_modified(headers)
+    if media_type == DICOM_XML:
+        # Of the digest: a strong entity tag means the same octets.
+        writer = MultipartWriter(DICOM_XML, boundary=digest)
+        body, content_type = _as_parts(bodies, writer), writer.content_type
+    else:
+        body, content_type = _joined(bodies), media_type
+    return streamed(_zipped(body) if use_gzip else body, content_type, headers)
+
+
+def _headers(digest: str, media_type: str, *, use_gzip: bool) -> dict[str, str]:
+    """The tag tells the representations of one state apart (RFC 9110 8.8.3.3)."""
+    tag = digest + ("-xml" if media_type == DICOM_XML else "") + ("-gzip" if use_gzip else "")
+    headers = {**REVALIDATE, "ETag": f'"{tag}"'}
+    return {**headers, "Content-Encoding": "gzip"} if use_gzip else headers
+
+
+def _not_modified(headers: dict[str, str]) -> Response:
+    kept = {name: value for name, value in headers.items() if name != "Content-Encoding"}
+    return not_modified(kept)
 
 
 async def _plain(metadata: Metadata) -> bytes:
     return await to_thread.run_sync(metadata.plain) if metadata.is_gzip else metadata.body
 
 
-async def _joined(
+async def _one_body(metadata: Metadata) -> AsyncIterator[bytes]:
+    yield await _plain(metadata)
+
+
+async def _series_bodies(
     services: Services, caller: Caller, target: Target, series: list[str]
 ) -> AsyncIterator[bytes]:
-    yield b"["
-    separator = b""
+    """The JSON array of each series."""
     for uid in series:
         one = Target(target.study, uid, None, target.root)
         async with services.database.async_connection(caller.tenant.id) as connection:
@@ -243,10 +297,34 @@ async def _joined(
             metadata = from_cache(row[5] if row else None, target.root)
             if metadata is None:
                 metadata = await _of_instances(read, one)
-        body = await _plain(metadata)
+        yield await _plain(metadata)
+
+
+async def _joined(bodies: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield b"["
+    separator = b""
+    async for body in bodies:
         yield separator + body[1:-1]
         separator = b","
     yield b"]"
+
+
+async def _as_parts(bodies: AsyncIterator[bytes], writer: MultipartWriter) -> AsyncIterator[bytes]:
+    """The instances of JSON arrays as XML, some together, made in a thread."""
+    async for body in bodies:
+        documents = native_model.documents(body)
+        while some := await to_thread.run_sync(_some_parts, documents, writer):
+            yield some
+    yield writer.tail()
+
+
+def _some_parts(documents: Iterator[bytes], writer: MultipartWriter) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while size < XML_CHUNK_BYTES and (document := next(documents, None)) is not None:
+        parts += [writer.head(DICOM_XML), document]
+        size += len(document)
+    return b"".join(parts)
 
 
 async def _zipped(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -166,8 +166,8 @@ def _parse_headers(block: bytes) -> dict[str, str]:
 class MultipartWriter:
     """Heads and tail of a multipart/related response around contents that are streamed."""
 
-    def __init__(self, part_type: str) -> None:
-        self.boundary = uuid4().hex
+    def __init__(self, part_type: str, boundary: str | None = None) -> None:
+        self.boundary = boundary or uuid4().hex
         self.content_type = f'multipart/related; type="{part_type}"; boundary={self.boundary}'
         self._first = True
 
