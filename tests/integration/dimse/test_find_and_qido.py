@@ -21,21 +21,21 @@ LEVELS = {"studies": "STUDY", "series": "SERIES", "instances": "IMAGE"}
 
 
 @pytest.fixture(scope="module")
-def archive(server: Server, tenant: Any, other_tenant: Any) -> Archive:  # noqa: F811 the fixture
+def archive(server: Server, tenant: Any, other_tenant: Any) -> Archive:
     with server.services.database.connection(tenant.id) as connection:
         register(connection, tenant, "PEER")
     return filled(server.services, tenant, other_tenant)
 
 
 @pytest.fixture(scope="module")
-def association(server: Server, archive: Archive) -> Iterator[Any]:  # noqa: F811
+def association(server: Server, archive: Archive) -> Iterator[Any]:
     # Relational and combined, as QIDO-RS always is (PS3.18 8.3.4).
     with listening(server.services) as port, associated(port, extended=b"\1\1\1") as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def http(server: Server, tenant: Any) -> Any:  # noqa: F811
+def http(server: Server, tenant: Any) -> Any:
     return server.session(tenant)
 
 
@@ -69,7 +69,7 @@ def http(server: Server, tenant: Any) -> Any:  # noqa: F811
 )
 def test_the_same_keys_find_the_same(
     association: Any,
-    server: Server,  # noqa: F811
+    server: Server,
     http: Any,
     tenant: Any,
     level: str,
@@ -103,7 +103,7 @@ def _identifier(level: str, keys: dict[str, str]) -> Dataset:
 @pytest.mark.parametrize("level", ["studies", "series", "instances"])
 def test_every_attribute_has_the_same_value(
     association: Any,
-    server: Server,  # noqa: F811
+    server: Server,
     http: Any,
     tenant: Any,
     level: str,
