@@ -12,7 +12,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,9 +96,12 @@ async def request(
     policy: EgressPolicy,
     *,
     headers: Mapping[str, str] | None = None,
-    content: bytes | None = None,
+    content: bytes | AsyncIterator[bytes] | None = None,
 ) -> Answer:
-    """Send one request. Raises EgressRefused before, EgressFailed after a connection was tried."""
+    """Send one request. Raises EgressRefused before, EgressFailed after a connection was tried.
+
+    A body that is streamed needs its Content-Length among the headers.
+    """
     check_url(url)
     try:
         async with asyncio.timeout(policy.timeout_seconds):
@@ -116,7 +119,7 @@ async def _exchange(
     url: str,
     policy: EgressPolicy,
     headers: list[tuple[bytes | str, bytes | str]],
-    content: bytes | None,
+    content: bytes | AsyncIterator[bytes] | None,
 ) -> Answer:
     pool = httpcore.AsyncConnectionPool(
         ssl_context=_ssl_context(policy),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
+from interop.dicom.routing import DELIVER_TASK
 from interop.dimse.commitment_records import (
     ASK_TASK,
     OVERDUE_TASK,
@@ -38,6 +39,13 @@ def register(runner: JobRunner, services: Services) -> None:
                 getattr(commitment_jobs, step)(services, tenant, UUID(commitment_id))
 
         return run
+
+    @runner.task(DELIVER_TASK, queue=QUEUE, attempts=_ATTEMPTS)
+    def deliver_images(tenant_id: str, kind: str, destination_id: str) -> None:
+        from interop.routing.delivering import deliver
+
+        if (tenant := tenant_of(tenant_id)) is not None:
+            deliver(services, tenant, kind, UUID(destination_id))
 
     for name, step in (
         (VERIFY_TASK, "verify"),
