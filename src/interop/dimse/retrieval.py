@@ -1,13 +1,15 @@
 """What a C-MOVE or C-GET asks for, and what of it the caller gets (PS3.4 C.4.2.2, C.4.3.2).
 
-The identifier is read by our own walk under its limits. What it names is looked up once, as a list
-of row ids in viewing order, audited, and then read page by page while objects go out: neither a
-large study nor a slow destination holds more than a page, and no transaction stays open.
+The identifier is read by our own walk under its limits. What it names is looked up once, in viewing
+order, and audited. Where it is more than a page, only the ids of the rows are kept, and they are
+read page by page while objects go out: neither a large study nor a slow destination holds more, and
+no transaction stays open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from struct import error as StructError
 from typing import Any, Final
@@ -58,9 +60,12 @@ _ORDER: Final = (
     "s.study_date, s.study_time, s.study_uid, e.series_number, e.series_uid, o.instance_number,"
     " o.sop_instance_uid"
 )
+_COLUMNS: Final = (
+    "o.sop_class_uid, o.sop_instance_uid, o.transfer_syntax_uid, o.storage_uri, o.dataset_offset,"
+    " o.byte_size"
+)
 _PAGE: Final = (
-    "SELECT o.sop_class_uid, o.sop_instance_uid, o.transfer_syntax_uid, o.storage_uri,"
-    " o.dataset_offset, o.byte_size FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS wanted (id, n)"
+    f"SELECT {_COLUMNS} FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS wanted (id, n)"
     " JOIN imaging_objects o ON o.tenant_id = %(tenant_id)s AND o.id = wanted.id ORDER BY wanted.n"
 )
 
@@ -156,17 +161,19 @@ class Plan:
 
     database: Database
     tenant_id: UUID
-    # 16 bytes of each row's id.
-    ids: bytes
     # SOP class and transfer syntax of all of them.
     kinds: list[tuple[str, str]]
+    # All of them where they fit into a page; else 16 bytes of each row's id.
+    first_page: list[OutgoingObject]
+    ids: bytes
 
     @property
     def count(self) -> int:
-        return len(self.ids) // 16
+        return len(self.first_page) or len(self.ids) // 16
 
     def objects(self) -> Iterator[OutgoingObject]:
         """Them in viewing order; what was deleted meanwhile is left out."""
+        yield from self.first_page
         for start in range(0, len(self.ids), 16 * PAGE):
             page = self.ids[start : start + 16 * PAGE]
             ids = [UUID(bytes=page[at : at + 16]) for at in range(0, len(page), 16)]
@@ -174,8 +181,8 @@ class Plan:
                 rows = connection.execute(
                     _PAGE, {"tenant_id": self.tenant_id, "ids": ids}
                 ).fetchall()
-            for class_uid, instance_uid, syntax, key, offset, size in rows:
-                yield OutgoingObject(class_uid, instance_uid, syntax, key, offset, size)
+            for row in rows:
+                yield OutgoingObject(*row)
 
 
 def plan(database: Database, identifier: Identifier, disclosure: Disclosure) -> Plan:
@@ -192,22 +199,40 @@ def plan(database: Database, identifier: Identifier, disclosure: Disclosure) -> 
         tests.append(seen)
     source = "".join([_FROM, *(f" AND {test}" for test in tests)])
     with database.connection(tenant_id) as connection:
+        found, counts = _look_up(connection, source, parameters)
         # The row of the log is written before anything leaves; only a crash of the database in the
         # next moments can lose it.
         connection.execute("SELECT set_config('synchronous_commit', 'off', true)")
-        groups = _fetch(
-            connection,
-            "SELECT s.id, s.patient_id, o.sop_class_uid, o.transfer_syntax_uid, count(*)"
-            f"{source} GROUP BY 1, 2, 3, 4",
-            parameters,
-        )
-        ids = b""
-        if groups:
-            query = f"SELECT string_agg(uuid_send(o.id), ''::bytea ORDER BY {_ORDER}){source}"
-            ids = bytes(_fetch(connection, query, parameters)[0][0])
-        _audit(connection, disclosure, identifier, groups)
+        _audit(connection, disclosure, identifier, counts)
+    return Plan(database, tenant_id, *found)
+
+
+# A study and its patient -> how many of its objects.
+Counts = Counter[tuple[UUID, UUID]]
+Found = tuple[list[tuple[str, str]], list[OutgoingObject], bytes]
+
+
+def _look_up(connection: Connection, source: str, parameters: Parameters) -> tuple[Found, Counts]:
+    """Kinds, the first page or the ids; and the counts."""
+    counts: Counts = Counter()
+    query = f"SELECT s.id, s.patient_id, {_COLUMNS}{source} ORDER BY {_ORDER} LIMIT {PAGE + 1}"
+    rows = _fetch(connection, query, parameters)
+    if len(rows) <= PAGE:
+        objects = [OutgoingObject(*row[2:]) for row in rows]
+        counts.update((row[0], row[1]) for row in rows)
+        return (list(dict.fromkeys(one.kind for one in objects)), objects, b""), counts
+    groups = _fetch(
+        connection,
+        "SELECT s.id, s.patient_id, o.sop_class_uid, o.transfer_syntax_uid, count(*)"
+        f"{source} GROUP BY 1, 2, 3, 4",
+        parameters,
+    )
+    for study_id, patient_id, _, _, count in groups:
+        counts[study_id, patient_id] += count
+    query = f"SELECT string_agg(uuid_send(o.id), ''::bytea ORDER BY {_ORDER}){source}"
+    ids = bytes(_fetch(connection, query, parameters)[0][0])
     kinds = dict.fromkeys((str(group[2]), str(group[3])) for group in groups)
-    return Plan(database, tenant_id, ids, list(kinds))
+    return (list(kinds), [], ids), counts
 
 
 def _tests(identifier: Identifier, parameters: Parameters) -> list[str]:
@@ -227,10 +252,7 @@ def _fetch(connection: Connection, query: str, parameters: Parameters) -> list[t
 
 
 def _audit(
-    connection: Connection,
-    disclosure: Disclosure,
-    identifier: Identifier,
-    groups: Sequence[tuple[Any, ...]],
+    connection: Connection, disclosure: Disclosure, identifier: Identifier, counts: Counts
 ) -> None:
     """One row for each study and its patient; one without either where nothing was found."""
     metadata = {
@@ -239,9 +261,7 @@ def _audit(
         "calling_ae_title": disclosure.caller.actor_name,
         "receiving_ae_title": disclosure.receiving_ae_title,
     }
-    counts: dict[tuple[UUID | None, UUID | None], int] = {}
-    for study_id, patient_id, _, _, count in groups:
-        counts[study_id, patient_id] = counts.get((study_id, patient_id), 0) + count
+    shown: Mapping[Any, int] = counts or {(None, None): 0}
     rows = [
         audit_parameters(
             disclosure.caller,
@@ -251,7 +271,7 @@ def _audit(
             metadata={**metadata, "instances": count},
             patient_id=patient_id,
         )
-        for (study_id, patient_id), count in (counts or {(None, None): 0}).items()
+        for (study_id, patient_id), count in shown.items()
     ]
     connection.execute(
         "SELECT write_audit_events(%s, %s::json)",
