@@ -91,6 +91,8 @@ EVENT_TYPES: dict[str, EventType] = _listed(
     EventType("IMAGING_RENDERED", "R", "110103", "READ"),
     EventType("IMAGING_STORE_REFUSED", "C", "110104"),
     EventType("IMAGING_DELETED", "D", "110105", "DELETE"),
+    EventType("IMAGING_FILE_STORED", "C", "110107", "CREATE"),
+    EventType("IMAGING_FILE_RETRIEVED", "R", "110103", "READ"),
     EventType("IMAGING_CHANGES_LISTED", "E", "110112", "SEARCH"),
     # Objects that come in or go out, whatever the door
     EventType("DICOM_INSTANCE_STORED", "C", "110104", "CREATE"),

@@ -16,7 +16,7 @@ from interop.administration.door import AdministrationRoute
 from interop.administration.paging import After, Limit, Page, page, read_key
 from interop.administration.values import Body
 from interop.dicom import quarantine
-from interop.dicom.ingest_types import ActorType, Source
+from interop.dicom.ingest_types import source_of
 from interop.dicom.quarantine import Quarantined
 from interop.errors import Forbidden
 
@@ -109,15 +109,7 @@ def get_quarantined(tenant: str, id: UUID, desk: AtDesk) -> QuarantinedCompared:
 @router.post("/tenants/{tenant}/quarantine/{id}/release")
 def release_quarantined(tenant: str, id: UUID, desk: AtDesk) -> Released:
     """Store it in the place of what contradicts it, which goes to quarantine for it."""
-    caller = desk.caller
-    source = Source(
-        door="QUARANTINE",
-        actor=caller.actor_name,
-        remote_address=caller.remote_address,
-        request_id=caller.request_id,
-        actor_type=cast(ActorType, caller.actor_type),
-        actor_id=caller.actor_id,
-    )
+    source = source_of(desk.caller, "QUARANTINE")
     outcome = quarantine.let_in(desk.services, desk.tenant, id, source)
     desk.record(
         "QUARANTINE_RELEASED",

@@ -33,6 +33,7 @@ _TARGET: LiteralString = (
     " WHERE o.tenant_id = %(tenant_id)s AND o.study_id = %(study)s"
     " AND (%(series)s::text IS NULL OR e.series_uid = %(series)s)"
     " AND (%(instance)s::text IS NULL OR o.sop_instance_uid = %(instance)s)"
+    " AND (%(file)s::uuid IS NULL OR o.id = %(file)s AND o.object_type <> 'DICOM')"
 )
 _RESEARCH: LiteralString = (
     "SELECT DISTINCT d.name FROM research_dataset_members AS m JOIN research_datasets AS d"
@@ -52,14 +53,18 @@ class Held(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What to delete: a study, one series of it, or one instance of that."""
+    """What to delete: a study, one series of it, or one instance of that; or one file in it."""
 
     study: str
     series: str | None = None
     instance: str | None = None
+    # A file that is no DICOM has no UID: it is named by its row.
+    file_id: UUID | None = None
 
     @property
     def level(self) -> str:
+        if self.file_id is not None:
+            return "file"
         return "instance" if self.instance else "series" if self.series else "study"
 
 
@@ -138,6 +143,7 @@ def _objects_of(
         "study": study.id,
         "series": target.series,
         "instance": target.instance,
+        "file": target.file_id,
     }
     return [row[0] for row in connection.execute(_TARGET, values)]
 
@@ -203,6 +209,7 @@ def _write_audit(
         "study_instance_uid": target.study,
         "series_instance_uid": target.series,
         "sop_instance_uid": target.instance,
+        "file": str(target.file_id) if target.file_id else None,
         "instances": len(removed.instances),
         "whole_study": removed.is_whole_study,
         "despite_retention": waiver.despite_retention,

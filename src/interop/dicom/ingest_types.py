@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 from uuid import UUID
 
 from interop.dicom.failures import Failure
+
+if TYPE_CHECKING:
+    from interop.access.principals import Caller
 
 Door = Literal["C-STORE", "STOW-RS", "IMPORT", "AI", "UPLOAD", "QUARANTINE"]
 Kind = Literal["stored", "duplicate", "refused", "failed"]
@@ -25,6 +28,18 @@ class Source:
     request_id: str | None = None
     actor_type: ActorType = "SYSTEM"
     actor_id: UUID | None = None
+
+
+def source_of(caller: Caller, door: Door) -> Source:
+    """The source of what an authenticated caller brings in."""
+    return Source(
+        door=door,
+        actor=caller.actor_name,
+        remote_address=caller.remote_address,
+        request_id=caller.request_id,
+        actor_type=cast(ActorType, caller.actor_type),
+        actor_id=caller.actor_id,
+    )
 
 
 @dataclass(frozen=True, slots=True)

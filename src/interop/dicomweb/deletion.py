@@ -46,7 +46,7 @@ async def delete_instances(request: Request) -> Response:
     except ServerError as error:
         async with reading(services, caller, EVENT) as read:
             read.details["study_instance_uid"] = request.path_params["study"][:64]
-            raise _shown(error, filter_) from error
+            raise shown_to(filter_, error) from error
     mark_audited()
     return Response(status_code=204, headers=SECURITY_HEADERS)
 
@@ -92,7 +92,8 @@ def _visible(filter_: Filter) -> Visible:
     return Visible(condition(filter_, parameters), parameters.values)
 
 
-def _shown(error: ServerError, filter_: Filter) -> ServerError:
+def shown_to(filter_: Filter, error: ServerError) -> ServerError:
+    """The error as this caller may see it."""
     if isinstance(error, Held) and not filter_.is_whole_tenant:
         return Conflict("these images must be kept")
     return error

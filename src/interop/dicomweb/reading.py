@@ -98,6 +98,8 @@ class Read:
         self._connection = connection
         self._tenant_id = tenant_id
         self.resource_id: str | None = None
+        # Whose data is shown, where the resource does not tell.
+        self.patient_id: UUID | None = None
         self.outcome = "SUCCESS"
         self.details: dict[str, Any] = {}
 
@@ -237,6 +239,7 @@ async def reading(
                 read.resource_id,
                 outcome=read.outcome,
                 metadata=read.details,
+                patient_id=read.patient_id,
             ),
         )
     mark_audited()

@@ -17,6 +17,7 @@ from interop.dicomweb import (
     bulkdata,
     changes,
     deletion,
+    files,
     frames,
     metadata,
     qido,
@@ -156,6 +157,7 @@ register_url_convertor("dicomweb_path", _Anything())
 def routes() -> list[Route]:
     """The one route of all resources, and that of WADO-URI (PS3.18 9)."""
     return [
+        *files.routes(),
         Route(f"{ROOT}/{{rest:dicomweb_path}}", Resources(), methods=METHODS),
         Route(WADO_URI, translated(wado_uri.retrieve_object)),
     ]

@@ -9,7 +9,16 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ARRAY, BigInteger, CheckConstraint, Index, Integer, Text, UniqueConstraint
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    Index,
+    Integer,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy import text as sql
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -33,6 +42,10 @@ SECTION = "IV. Imaging & AI Analysis"
 _IDENTIFYING = Sensitivity.IDENTIFYING
 # PS3.5 9: a UID has at most 64 characters of digits and dots.
 _UID = "{0} ~ '^[0-9.]{{1,64}}$'"
+_FDI_TEETH = (
+    "{0} <@ '{{11,12,13,14,15,16,17,18,21,22,23,24,25,26,27,28,31,32,33,34,35,36,37,38,41,42,43,"
+    "44,45,46,47,48,51,52,53,54,55,61,62,63,64,65,71,72,73,74,75,81,82,83,84,85}}'::smallint[]"
+)
 
 
 class ImagingStudy(TenantTable, Base):
@@ -173,6 +186,10 @@ class ImagingObject(TenantTable, Base):
     document_title: Mapped[str | None]
     content_date: Mapped[Exact | None]
     content_time: Mapped[Exact | None]
+    # FDI (ISO 3950): what a picture, model or video that is no DICOM is of, as its sender says.
+    tooth_numbers: Mapped[list[int]] = mapped_column(
+        ARRAY(SmallInteger()), server_default=sql("'{}'"), info={"check": _FDI_TEETH}
+    )
 
 
 class ImageAnnotation(TenantTable, Base):

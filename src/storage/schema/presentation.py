@@ -141,7 +141,13 @@ def _of_parent(child: str, link: str, where: str = "true") -> str:
 
 
 _OF_PATIENT = ("patient_id",)
+_OF_VISIT = ("patient_id", "encounter_id")
 _NOTES_OF_VISIT = _of_parent("clinical_notes", "encounter_id")
+# What lies beside a study's DICOM objects and is none (imaging_file.py).
+_FILES_OF_STUDY = _of_parent("imaging_objects", "study_id", "c.object_type <> 'DICOM'")
+_PICTURES_OF_STUDY = _of_parent(
+    "imaging_objects", "study_id", "c.object_type IN ('JPEG', 'PNG', 'MP4')"
+)
 # A tooth of a chart has the chart's id with its last byte exclusive-or the tooth (tooth_chart.py).
 _CHARTED_TEETH = """
 SELECT c.tenant_id, (left(c.id::text, 34) || lpad(to_hex(('x' || right(c.id::text, 2))::bit(8)::int
@@ -246,9 +252,24 @@ PRESENTED: dict[str, tuple[Presented, ...]] = {
             "Observation", "child_id", _of_parent("clinical_outcomes", "procedure_id"), _OF_PATIENT
         ),
     ),
-    "imaging_studies": (Presented("ImagingStudy"), Presented("Device", "performing_device_id")),
+    "imaging_studies": (
+        Presented("ImagingStudy"),
+        Presented("Device", "performing_device_id"),
+        Presented("DocumentReference", "child_id", _FILES_OF_STUDY, _OF_VISIT),
+        Presented("Media", "child_id", _PICTURES_OF_STUDY, _OF_VISIT),
+    ),
     "imaging_series": (Presented("ImagingStudy", "study_id"),),
-    "imaging_objects": (Presented("ImagingStudy", "study_id"),),
+    "imaging_objects": (
+        Presented("ImagingStudy", "study_id"),
+        Presented(
+            "DocumentReference",
+            source="SELECT * FROM {rows} AS rows WHERE object_type <> 'DICOM'",
+        ),
+        Presented(
+            "Media",
+            source="SELECT * FROM {rows} AS rows WHERE object_type IN ('JPEG', 'PNG', 'MP4')",
+        ),
+    ),
     "perio_measurements": (
         Presented("Observation", "observation_id"),
         Presented("Observation", "exam_observation_id"),

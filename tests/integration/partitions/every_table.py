@@ -57,6 +57,7 @@ CHOSEN: dict[str, Any] = {
     "imaging_objects.frame_table": lambda n: bytes(range(16)),
     "imaging_objects.hash": lambda n: f"{n:064x}",
     "imaging_objects.sop_instance_uid": lambda n: f"2.25.{uuid4().int}",
+    "imaging_objects.tooth_numbers": lambda n: [11, 48],
     "imaging_series.series_uid": lambda n: f"2.25.{uuid4().int}",
     "imaging_studies.study_uid": lambda n: f"2.25.{uuid4().int}",
     "invoices.status": lambda n: "PAID",
