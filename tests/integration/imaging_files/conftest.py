@@ -49,7 +49,7 @@ def person(door: Door, tenant: Tenant) -> Person:
 @pytest.fixture(scope="module")
 def files(door: Door, tenant: Tenant) -> httpx.Client:
     """The operator at the door of files."""
-    return door.caller(tenant, "system/*.cruds", door="imaging-objects")
+    return door.caller(tenant, "system/*.cruds", door="")
 
 
 @pytest.fixture(scope="module")

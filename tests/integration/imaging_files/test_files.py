@@ -30,7 +30,7 @@ def send(
     files: httpx.Client, person: Person, kind: str, content: bytes, **fields: str
 ) -> httpx.Response:
     return files.post(
-        "",
+        "/imaging-objects",
         params={"patient": str(person.id), **fields},
         content=content,
         headers={"Content-Type": MADE[kind][0]},
@@ -76,7 +76,7 @@ def test_a_form_says_the_same(files: httpx.Client, person: Person) -> None:
     content = jpeg(next(_seeds))
 
     answer = files.post(
-        "",
+        "/imaging-objects",
         data={"patient-identifier": person.mrn, "title": "Smile", "tooth": "11"},
         files={"file": ("../../etc/passwd.jpg", content, "image/jpeg")},
     )
@@ -151,7 +151,7 @@ def test_the_bytes_must_be_what_they_are_declared_to_be(
     files: httpx.Client, person: Person, content: bytes, media_type: str, status: int
 ) -> None:
     answer = files.post(
-        "",
+        "/imaging-objects",
         params={"patient": str(person.id)},
         content=content,
         headers={"Content-Type": media_type},
@@ -181,7 +181,9 @@ def test_what_is_said_of_it_must_make_sense(
 ) -> None:
     params = {name: str(person.id) if value == "ME" else value for name, value in fields.items()}
 
-    answer = files.post("", params=params, content=jpeg(), headers={"Content-Type": "image/jpeg"})
+    answer = files.post(
+        "/imaging-objects", params=params, content=jpeg(), headers={"Content-Type": "image/jpeg"}
+    )
 
     assert answer.status_code == status, answer.text
 
@@ -350,27 +352,27 @@ def test_who_may_and_who_may_not(
     door: Door, tenant: Tenant, other_tenant: Tenant, files: httpx.Client, person: Person
 ) -> None:
     file = sent(files, person, "JPEG")
-    reader = door.caller(tenant, "system/ImagingStudy.rs", door="imaging-objects")
-    nobody = door.caller(tenant, "system/Patient.cruds", door="imaging-objects")
+    reader = door.caller(tenant, "system/ImagingStudy.rs", door="")
+    nobody = door.caller(tenant, "system/Patient.cruds", door="")
     own = door.caller(
         tenant, "patient/ImagingStudy.rs", patient=person.id, client=door.api_client(tenant),
-        door="imaging-objects",
+        door="",
     )  # fmt: skip
     stranger = door.caller(
         tenant, "patient/ImagingStudy.rs", patient=uuid4(), client=door.api_client(tenant),
-        door="imaging-objects",
+        door="",
     )  # fmt: skip
-    theirs = door.caller(other_tenant, "system/*.cruds", door="imaging-objects")
+    theirs = door.caller(other_tenant, "system/*.cruds", door="")
 
-    assert reader.get(f"/{file['id']}").status_code == 200
+    assert reader.get(f"/imaging-objects/{file['id']}").status_code == 200
     assert send(reader, person, "JPEG", jpeg()).status_code == 403
-    assert reader.delete(f"/{file['id']}").status_code == 403
-    assert reader.post(f"/{file['id']}/dicom").status_code == 403
-    assert nobody.get(f"/{file['id']}").status_code == 403
-    assert own.get(f"/{file['id']}").status_code == 200
-    assert stranger.get(f"/{file['id']}").status_code == 404
-    assert theirs.get(f"/{file['id']}").status_code == 404
-    assert theirs.get("/not-an-id").status_code == 404
+    assert reader.delete(f"/imaging-objects/{file['id']}").status_code == 403
+    assert reader.post(f"/imaging-objects/{file['id']}/dicom").status_code == 403
+    assert nobody.get(f"/imaging-objects/{file['id']}").status_code == 403
+    assert own.get(f"/imaging-objects/{file['id']}").status_code == 200
+    assert stranger.get(f"/imaging-objects/{file['id']}").status_code == 404
+    assert theirs.get(f"/imaging-objects/{file['id']}").status_code == 404
+    assert theirs.get("/imaging-objects/not-an-id").status_code == 404
     audited = door.execute(
         "SELECT event_type, patient_id FROM audit_events WHERE tenant_id = %s"
         " AND resource_id = %s ORDER BY transaction_id",
