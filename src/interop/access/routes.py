@@ -258,9 +258,9 @@ ROUTES: dict[tuple[str, str], Rule] = {
     # Attributes that searches of images can match (interop/dicom/query_tags.py).
     ("GET", f"{ADMINISTRATION}/query-tags"): _administered("s", _DEVICES),
     ("POST", f"{ADMINISTRATION}/query-tags"): _administered("c", _DEVICES),
-    ("GET", f"{ADMINISTRATION}/query-tags/{{path}}"): _administered("r", _DEVICES),
-    ("GET", f"{ADMINISTRATION}/query-tags/{{path}}/errors"): _administered("r", _DEVICES),
-    ("DELETE", f"{ADMINISTRATION}/query-tags/{{path}}"): _administered("d", _DEVICES),
+    ("GET", f"{ADMINISTRATION}/query-tags/{{tag}}"): _administered("r", _DEVICES),
+    ("GET", f"{ADMINISTRATION}/query-tags/{{tag}}/errors"): _administered("r", _DEVICES),
+    ("DELETE", f"{ADMINISTRATION}/query-tags/{{tag}}"): _administered("d", _DEVICES),
     ("GET", f"{ADMINISTRATION}/keys"): _administered("r", _SETTINGS),
     ("POST", f"{ADMINISTRATION}/keys/data/rotate"): _administered("u", _SETTINGS),
     # They sign for every tenant.

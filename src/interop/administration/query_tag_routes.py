@@ -93,20 +93,20 @@ def register_query_tag(tenant: str, tag: NewTag, desk: AtDesk) -> TagShown:
     return _shown(made)
 
 
-@router.get("/tenants/{tenant}/query-tags/{path}")
-def get_query_tag(tenant: str, path: str, desk: AtDesk) -> TagShown:
+@router.get("/tenants/{tenant}/query-tags/{tag}")
+def get_query_tag(tenant: str, tag: str, desk: AtDesk) -> TagShown:
     """One searchable attribute, by keyword or tag."""
     return _shown(
         desk.read(
-            lambda connection: query_tags.find(connection, desk.tenant.id, path),
+            lambda connection: query_tags.find(connection, desk.tenant.id, tag),
             query_tags.RESOURCE_TYPE,
         )
     )
 
 
-@router.get("/tenants/{tenant}/query-tags/{path}/errors")
+@router.get("/tenants/{tenant}/query-tags/{tag}/errors")
 def list_query_tag_errors(
-    tenant: str, path: str, desk: AtDesk, limit: Limit = 50, after: After = None
+    tenant: str, tag: str, desk: AtDesk, limit: Limit = 50, after: After = None
 ) -> Page[TagError]:
     """Objects whose value could not be indexed, and why."""
     last = read_key(after, UUID)
@@ -114,7 +114,7 @@ def list_query_tag_errors(
         lambda connection: query_tags.errors_of(
             connection,
             desk.tenant.id,
-            query_tags.find(connection, desk.tenant.id, path).id,
+            query_tags.find(connection, desk.tenant.id, tag).id,
             last,
             limit + 1,
         ),
@@ -123,12 +123,12 @@ def list_query_tag_errors(
     return page(rows, limit, lambda one: one["object_id"], TagError.model_validate)
 
 
-@router.delete("/tenants/{tenant}/query-tags/{path}", status_code=202)
-def remove_query_tag(tenant: str, path: str, desk: AtDesk) -> TagShown:
+@router.delete("/tenants/{tenant}/query-tags/{tag}", status_code=202)
+def remove_query_tag(tenant: str, tag: str, desk: AtDesk) -> TagShown:
     """Have an attribute be searchable no more, at once; a job removes its index."""
     return _shown(
         desk.change(
-            lambda connection: query_tags.remove(connection, desk.tenant.id, path, desk.changer),
+            lambda connection: query_tags.remove(connection, desk.tenant.id, tag, desk.changer),
             query_tags.RESOURCE_TYPE,
         )
     )

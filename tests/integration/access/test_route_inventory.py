@@ -39,6 +39,7 @@ VALUES = {
     "rest:path": "what/is/this/url",
     "target": "nobody",
     "which": "latest",
+    "tag": "PatientAge",
 }
 # An id of a token's scopes that permits nothing of what any route needs.
 NOTHING = "openid"

@@ -22,6 +22,7 @@ PATHS = {
     "id": NOBODY + "3",
     "code": "NO_SUCH_ROLE",
     "feature": "NO_SUCH_FEATURE",
+    "tag": "PatientAge",
 }
 # What a caller gets who may: the routes are asked with ids of nobody and without a body.
 INSIDE = {200, 201, 400, 404, 415}

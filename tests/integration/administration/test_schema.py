@@ -76,6 +76,7 @@ def ids_of(office: Office) -> dict[tuple[str, str], list[str]]:
     client = operator.post("/clients", json={"name": "c", "scope": "system/*.rs"})
     entity = operator.post("/application-entities", json={"ae_title": "SCHEMA"})
     operator.post("/roles", json={"code": "OWN", "name": "Own", "permissions": []})
+    operator.post("/query-tags", json={"path": "PatientAge", "level": "STUDY"})
     nobody = str(uuid4())
     return {
         ("users", "user_id"): [user, nobody],
@@ -84,6 +85,7 @@ def ids_of(office: Office) -> dict[tuple[str, str], list[str]]:
         ("clients", "id"): [client.json()["id"], nobody],
         ("application-entities", "id"): [entity.json()["id"], nobody],
         ("roles", "code"): ["OWN", "TENANT_ADMIN", "NONE"],
+        ("query-tags", "tag"): ["PatientAge", "00101010", "Nothing"],
         ("features", "feature"): ["AI_DIAGNOSTICS", "NONE"],
     }
 
