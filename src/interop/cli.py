@@ -35,6 +35,7 @@ from interop.key_commands import keys_app
 from interop.logs import configure_logging
 from interop.move_commands import tenant_app
 from interop.query_tag_commands import query_tag_app
+from interop.routing.commands import deliveries, route_app
 from interop.smart.commands import client_app, parse_scopes
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -47,6 +48,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(ae_app, name="ae")
 app.add_typer(query_tag_app, name="query-tag")
 app.add_typer(tls_app, name="tls")
+app.add_typer(route_app, name="route")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(audit_app, name="audit")
 app.add_typer(quarantine_app, name="quarantine")
@@ -192,6 +194,7 @@ app.command()(delete)
 app.command()(send)
 app.command()(pull)
 app.command()(commitments)
+app.command()(deliveries)
 app.command()(echo)
 
 
