@@ -147,18 +147,36 @@ def token(
 def import_(
     tenant: TenantOption,
     paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],
+    patient: Annotated[
+        str | None,
+        typer.Option(
+            help="Record number or FHIR id: the files are this patient's JPEG, PNG, STL and MP4."
+        ),
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option(help="With --patient: Study Instance UID that they belong to.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="With --patient: what they show.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take DICOM files in, with a progress bar; repeating skips what is stored."""
     from interop.dicom.importer import import_paths
+    from interop.imaging_commands import import_for_patient
     from interop.progress import progress_bar
     from interop.services import open_services
 
+    if patient is None and (study or title):
+        raise CommandFailed("--study and --title go with --patient; a DICOM file says its own")
     with opened() as interop:
         services = open_services(interop.settings)
+        owner = require(interop.tenants, tenant)
         try:
             with progress_bar("importing", quiet=as_json) as advance:
-                report = import_paths(services, require(interop.tenants, tenant), paths, advance)
+                report = (
+                    import_paths(services, owner, paths, advance)
+                    if patient is None
+                    else import_for_patient(services, owner, paths, patient, study, title, advance)
+                )
         finally:
             services.close()
     show(asdict(report), as_json)

@@ -1,4 +1,4 @@
-"""`interop delete` and `interop quarantine`: what an operator does with stored images."""
+"""`interop delete`, `interop quarantine`, and what `interop import` does for one patient."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ from interop.command_line import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from interop.dicom.importer import ImportReport, Progress
     from interop.services import Services
     from storage.tenancy import Tenant
 
@@ -59,6 +62,30 @@ def delete(
         audit = _audit(owner, deletion.EVENT)
         found = deletion.delete(interop.database, owner, target, audit, waiver=waiver)
     show(asdict(found), as_json)
+
+
+def import_for_patient(
+    services: Services,
+    tenant: Tenant,
+    paths: list[Path],
+    patient: str,
+    study: str | None,
+    title: str | None,
+    advance: Progress,
+) -> ImportReport:
+    """Take in files that are no DICOM, for the patient with this record number or FHIR id."""
+    from interop.dicom.file_importer import import_files
+    from interop.dicom.file_ingest import Description
+    from interop.dicom.file_owners import patient_by_identifier, row_of
+    from interop.errors import NotFound
+
+    with services.database.connection(tenant.id) as connection:
+        try:
+            patient_id = patient_by_identifier(connection, tenant.id, patient)
+        except NotFound:
+            patient_id = row_of(connection, tenant.id, "Patient", patient)
+    said = Description(patient_id, study_instance_uid=study, title=title)
+    return import_files(services, tenant, paths, said, advance, actor=getpass.getuser())
 
 
 @quarantine_app.callback(invoke_without_command=True)

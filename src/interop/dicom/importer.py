@@ -66,7 +66,7 @@ def import_paths(
 ) -> ImportReport:
     """Import all files below the paths; ``progress`` hears their number and of each one done."""
     report = ImportReport()
-    files = list(_regular_files(paths, report))
+    files = list(regular_files(paths, report))
     if progress is not None:
         progress(0, len(files))
     source = Source("IMPORT", actor)
@@ -86,7 +86,8 @@ def import_paths(
     return report
 
 
-def _regular_files(paths: Iterable[Path], report: ImportReport) -> Iterator[Path]:
+def regular_files(paths: Iterable[Path], report: ImportReport) -> Iterator[Path]:
+    """The files below the paths; what is none is noted in the report."""
     for path in paths:
         try:
             mode = path.lstat().st_mode
@@ -99,7 +100,7 @@ def _regular_files(paths: Iterable[Path], report: ImportReport) -> Iterator[Path
         elif stat.S_ISDIR(mode):
             with os.scandir(path) as entries:
                 children = sorted(Path(entry.path) for entry in entries)
-            yield from _regular_files(children, report)
+            yield from regular_files(children, report)
         else:
             report.skipped += 1
             report.note(f"{path}: not a regular file; links, devices and pipes are not followed")

@@ -13,9 +13,10 @@ from anyio import to_thread
 from starlette.requests import Request
 
 from interop.dicom.file_ingest import Description, FileUpload
+from interop.dicom.file_owners import patient_by_identifier, row_of
 from interop.dicomweb.multipart import MultipartParser, PartBegin, PartData, PartEnd
 from interop.dicomweb.paths import is_uid
-from interop.errors import BadRequest, NotFound, PayloadTooLarge, UnsupportedMediaType
+from interop.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 from storage.database import Connection
 
 NAMES = (
@@ -56,7 +57,7 @@ class Form:
         encounter = self._one("encounter")
         return Description(
             patient_id=self._patient(connection, tenant_id),
-            encounter_id=_row_id(connection, tenant_id, "Encounter", encounter)
+            encounter_id=row_of(connection, tenant_id, "Encounter", encounter)
             if encounter is not None
             else None,
             study_instance_uid=study,
@@ -79,7 +80,7 @@ class Form:
                 " is needed"
             )
         if patient is not None:
-            return _row_id(connection, tenant_id, "Patient", patient)
+            return row_of(connection, tenant_id, "Patient", patient)
         return patient_by_identifier(connection, tenant_id, identifier or "")
 
     def _teeth(self) -> tuple[int, ...]:
@@ -103,37 +104,6 @@ class Form:
         except ValueError:
             pass
         raise BadRequest("taken: a date and time such as 2026-03-14T10:15:30+01:00 is accepted")
-
-
-def _row_id(connection: Connection, tenant_id: UUID, resource_type: str, text: str) -> UUID:
-    """The row of a resource by its id, or by a reference to it."""
-    resource_id = text.removeprefix(f"{resource_type}/")
-    row = connection.execute(
-        "SELECT row_id FROM fhir_resources WHERE tenant_id = %s AND resource_type = %s"
-        " AND resource_id = %s AND NOT deleted AND row_id IS NOT NULL",
-        (tenant_id, resource_type, resource_id),
-    ).fetchone()
-    if row is None:
-        raise NotFound(f"there is no {resource_type}/{resource_id[:64]}")
-    found: UUID = row[0]
-    return found
-
-
-def patient_by_identifier(connection: Connection, tenant_id: UUID, value: str) -> UUID:
-    """The one patient with this record number (MRN). Raises NotFound and BadRequest."""
-    rows = connection.execute(
-        "SELECT DISTINCT i.patient_id FROM patient_identifiers AS i JOIN patients AS p"
-        " ON p.tenant_id = i.tenant_id AND p.id = i.patient_id"
-        " WHERE i.tenant_id = %s AND i.system = 'MRN' AND i.value = %s AND p.status <> 'INACTIVE'"
-        " AND coalesce(i.valid_until, current_date) >= current_date LIMIT 2",
-        (tenant_id, value),
-    ).fetchall()
-    if not rows:
-        raise NotFound(f"no patient has the record number {value[:64]!r}")
-    if len(rows) > 1:
-        raise BadRequest("several patients have this record number; name one by patient=<id>")
-    found: UUID = rows[0][0]
-    return found
 
 
 async def read_form(request: Request, upload: FileUpload) -> Form:
