@@ -44,7 +44,7 @@ def technique_lines(dicom_json: str, frame: int, frames: int) -> list[str]:
         _labelled("kV", _text(attributes, "00180060")),
         _labelled("mA", _text(attributes, "00181151")),
         _labelled("ms", _text(attributes, "00181150")),
-        _labelled("position", " ".join(str(value) for value in position[:3])),
+        _labelled("position", " ".join(map(_rounded, position[:3]))),
     )
 
 
@@ -54,6 +54,10 @@ def _lines(*lines: str) -> list[str]:
 
 def _labelled(label: str, value: str) -> str:
     return f"{label} {value}" if value else ""
+
+
+def _rounded(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _text(attributes: dict[str, Any], tag: str) -> str:
