@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from interop.doctor import examine
+from interop.settings import Settings
 from interop.viewer.package import APP_CONFIG, MANIFEST, PAGE, ViewerFolder, read
 
 ROOT = Path(__file__).parents[4]
@@ -214,3 +216,20 @@ def test_a_manifest_of_another_package_is_a_problem(fetch: Any, tmp_path: Path) 
 
     assert viewer is not None
     assert "another package" in str(viewer.problem())
+
+
+def test_doctor_says_whether_it_is_there_and_whole(fetch: Any, tmp_path: Path) -> None:
+    def said() -> tuple[bool, bool, str]:
+        settings = Settings(data_dir=tmp_path, database_url="postgresql://127.0.0.1:1/none")
+        found = next(check for check in examine(settings) if check.name == "viewer")
+        return found.ok, found.required, found.detail
+
+    absent = said()
+    fetch.install(tmp_path / "viewer", tmp_path / "ohif.tgz")
+    whole = said()
+    (tmp_path / "viewer/1.css").write_text("other")
+    damaged = said()
+
+    assert absent[:2] == (False, False) and "make viewer" in absent[2]
+    assert whole[0] is True
+    assert damaged[:2] == (False, True) and "1.css is missing or was changed" in damaged[2]
