@@ -185,7 +185,7 @@ def plan(find: Find, called_ae_title: str) -> Plan:
     unreturned = frozenset(tag for tag in keys if tag not in constants and not _is_kept(find, tag))
     wanted = [tag for tag in keys if tag not in unreturned]
     fixed = tuple(
-        Element(int(tag, 16), standard_vr(int(tag, 16)), _constant(constants[tag]))
+        Element(int(tag, 16), standard_vr(int(tag, 16)), constant=constants[tag])
         for tag in wanted
         if tag in constants
     )
@@ -281,10 +281,6 @@ def _vr(tag: str, asked: str) -> str:
     """The VR of a key without a value: PS3.6's, or that of the request where it has none."""
     known = standard_vr(int(tag, 16))
     return asked if known == "UN" else known
-
-
-def _constant(text: str) -> Callable[[Row], str]:
-    return lambda _: text
 
 
 def _reader(column: str, at: int) -> Callable[[Row], Any]:

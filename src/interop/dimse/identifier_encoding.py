@@ -63,6 +63,7 @@ class ElementWriter:
         self.vr = vr
         self._head = Struct(order + "HH").pack(tag >> 16, tag & 0xFFFF)
         self._pad = b"\0" if vr in ("UI", "OB", "UN") else b" "
+        self.tag = tag
         self._most = 0xFFFFFFFE
         if encoding.is_implicit:
             self._length = Struct(order + "I").pack
@@ -89,7 +90,8 @@ class Element:
 
     tag: int
     vr: str
-    read: Callable[[Row], Value]
+    read: Callable[[Row], Value] | None = None
+    constant: str = ""
 
 
 class IdentifierEncoder:
@@ -103,12 +105,19 @@ class IdentifierEncoder:
     ) -> None:
         """`character_set` is that of the request; None where it names none."""
         self._encoding = encoding = Encoding.of(transfer_syntax_uid)
-        in_order = sorted(elements, key=lambda element: element.tag)
-        self._elements = [
-            (ElementWriter(one.tag, one.vr, encoding), one.tag, one.read)
-            for one in in_order
-            if one.tag != SPECIFIC_CHARACTER_SET
-        ]
+        # What is the same in every answer is written once: the bytes in front of an element.
+        self._elements: list[tuple[bytes, ElementWriter, Callable[[Row], Value]]] = []
+        before = b""
+        for one in sorted(elements, key=lambda element: element.tag):
+            if one.tag == SPECIFIC_CHARACTER_SET:
+                continue
+            writer = ElementWriter(one.tag, one.vr, encoding)
+            if one.read is None:
+                before += writer.write(one.constant.encode("ascii", "replace"))
+            else:
+                self._elements.append((before, writer, one.read))
+                before = b""
+        self._end = before
         named = ElementWriter(SPECIFIC_CHARACTER_SET, "CS", encoding)
         self._utf_8 = named.write(UTF_8.encode("ascii"))
         self._encode_asked = encoder_for(character_set) if character_set else None
@@ -133,17 +142,20 @@ class IdentifierEncoder:
     def _written(self, row: Row, encode: Encode) -> bytes:
         encoding = self._encoding
         parts = []
-        for writer, tag, read in self._elements:
+        for before, writer, read in self._elements:
             value = read(row)
             if isinstance(value, str):
-                parts.append(writer.write(encode(value)))
+                raw = encode(value)
             elif value is None:
-                parts.append(writer.write(b""))
+                raw = b""
             else:
                 if isinstance(value, Mapping) and value["vr"] != writer.vr:
                     # As it was sent, whatever PS3.6 says.
-                    writer = ElementWriter(tag, value["vr"], encoding)
-                parts.append(writer.write(value_bytes(value, writer.vr, encoding, encode)))
+                    writer = ElementWriter(writer.tag, value["vr"], encoding)
+                raw = value_bytes(value, writer.vr, encoding, encode)
+            parts.append(before)
+            parts.append(writer.write(raw))
+        parts.append(self._end)
         return b"".join(parts)
 
 
