@@ -205,6 +205,9 @@ BUSINESS_CASES: dict[str, Case] = {
         created=MOMENTS,
         received_at=MOMENTS,
         tooth=OBJECT,
+        height=maybe(st.integers(1, 65535)),
+        width=maybe(st.integers(1, 65535)),
+        number_of_frames=maybe(st.integers(1, 2**31 - 1)),
         attachment=OBJECT,
     ),
     "Communication": shown(
