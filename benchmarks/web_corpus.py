@@ -94,6 +94,7 @@ def _kinds() -> dict[str, Dataset]:
     ct = "1.2.840.10008.5.1.4.1.1.2"
     return {
         "io": _with_pixels(_base("1.2.840.10008.5.1.4.1.1.1.3", "IO"), 1300, 960, 16),
+        "px": _with_pixels(_base("1.2.840.10008.5.1.4.1.1.1.1", "PX"), 1320, 3000, 16),
         "cbct": _with_pixels(_base(ct, "CT"), 400, 400, 12),
         "multiframe": _with_pixels(_base(f"{ct}.1", "CT"), 400, 400, 12, 400),
         "tiny": _with_pixels(_base("1.2.840.10008.5.1.4.1.1.7", "OT"), 64, 64, 8),
