@@ -7,6 +7,7 @@ object of a SOP class that was not negotiated is a failed sub-operation like any
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Final
 
 from pynetdicom.sop_class import (
@@ -15,10 +16,10 @@ from pynetdicom.sop_class import (
 )
 
 from interop.dimse.command_set import C_GET_RQ
-from interop.dimse.outgoing import NotReadable, OutgoingObject
-from interop.dimse.retrieval import InvalidIdentifier
+from interop.dimse.outgoing import NotReadable
+from interop.dimse.retrieval import InvalidIdentifier, Plan
 from interop.dimse.service_requests import Served, Service, ServiceRequest
-from interop.dimse.store_request import StoreContexts, StoreRequests, store_status
+from interop.dimse.store_request import Prepared, StoreContexts, StoreRequests, store_status
 from interop.dimse.suboperations import (
     IDENTIFIER_DOES_NOT_MATCH,
     SubOperations,
@@ -40,44 +41,53 @@ def handle_c_get(request: ServiceRequest) -> Served:
     except InvalidIdentifier as error:
         return refused(request, IDENTIFIER_DOES_NOT_MATCH, str(error))
     counts = SubOperations(request, planned.count, title)
-    returning = _Returning(request)
-    for outgoing in planned.objects():
-        if request.cancelled():
-            break
-        status, message = returning.send(outgoing)
-        counts.note(outgoing.sop_instance_uid, status, message)
-        counts.report()
+    _return(request, planned, counts)
     return counts.finish(is_cancelled=request.is_cancelled and counts.remaining > 0)
 
 
-class _Returning:
-    """The C-STORE sub-operations of one C-GET."""
-
-    def __init__(self, request: ServiceRequest) -> None:
-        self._request = request
-        conversation = request.conversation
-        self._contexts = StoreContexts(
-            (context.context_id, context.sop_class_uid, context.transfer_syntax_uid)
-            for context in conversation.negotiated.contexts.values()
-            if context.is_storage and context.as_scu
-        )
-        self._requests = StoreRequests(conversation.link, conversation.negotiated.peer_pdu_bytes)
-        self._reader = reader_of(request)
-        self._message_id = 0
-
-    def send(self, outgoing: OutgoingObject) -> tuple[int | None, str]:
-        """Status and comment of the peer; None and why where it was not sent."""
-        choice = self._contexts.choose(outgoing)
-        if isinstance(choice, str):
-            return None, choice
-        message_id = self._message_id = self._message_id % 0xFFFF + 1
+def _return(request: ServiceRequest, planned: Plan, counts: SubOperations) -> None:
+    """Send object after object; while the peer has one, the next is read."""
+    requests = _requests(request)
+    sent: Prepared | None = None
+    for outgoing in planned.objects():
+        problem, ahead = "", None
         try:
-            with self._reader.opened(outgoing, choice.transfer_syntax_uid) as data_set:
-                self._requests.send(choice, message_id, outgoing, data_set)
+            ahead = requests.prepare(outgoing)
         except NotReadable as error:
-            return None, str(error)
-        _, response, _ = self._request.receive_response()
-        return store_status(response, message_id)
+            problem = str(error)
+        with ExitStack() as stack:
+            if ahead is not None:
+                stack.callback(ahead.close)
+            if sent is not None:
+                _take_response(request, sent, counts)
+                sent = None
+            if request.cancelled():
+                return
+            if ahead is None:
+                counts.note(outgoing.sop_instance_uid, None, problem)
+            else:
+                requests.transmit(ahead)
+                sent = ahead
+    if sent is not None:
+        _take_response(request, sent, counts)
+
+
+def _requests(request: ServiceRequest) -> StoreRequests:
+    conversation = request.conversation
+    contexts = StoreContexts(
+        (context.context_id, context.sop_class_uid, context.transfer_syntax_uid)
+        for context in conversation.negotiated.contexts.values()
+        if context.is_storage and context.as_scu
+    )
+    peer_pdu_bytes = conversation.negotiated.peer_pdu_bytes
+    return StoreRequests(conversation.link, peer_pdu_bytes, contexts, reader_of(request))
+
+
+def _take_response(request: ServiceRequest, sent: Prepared, counts: SubOperations) -> None:
+    _, response, _ = request.receive_response()
+    status, message = store_status(response, sent.message_id)
+    counts.note(sent.outgoing.sop_instance_uid, status, message)
+    counts.report()
 
 
 SERVICE: Final = Service(

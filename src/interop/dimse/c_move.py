@@ -8,8 +8,11 @@ registration: whoever else is named gets no connection from us (security.md A11)
 from __future__ import annotations
 
 import logging
+from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Final
 
 from pynetdicom.sop_class import (
@@ -19,6 +22,7 @@ from pynetdicom.sop_class import (
 
 from interop.dimse import peers, registry
 from interop.dimse.command_set import C_MOVE_RQ
+from interop.dimse.outgoing import OutgoingObject
 from interop.dimse.requestor import Destination
 from interop.dimse.retrieval import InvalidIdentifier, Plan
 from interop.dimse.sender import Originator, SendCancelled, Sender, SendFailed
@@ -92,30 +96,30 @@ def _send(
         return request.cancelled()
 
     originator = Originator(request.admission.calling_ae_title, request.command.message_id)
+    sender = Sender(
+        destination, planned.kinds, reader_of(request), originator=originator,
+        is_cancelled=is_cancelled,
+    )  # fmt: skip
+    # Those that the sender has taken and not said anything of.
+    taken: deque[OutgoingObject] = deque()
     objects = planned.objects()
-    with (
-        suppress(SendCancelled),
-        Sender(
-            destination,
-            planned.kinds,
-            reader_of(request),
-            originator=originator,
-            is_cancelled=is_cancelled,
-        ) as sender,
-    ):
+
+    def taking() -> Iterator[OutgoingObject]:
         for outgoing in objects:
-            if request.cancelled():
-                break
-            try:
-                sent = sender.send(outgoing)
-            except SendFailed as error:
-                # Neither this one nor any behind it.
-                counts.note(outgoing.sop_instance_uid, None, str(error))
-                for rest in objects:
-                    counts.note(rest.sop_instance_uid, None)
-                break
-            counts.note(outgoing.sop_instance_uid, sent.status, sent.message)
-            counts.report()
+            taken.append(outgoing)
+            yield outgoing
+
+    try:
+        with sender, suppress(SendCancelled):
+            for sent in sender.send(taking()):
+                taken.popleft()
+                counts.note(sent.outgoing.sop_instance_uid, sent.status, sent.message)
+                counts.report()
+                if request.cancelled():
+                    break
+    except SendFailed as error:
+        for outgoing in chain(taken, objects):
+            counts.note(outgoing.sop_instance_uid, None, str(error))
     return request.is_cancelled and counts.remaining > 0
 
 

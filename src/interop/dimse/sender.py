@@ -8,7 +8,7 @@ bytes. `send_objects` is the whole of it; `Sender` is for who decides between tw
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -24,8 +24,8 @@ from interop.dimse.requestor import (
     SendFailed,
 )
 from interop.dimse.store_request import (
-    Choice,
     Originator,
+    Prepared,
     StoreContexts,
     StoreRequests,
     is_stored,
@@ -98,12 +98,12 @@ def send_objects(
     found: list[SentObject] = []
     kinds = dict.fromkeys(outgoing.kind for outgoing in objects)
     with Sender(called, kinds, reader, is_cancelled=is_cancelled, originator=originator) as sender:
-        for outgoing in objects:
+        for sent in sender.send(objects):
+            found.append(sent)
+            if note is not None:
+                note(sent)
             if is_cancelled():
                 raise SendCancelled
-            found.append(sender.send(outgoing))
-            if note is not None:
-                note(found[-1])
     return found
 
 
@@ -164,35 +164,72 @@ class Sender:
     ) -> None:
         self._close(is_clean=error is None)
 
-    def send(self, outgoing: OutgoingObject) -> SentObject:
-        """Send one object and wait for its response. Raises SendFailed, SendCancelled.
+    def send(self, objects: Iterable[OutgoingObject]) -> Iterator[SentObject]:
+        """Send objects one after the other, and say of each what became of it.
 
-        An association that ends in the midst of an object is opened again for the next one, unless
-        it ended at its first or the peer fell silent.
+        While the peer has one, the next is read. None is sent before the result of the former was
+        taken, so who stops iterating leaves nothing half done. An association that ends in the
+        midst of an object is opened again for the next one, unless it ended at its first or the
+        peer fell silent. Raises SendFailed, SendCancelled.
         """
-        opened = self._association(outgoing)
-        choice = opened.contexts.choose(outgoing)
-        if isinstance(choice, str):
-            return SentObject(outgoing, None, choice)
+        sent: _Sent | None = None
+        for outgoing in objects:
+            ahead = self._read_ahead(outgoing)
+            try:
+                if sent is not None:
+                    yield self._result(sent)
+                    sent = None
+                outcome = self._transmitted(outgoing, ahead)
+            finally:
+                if isinstance(ahead, _Sent):
+                    ahead.prepared.close()
+            if isinstance(outcome, SentObject):
+                yield outcome
+            else:
+                sent = outcome
+        if sent is not None:
+            yield self._result(sent)
+
+    def _read_ahead(self, outgoing: OutgoingObject) -> _Sent | SentObject | None:
+        """Prepare an object for the association that is open; None where it needs another."""
+        if self._open is None or self._group_of.get(outgoing.sop_class_uid) != self._open_group:
+            return None
         try:
-            with self._reader.opened(outgoing, choice.transfer_syntax_uid) as data_set:
-                message_id = opened.next_message_id()
-                opened.requests.send(choice, message_id, outgoing, data_set, self._originator)
+            return _Sent(self._open.requests.prepare(outgoing), self._open)
         except NotReadable as error:
             return SentObject(outgoing, None, str(error))
+
+    def _transmitted(
+        self, outgoing: OutgoingObject, ahead: _Sent | SentObject | None
+    ) -> _Sent | SentObject:
+        """Send one object; return it as sent, or what became of it where that failed."""
+        if ahead is None or (isinstance(ahead, _Sent) and ahead.association is not self._open):
+            # Prepared for an association that has ended meanwhile, or for none.
+            self._associate(outgoing)
+            ahead = self._read_ahead(outgoing)
+            assert ahead is not None
+        if isinstance(ahead, SentObject):
+            return ahead
+        try:
+            ahead.association.requests.transmit(ahead.prepared)
         except LinkError as error:
-            return self._broken(outgoing, choice, error)
+            return self._broken(ahead, error)
+        return ahead
+
+    def _result(self, sent: _Sent) -> SentObject:
+        """Wait for the response to what was sent."""
+        prepared, association = sent.prepared, sent.association
         deadline = time.monotonic() + self._limits.idle_seconds
-        while not opened.association.link.wait(_LOOK_SECONDS):
+        while not association.link.wait(_LOOK_SECONDS):
             self._look()
             if time.monotonic() > deadline:
                 silence = f"no response within {self._limits.idle_seconds:.0f} s"
-                return self._broken(outgoing, choice, DeadlineExceeded(silence))
+                return self._broken(sent, DeadlineExceeded(silence))
         try:
-            status, comment = opened.response(message_id)
+            status, comment = association.response(prepared.message_id)
         except LinkError as error:
-            return self._broken(outgoing, choice, error)
-        return SentObject(outgoing, status, comment, choice.transfer_syntax_uid)
+            return self._broken(sent, error)
+        return SentObject(prepared.outgoing, status, comment, prepared.choice.transfer_syntax_uid)
 
     def _look(self) -> None:
         """Raise SendCancelled, or whatever the look raises, when nobody waits any more."""
@@ -206,25 +243,25 @@ class Sender:
         self._close(is_clean=False)
         raise SendCancelled
 
-    def _association(self, outgoing: OutgoingObject) -> _OpenAssociation:
+    def _associate(self, outgoing: OutgoingObject) -> None:
+        """Have an association open for this object."""
         group = self._group_of.get(outgoing.sop_class_uid)
         if group is None:
             raise ValueError(f"{outgoing.kind} is not among the kinds that were to be sent")
         if self._open is not None and group == self._open_group:
-            return self._open
+            return
         self._close(is_clean=True)
-        association = RequestedAssociation.open(self._called, self._groups[group], self._limits)
-        self._open, self._open_group = _OpenAssociation(association), group
-        return self._open
+        opened = RequestedAssociation.open(self._called, self._groups[group], self._limits)
+        self._open = _OpenAssociation(opened, self._reader, self._originator)
+        self._open_group = group
 
-    def _broken(self, outgoing: OutgoingObject, choice: Choice, error: LinkError) -> SentObject:
-        opened = self._open
-        assert opened is not None
+    def _broken(self, sent: _Sent, error: LinkError) -> SentObject:
         self._close(is_clean=False)
-        if opened.answered == 0 or isinstance(error, DeadlineExceeded):
+        if sent.association.answered == 0 or isinstance(error, DeadlineExceeded):
             raise SendFailed(f"{self._called} does not take objects: {error}") from error
         message = f"the association ended: {error}"
-        return SentObject(outgoing, None, message, choice.transfer_syntax_uid)
+        prepared = sent.prepared
+        return SentObject(prepared.outgoing, None, message, prepared.choice.transfer_syntax_uid)
 
     def _close(self, *, is_clean: bool) -> None:
         opened, self._open = self._open, None
@@ -239,16 +276,22 @@ class Sender:
 class _OpenAssociation:
     """An association over which objects are sent one after the other."""
 
-    def __init__(self, association: RequestedAssociation) -> None:
+    def __init__(
+        self,
+        association: RequestedAssociation,
+        reader: ObjectReader,
+        originator: Originator | None,
+    ) -> None:
         self.association = association
-        self.contexts = StoreContexts(association.accepted)
-        self.requests = StoreRequests(association.link, association.peer_pdu_bytes)
+        self.link = association.link
+        self.requests = StoreRequests(
+            association.link,
+            association.peer_pdu_bytes,
+            StoreContexts(association.accepted),
+            reader,
+            originator,
+        )
         self.answered = 0
-        self._message_id = 0
-
-    def next_message_id(self) -> int:
-        self._message_id = self._message_id % 0xFFFF + 1
-        return self._message_id
 
     def response(self, message_id: int) -> tuple[int, str]:
         """Status and comment of the response that has begun to come. Raises LinkError."""
@@ -258,3 +301,11 @@ class _OpenAssociation:
         status = store_status(parse_command(received[1]), message_id)
         self.answered += 1
         return status
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """An object that was prepared for an association, and then sent over it."""
+
+    prepared: Prepared
+    association: _OpenAssociation

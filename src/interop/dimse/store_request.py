@@ -8,6 +8,7 @@ data set between PDU headers that are there already.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final
@@ -26,7 +27,7 @@ from interop.dimse.command_set import (
     STATUS,
     Command,
 )
-from interop.dimse.outgoing import DataSet, NotReadable, OutgoingObject
+from interop.dimse.outgoing import DataSet, NotReadable, ObjectReader, OutgoingObject
 from interop.dimse.transport_guard import Link, ProtocolViolation
 from interop.dimse.upper_layer import NOT_SPECIFIED, P_DATA_TF, UNEXPECTED_PARAMETER
 
@@ -41,7 +42,8 @@ _US = Struct("<H")
 _UL_ELEMENT = Struct("<HHII")
 _COMMAND_LAST, _DATA, _DATA_LAST = 0x03, 0x00, 0x02  # message control headers (PS3.8 E.2)
 
-_BUFFER_BYTES: Final = 256 << 10
+# A slice of 512 x 512 pixels of 16 bits goes out in one write.
+_BUFFER_BYTES: Final = 576 << 10
 _LARGEST_PDU: Final = 128 << 10
 _MOST_PDUS: Final = 512  # preadv(2) takes at most 1,024 pieces
 _SMALLEST_PDU: Final = 128
@@ -93,10 +95,47 @@ def made_of(transfer_syntax_uid: str) -> list[str]:
     return sorted(targets, key=lambda uid: plain.index(uid) if uid in plain else len(plain))
 
 
-class StoreRequests:
-    """Writes C-STORE requests to one association."""
+class Prepared:
+    """A request whose beginning is ready to be sent. Close it where it is not."""
 
-    def __init__(self, link: Link, peer_pdu_bytes: int) -> None:
+    def __init__(
+        self,
+        outgoing: OutgoingObject,
+        choice: Choice,
+        message_id: int,
+        data_set: DataSet,
+        buffer: _Buffer,
+    ) -> None:
+        self.outgoing = outgoing
+        self.choice = choice
+        self.message_id = message_id
+        self.data_set = data_set
+        self.left = data_set.length
+        self.buffer = buffer
+        # What of the buffer is to be sent next.
+        self.ready = memoryview(b"")
+        self.opened = ExitStack()
+
+    def close(self) -> None:
+        """Let go of the object's file; safe to call twice."""
+        self.opened.close()
+
+
+class StoreRequests:
+    """Writes C-STORE requests to one association.
+
+    `prepare` and `transmit` alternate. The next may be prepared while the peer has not answered the
+    one before, so that the object is read meanwhile.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        peer_pdu_bytes: int,
+        contexts: StoreContexts,
+        reader: ObjectReader,
+        originator: Originator | None = None,
+    ) -> None:
         """`peer_pdu_bytes`: the Maximum Length that the peer receives, 0 is any (PS3.8 D.1)."""
         if 0 < peer_pdu_bytes < _SMALLEST_PDU:
             raise ProtocolViolation(
@@ -104,66 +143,96 @@ class StoreRequests:
                 NOT_SPECIFIED,
             )
         self._link = link
-        largest = min(peer_pdu_bytes or _LARGEST_PDU, _LARGEST_PDU)
+        self._contexts = contexts
+        self._reader = reader
+        self._originator = originator
+        self._buffer = _Buffer(min(peer_pdu_bytes or _LARGEST_PDU, _LARGEST_PDU))
+        self._message_id = 0
+
+    def prepare(self, outgoing: OutgoingObject) -> Prepared:
+        """Read the beginning of an object. Raises NotReadable, also where no context takes it."""
+        choice = self._contexts.choose(outgoing)
+        if isinstance(choice, str):
+            raise NotReadable(choice)
+        self._message_id = self._message_id % 0xFFFF + 1
+        with ExitStack() as trying:
+            data_set = trying.enter_context(
+                self._reader.opened(outgoing, choice.transfer_syntax_uid)
+            )
+            if data_set.length <= 0:
+                raise NotReadable("the stored object has no data set")
+            prepared = Prepared(outgoing, choice, self._message_id, data_set, self._buffer)
+            prepared.buffer.begin(prepared, self._originator)
+            prepared.opened = trying.pop_all()
+        return prepared
+
+    def transmit(self, prepared: Prepared) -> None:
+        """Send a prepared request to its end. Raises LinkError."""
+        try:
+            self._link.send(prepared.ready)
+            while prepared.left:
+                prepared.buffer.go_on(prepared)
+                self._link.send(prepared.ready)
+        except NotReadable as error:
+            # In the midst of a message there is nothing else to be said.
+            raise ProtocolViolation(str(error), NOT_SPECIFIED) from error
+        finally:
+            prepared.close()
+
+
+class _Buffer:
+    """Room for some PDUs, whose headers stand there before the data set comes between them."""
+
+    def __init__(self, pdu_bytes: int) -> None:
         # The length of a PDU does not count its first six bytes; fragments are even (PS3.8 E.2).
-        self._room = (largest - 6) // 2 * 2
+        self._room = (pdu_bytes - 6) // 2 * 2
         self._step = _HEADER.size + self._room
         self._count = max(1, min(_MOST_PDUS, _BUFFER_BYTES // self._step))
-        self._buffer = memoryview(bytearray(_COMMAND_ROOM + self._count * self._step))
+        self._bytes = memoryview(bytearray(_COMMAND_ROOM + self._count * self._step))
         self._rooms = [
-            self._buffer[at + _HEADER.size : at + self._step]
-            for at in range(_COMMAND_ROOM, len(self._buffer), self._step)
+            self._bytes[at + _HEADER.size : at + self._step]
+            for at in range(_COMMAND_ROOM, len(self._bytes), self._step)
         ]
         self._context_id = 0
         # Which PDU's header is not that of a full one in the midst of a message.
         self._special: int | None = None
 
-    def send(
-        self,
-        choice: Choice,
-        message_id: int,
-        outgoing: OutgoingObject,
-        data_set: DataSet,
-        originator: Originator | None = None,
-    ) -> None:
-        """Send one request. Raises NotReadable as long as nothing was sent; LinkError."""
-        if data_set.length <= 0:
-            raise NotReadable("the stored object has no data set")
-        self._set_context(choice.context_id)
-        command = store_request(choice.context_id, message_id, outgoing, originator)
+    def begin(self, prepared: Prepared, originator: Originator | None) -> None:
+        """Write the command and the first part of the data set. Raises NotReadable."""
+        context_id = prepared.choice.context_id
+        if context_id != self._context_id:
+            self._context_id = context_id
+            for number in range(self._count):
+                self._write_header(number, self._room, _DATA)
+        command = store_request(context_id, prepared.message_id, prepared.outgoing, originator)
         start = _COMMAND_ROOM - len(command)
-        self._buffer[start:_COMMAND_ROOM] = command
-        left = data_set.length
-        while left:
-            count = min(left, self._count * self._room)
-            left -= count
-            try:
-                end = self._fill(data_set, count, is_last=left == 0)
-            except NotReadable as error:
-                if start == _COMMAND_ROOM:
-                    raise ProtocolViolation(str(error), NOT_SPECIFIED) from error
-                raise
-            self._link.send(self._buffer[start:end])
-            start = _COMMAND_ROOM
+        self._bytes[start:_COMMAND_ROOM] = command
+        prepared.ready = self._bytes[start : self._fill(prepared)]
 
-    def _fill(self, data_set: DataSet, count: int, *, is_last: bool) -> int:
+    def go_on(self, prepared: Prepared) -> None:
+        """Write the next part of the data set. Raises NotReadable."""
+        prepared.ready = self._bytes[_COMMAND_ROOM : self._fill(prepared)]
+
+    def _fill(self, prepared: Prepared) -> int:
         """Put the next bytes of the data set between the headers; return where they end."""
+        count = min(prepared.left, self._count * self._room)
         full, rest = divmod(count, self._room)
         views = self._rooms[:full]
         if rest:
             views = [*views, self._rooms[full][:rest]]
-        data_set.fill(views)
+        prepared.data_set.fill(views)
+        prepared.left -= count
         if self._special is not None:
             self._write_header(self._special, self._room, _DATA)
             self._special = None
-        if is_last:
+        if prepared.left == 0:
             self._special = full if rest else full - 1
             self._write_header(self._special, rest or self._room, _DATA_LAST)
         return _COMMAND_ROOM + full * self._step + (_HEADER.size + rest if rest else 0)
 
     def _write_header(self, number: int, length: int, control: int) -> None:
         _HEADER.pack_into(
-            self._buffer,
+            self._bytes,
             _COMMAND_ROOM + number * self._step,
             P_DATA_TF,
             length + 6,
@@ -171,12 +240,6 @@ class StoreRequests:
             self._context_id,
             control,
         )
-
-    def _set_context(self, context_id: int) -> None:
-        if context_id != self._context_id:
-            self._context_id = context_id
-            for number in range(self._count):
-                self._write_header(number, self._room, _DATA)
 
 
 def store_request(

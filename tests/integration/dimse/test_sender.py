@@ -39,7 +39,7 @@ from interop.dimse.sender import (
     outgoing_file,
     send_objects,
 )
-from interop.dimse.store_request import Choice, StoreRequests
+from interop.dimse.store_request import StoreContexts, StoreRequests
 from interop.dimse.transport_guard import TransportLimits
 from storage.objects.files import LocalObjectStore
 from tests.dcmtk import STORESCP, free_port, storescp
@@ -326,7 +326,7 @@ def test_a_peer_that_does_not_answer_the_association_request(answer: bytes, make
         Sender(peer(port), [found.kind], READER, limits=SHORT) as one,
         pytest.raises(SendFailed),
     ):
-        one.send(found)
+        list(one.send([found]))
 
 
 def accepting(connection: socket.socket) -> None:
@@ -355,7 +355,7 @@ def test_a_peer_that_takes_an_object_and_never_answers(make_ct: Any) -> None:
         Sender(peer(port), [found.kind], READER, limits=SHORT) as one,
         pytest.raises(SendFailed, match="no response within 1 s"),
     ):
-        one.send(found)
+        list(one.send([found]))
 
 
 def test_a_peer_that_stops_reading(make_ct: Any) -> None:
@@ -372,7 +372,7 @@ def test_a_peer_that_stops_reading(make_ct: Any) -> None:
         Sender(peer(port), [found.kind], READER, limits=SHORT) as one,
     ):
         with pytest.raises(SendFailed, match="does not take"):
-            one.send(found)
+            list(one.send([found]))
         done.set()
 
 
@@ -389,7 +389,7 @@ def test_cancelling_while_a_peer_is_silent(make_ct: Any) -> None:
         Sender(peer(port), [found.kind], READER, is_cancelled=lambda: next(looks)) as one,
         pytest.raises(SendCancelled),
     ):
-        one.send(found)
+        list(one.send([found]))
 
 
 def test_an_answer_to_another_message_ends_the_association(make_ct: Any, wire: Any) -> None:
@@ -409,7 +409,7 @@ def test_an_answer_to_another_message_ends_the_association(make_ct: Any, wire: A
         Sender(peer(port), [found.kind], READER) as one,
         pytest.raises(SendFailed, match="message 99"),
     ):
-        one.send(found)
+        list(one.send([found]))
 
 
 # -- how it goes out ----------------------------------------------------------------------------
@@ -425,15 +425,15 @@ def test_a_message_of_less_than_the_buffer_leaves_at_once(make_ct: Any) -> None:
         def send(self, data: memoryview) -> None:
             sent.append(bytes(data))
 
-    requests = StoreRequests(Recording(), 16384)  # type: ignore[arg-type]
-    with READER.opened(found, found.transfer_syntax_uid) as data_set:
-        requests.send(Choice(5, found.transfer_syntax_uid), 9, found, data_set)
+    contexts = StoreContexts([(5, found.sop_class_uid, found.transfer_syntax_uid)])
+    requests = StoreRequests(Recording(), 16384, contexts, READER)  # type: ignore[arg-type]
+    requests.transmit(requests.prepare(found))
 
     assert len(sent) == 1
     command, data = parsed(sent[0], context_id=5, longest=16384)
     assert data == sample.dataset
     request = parse_command(command)
-    assert (request.command_field, request.message_id) == (1, 9)
+    assert (request.command_field, request.message_id) == (1, 1)
     assert request.uid(0x0002) == found.sop_class_uid
     assert request.uid(0x1000) == found.sop_instance_uid
 
@@ -456,17 +456,25 @@ def test_headers_are_right_whatever_the_sizes_of_messages_before(tmp_path: Path)
                 view[:] = self.data[self._at : self._at + len(view)]
                 self._at += len(view)
 
-    requests = StoreRequests(Recording(), 1024)  # type: ignore[arg-type]
-    found = OutgoingObject("1.2.3", "1.2.3.4", "1.2.840.10008.1.2", tmp_path, 0, 0)
-    room, buffer = 1018, 1018 * (262144 // 1030)
+    class Reader(ObjectReader):
+        @contextmanager
+        def opened(self, outgoing: OutgoingObject, transfer_syntax_uid: str) -> Iterator[Bytes]:
+            yield source
+
+    classes = ("1.2.1", "1.2.3", "1.2.5")
+    contexts = StoreContexts((int(uid[-1]), uid, "1.2.840.10008.1.2") for uid in classes)
+    reader = Reader(None, temporary_folder)
+    requests = StoreRequests(Recording(), 1024, contexts, reader)  # type: ignore[arg-type]
+    room, buffer = 1018, 1018 * 512
     sizes = (room * 2, 1, room - 1, room, room + 1, room * 5, buffer - 1, buffer, buffer + 1)
     for number, size in enumerate((*sizes, *reversed(sizes), 3 * buffer, room, 3 * buffer + 7)):
         sent.clear()
         source = Bytes(size)
-        context_id = 1 + 2 * (number % 3)
-        requests.send(Choice(context_id, "1.2.840.10008.1.2"), 1, found, source)
+        uid = classes[number % 3]
+        found = OutgoingObject(uid, "1.2.3.4", "1.2.840.10008.1.2", tmp_path, 0, 0)
+        requests.transmit(requests.prepare(found))
 
-        _, data = parsed(b"".join(sent), context_id=context_id, longest=1024)
+        _, data = parsed(b"".join(sent), context_id=int(uid[-1]), longest=1024)
         assert data == source.data, f"message {number} of {size} bytes"
 
 
