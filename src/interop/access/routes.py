@@ -261,6 +261,22 @@ ROUTES: dict[tuple[str, str], Rule] = {
     ("GET", f"{ADMINISTRATION}/query-tags/{{tag}}"): _administered("r", _DEVICES),
     ("GET", f"{ADMINISTRATION}/query-tags/{{tag}}/errors"): _administered("r", _DEVICES),
     ("DELETE", f"{ADMINISTRATION}/query-tags/{{tag}}"): _administered("d", _DEVICES),
+    # Images that are sent on to others, and promises to keep them (interop/routing).
+    ("GET", f"{ADMINISTRATION}/routing-rules"): _administered("s", _DEVICES),
+    ("POST", f"{ADMINISTRATION}/routing-rules"): _administered("c", _DEVICES),
+    ("GET", f"{ADMINISTRATION}/routing-rules/{{rule}}"): _administered("r", _DEVICES),
+    ("PUT", f"{ADMINISTRATION}/routing-rules/{{rule}}"): _administered("u", _DEVICES),
+    ("DELETE", f"{ADMINISTRATION}/routing-rules/{{rule}}"): _administered("d", _DEVICES),
+    ("GET", f"{ADMINISTRATION}/routing-destinations"): _administered("s", _DEVICES),
+    ("POST", f"{ADMINISTRATION}/routing-destinations"): _administered("c", _DEVICES),
+    ("GET", f"{ADMINISTRATION}/routing-destinations/{{destination}}"): _administered("r", _DEVICES),
+    ("PUT", f"{ADMINISTRATION}/routing-destinations/{{destination}}"): _administered("u", _DEVICES),
+    ("DELETE", f"{ADMINISTRATION}/routing-destinations/{{destination}}"): _administered(
+        "d", _DEVICES
+    ),
+    ("GET", f"{ADMINISTRATION}/deliveries"): _administered("s", _DEVICES),
+    ("POST", f"{ADMINISTRATION}/deliveries/{{id}}/retry"): _administered("u", _DEVICES),
+    ("GET", f"{ADMINISTRATION}/storage-commitments"): _administered("s", _DEVICES),
     ("GET", f"{ADMINISTRATION}/keys"): _administered("r", _SETTINGS),
     ("POST", f"{ADMINISTRATION}/keys/data/rotate"): _administered("u", _SETTINGS),
     # They sign for every tenant.

@@ -19,6 +19,7 @@ from interop.administration import (
     query_tag_routes,
     quota_routes,
     role_routes,
+    routing_routes,
     tenant_routes,
     user_routes,
 )
@@ -48,6 +49,7 @@ def application() -> FastAPI:
         role_routes,
         client_routes,
         entity_routes,
+        routing_routes,
         quarantine_routes,
         query_tag_routes,
         key_routes,

@@ -206,6 +206,7 @@ def list_deliveries(
     after: tuple[datetime, UUID] | None = None,
     limit: int | None = None,
     status: str | None = None,
+    only: UUID | None = None,
 ) -> list[dict[str, Any]]:
     """The deliveries, newest first; of one status if wanted."""
     cursor = connection.execute(
@@ -223,11 +224,13 @@ def list_deliveries(
         " LEFT JOIN storage_commitments AS c ON c.tenant_id = d.tenant_id"
         " AND c.id = d.commitment_id"
         " WHERE d.tenant_id = %(tenant_id)s AND (%(status)s::text IS NULL OR d.status = %(status)s)"
+        " AND (%(only)s::uuid IS NULL OR d.id = %(only)s)"
         " AND (%(at)s::timestamptz IS NULL OR (d.created_at, d.id) < (%(at)s, %(id)s::uuid))"
         " ORDER BY d.created_at DESC, d.id DESC LIMIT %(limit)s",
         {
             "tenant_id": tenant_id,
             "status": status,
+            "only": only,
             "at": after[0] if after else None,
             "id": after[1] if after else None,
             "limit": limit,
@@ -235,6 +238,12 @@ def list_deliveries(
     )
     names = [column.name for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def find_one(connection: Connection, tenant_id: UUID, delivery_id: UUID) -> dict[str, Any] | None:
+    """One delivery as `list_deliveries` shows it."""
+    found = list_deliveries(connection, tenant_id, only=delivery_id, limit=1)
+    return found[0] if found else None
 
 
 def retry(connection: Connection, tenant_id: UUID, ids: Sequence[UUID] | None = None) -> int:

@@ -40,6 +40,8 @@ VALUES = {
     "target": "nobody",
     "which": "latest",
     "tag": "PatientAge",
+    "rule": "no-rule",
+    "destination": "nowhere",
 }
 # An id of a token's scopes that permits nothing of what any route needs.
 NOTHING = "openid"

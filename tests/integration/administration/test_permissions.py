@@ -23,6 +23,8 @@ PATHS = {
     "code": "NO_SUCH_ROLE",
     "feature": "NO_SUCH_FEATURE",
     "tag": "PatientAge",
+    "rule": "no-rule",
+    "destination": "nowhere",
 }
 # What a caller gets who may: the routes are asked with ids of nobody and without a body.
 INSIDE = {200, 201, 400, 404, 415}

@@ -77,6 +77,9 @@ def ids_of(office: Office) -> dict[tuple[str, str], list[str]]:
     entity = operator.post("/application-entities", json={"ae_title": "SCHEMA"})
     operator.post("/roles", json={"code": "OWN", "name": "Own", "permissions": []})
     operator.post("/query-tags", json={"path": "PatientAge", "level": "STUDY"})
+    web = {"name": "cloud", "url": "https://pacs.example.org/dicom-web"}
+    operator.post("/routing-destinations", json=web)
+    operator.post("/routing-rules", json={"name": "all", "web_destination": "cloud"})
     nobody = str(uuid4())
     return {
         ("users", "user_id"): [user, nobody],
@@ -85,6 +88,10 @@ def ids_of(office: Office) -> dict[tuple[str, str], list[str]]:
         ("clients", "id"): [client.json()["id"], nobody],
         ("application-entities", "id"): [entity.json()["id"], nobody],
         ("roles", "code"): ["OWN", "TENANT_ADMIN", "NONE"],
+        ("routing-rules", "rule"): ["all", "none"],
+        ("routing-destinations", "destination"): ["cloud", "none"],
+        ("deliveries", "id"): [nobody],
+        ("quarantine", "id"): [nobody],
         ("query-tags", "tag"): ["PatientAge", "00101010", "Nothing"],
         ("features", "feature"): ["AI_DIAGNOSTICS", "NONE"],
     }
