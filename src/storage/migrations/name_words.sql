@@ -81,7 +81,7 @@ CREATE OR REPLACE FUNCTION dicom_zone(p_json text) RETURNS int
 $$;
 
 -- A date and a time as one text, in the zone p_wanted (minutes) where the zone of the values,
--- p_zone, is known and they are a moment; else as they are.
+-- p_zone, is known and they are a moment; else as they are. The time begins at the ninth character.
 CREATE OR REPLACE FUNCTION dicom_in_zone(p_date text, p_time text, p_zone int, p_wanted int)
     RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
@@ -90,7 +90,7 @@ BEGIN
     parts := regexp_match(coalesce(p_time, ''), '^([01][0-9]|2[0-3])(?:([0-5][0-9])(.*))?$');
     IF p_zone IS NULL OR p_zone = p_wanted OR parts IS NULL
             OR p_date !~ '^[0-9]{4}(0[1-9]|1[0-2])([0-2][0-9]|3[01])$' THEN
-        RETURN p_date || coalesce(p_time, '');
+        RETURN rpad(p_date, 8) || coalesce(p_time, '');
     END IF;
     RETURN to_char(
         make_timestamp(substr(p_date, 1, 4)::int, substr(p_date, 5, 2)::int,
@@ -99,6 +99,6 @@ BEGIN
         'YYYYMMDDHH24MI') || coalesce(parts[3], '');
 EXCEPTION WHEN datetime_field_overflow OR invalid_datetime_format THEN
     -- The 30th of February, as it was sent.
-    RETURN p_date || coalesce(p_time, '');
+    RETURN rpad(p_date, 8) || coalesce(p_time, '');
 END;
 $$;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from interop.dicom.names import matching_key
 from interop.dicom.query.attributes import (
@@ -62,6 +62,8 @@ class Between:
 
     low: str
     high: str
+    # Whether it was written as one value: PS3.4 C.2.2.2.1, and no range.
+    is_single: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +170,9 @@ def _matcher(attribute: Attribute, value: str, rules: Rules) -> Matcher:
         case Kind.INTEGER | Kind.NUMBER:
             return _numbers(attribute, value)
         case Kind.DATE:
-            return Between(*date_range(keyword, value))
+            return Between(*date_range(keyword, value), "-" not in value)
         case Kind.TIME:
-            return Between(*time_range(keyword, value))
+            return Between(*time_range(keyword, value), "-" not in value)
         case Kind.DATETIME:
             return Between(*datetime_range(keyword, value, rules.offset))
     if rules.multiple_values and kind in _MANY_VALUED:
@@ -281,9 +283,6 @@ def _range_of(test: Test | None) -> Between | None:
 def _are_one_range(date: Test | None, time: Test | None) -> bool:
     """Whether both are ranges of the same form (PS3.4 C.2.2.2.5.4)."""
     days, times = _range_of(date), _range_of(time)
-    if days is None or times is None:
+    if days is None or times is None or days.is_single or times.is_single:
         return False
-    if (not days.low, not days.high) != (not times.low, not times.high):
-        return False
-    # One time of several days is that time on each of them.
-    return not times.low or not times.high or times.low != times.high
+    return (not days.low, not days.high) == (not times.low, not times.high)

@@ -83,7 +83,7 @@ def _comparison(column: str, matcher: Matcher, parameters: Parameters) -> str:
             return f"{column} = ANY({parameters.bind(list(values))})"
         case AllOf(values):
             return " AND ".join(f"{column} = {parameters.bind(value)}" for value in values)
-        case Between(low, high):
+        case Between(low=low, high=high):
             # Below every date and time, above the empty value, which no range matches.
             tests = [f"{column} >= {parameters.bind(low or '0')}"]
             if high:
