@@ -23,7 +23,7 @@ from interop.dicom.query.statements import columns_of, position_of, source
 from interop.dicom.query.tags import ready_tags
 from interop.dicomweb.media_types import accepted
 from interop.dicomweb.paths import is_uid, root_of
-from interop.dicomweb.query import CONTINUATION, Query, names_unknown, parse_query
+from interop.dicomweb.query import CONTINUATION, Query, read_parameters, understood
 from interop.dicomweb.reading import PageQuery, Row, admitted, search, services_of
 from interop.dicomweb.responses import warning_headers
 from interop.dicomweb.results import result
@@ -66,11 +66,11 @@ async def _search(request: Request, level: Level) -> Response:
     media_type = search_format(
         accepted(request.headers.get("accept"), request.query_params.get("accept"))
     )
-    asked = request.query_params.multi_items()
+    asked = read_parameters(level, request.query_params.multi_items())
     tags = NO_TAGS
-    if names_unknown(level, asked):
+    if asked.names_unknown:
         tags = await ready_tags(services_of(request).database, caller.tenant.id)
-    query = parse_query(level, asked, tags)
+    query = understood(asked, tags)
     top, scope = _scope(request)
     shape = shape_of(top, query, tags)
     parameters = Parameters()

@@ -34,6 +34,7 @@ _TIMEZONE = (tag_of("TimezoneOffsetFromUTC"),)
 # Says how values are encoded, which is UTF-8 in a URL; it is never matched (PS3.4 C.2.2.2).
 _CHARACTER_SET = (tag_of("SpecificCharacterSet"),)
 _STORED = frozenset(f"{tag:08X}" for tag in (*STUDY_TAGS, *SERIES_TAGS))
+_KNOWN = _STORED | MORE[Level.STUDY] | MORE[Level.SERIES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Query:
 
 
 @dataclass(slots=True)
-class _Draft:
+class Draft:
     """A query while its parameters are read."""
 
     level: Level
@@ -77,13 +78,29 @@ class _Draft:
     warnings: list[str] = field(default_factory=list)
     keys: dict[tuple[str, ...], str] = field(default_factory=dict)
 
+    @property
+    def names_unknown(self) -> bool:
+        """Whether a key or included field may be one of the tenant's query tags."""
+        if any(len(path) > 1 or attribute_of(path) is None for path in self.keys):
+            return True
+        if self.level is Level.INSTANCE:
+            return False
+        named = {path[0] for path in self.keys}
+        return self.include_all or not self.include - named <= _KNOWN
+
 
 def parse_query(level: Level, parameters: Iterable[tuple[str, str]], tags: Tags = NO_TAGS) -> Query:
-    """Read the parameters of a search at `level`. Raises BadRequest.
+    """Read the parameters of a search at `level`. Raises BadRequest."""
+    return understood(read_parameters(level, parameters), tags)
 
-    `tags` are the tenant's query tags that are ready; `names_unknown` says whether they matter.
+
+def understood(draft: Draft, tags: Tags = NO_TAGS) -> Query:
+    """Make conditions of the keys. Raises BadRequest.
+
+    `tags` are the tenant's query tags that are ready; `Draft.names_unknown` says whether they
+    matter.
     """
-    draft = _read(level, parameters)
+    level = draft.level
     rules = Rules(draft.fuzzy, draft.empty_values, draft.multiple_values, draft.timezone)
     found = [condition_of(level, path, value, rules, tags) for path, value in draft.keys.items()]
     conditions = tuple(condition for condition in found if condition is not None)
@@ -102,20 +119,9 @@ def parse_query(level: Level, parameters: Iterable[tuple[str, str]], tags: Tags 
     )
 
 
-def names_unknown(level: Level, parameters: Iterable[tuple[str, str]]) -> bool:
-    """Whether a key or included field may be one of the tenant's query tags."""
-    draft = _read(level, parameters)
-    if any(len(path) > 1 or attribute_of(path) is None for path in draft.keys):
-        return True
-    if level is Level.INSTANCE:
-        return False
-    known = MORE[Level.STUDY] | MORE[Level.SERIES] | _STORED
-    named = {path[0] for path in draft.keys}
-    return draft.include_all or not draft.include - named <= known
-
-
-def _read(level: Level, parameters: Iterable[tuple[str, str]]) -> _Draft:
-    draft = _Draft(level, MAX_LIMIT[level])
+def read_parameters(level: Level, parameters: Iterable[tuple[str, str]]) -> Draft:
+    """Tell options from keys, and read the options. Raises BadRequest."""
+    draft = Draft(level, MAX_LIMIT[level])
     for name, value in parameters:
         if not _read_option(draft, name, value):
             _read_key(draft, name, value)
@@ -124,7 +130,7 @@ def _read(level: Level, parameters: Iterable[tuple[str, str]]) -> _Draft:
     return draft
 
 
-def _read_option(draft: _Draft, name: str, value: str) -> bool:
+def _read_option(draft: Draft, name: str, value: str) -> bool:
     """Read a parameter that is not an attribute; False when it is one."""
     match name:
         case "accept" | "charset":
@@ -152,7 +158,7 @@ def _read_option(draft: _Draft, name: str, value: str) -> bool:
     return True
 
 
-def _read_key(draft: _Draft, name: str, value: str) -> None:
+def _read_key(draft: Draft, name: str, value: str) -> None:
     path = path_of(name)
     if path == _TIMEZONE:
         draft.timezone = _timezone(value)
