@@ -82,7 +82,9 @@ class StoreContexts:
         if not ids:
             return f"SOP class {outgoing.sop_class_uid} was not accepted"
         stored = outgoing.transfer_syntax_uid
-        for syntax in (stored, *made_of(stored)):
+        if stored in ids:
+            return Choice(ids[stored], stored)
+        for syntax in made_of(stored):
             if syntax in ids:
                 return Choice(ids[syntax], syntax)
         return f"transfer syntax {stored} was not accepted, and what was cannot be made of it"
