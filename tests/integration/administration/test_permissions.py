@@ -42,6 +42,8 @@ def test_the_matrix_covers_the_whole_administration() -> None:
         "manage_users",
         "manage_settings",
         "view_audit_log",
+        "view_imaging",
+        "upload_imaging",
     }
 
 
@@ -51,7 +53,13 @@ def people(office: Office) -> dict[str, tuple[httpx.Client, httpx.Client]]:
     everything = office.user(ALL)
     found = {
         permission: (office.user(ALL - {permission}), office.user({permission}))
-        for permission in ("manage_users", "manage_settings", "view_audit_log")
+        for permission in (
+            "manage_users",
+            "manage_settings",
+            "view_audit_log",
+            "view_imaging",
+            "upload_imaging",
+        )
     }
     return {**found, OPERATOR: (everything, office.operator)}
 
