@@ -17,16 +17,16 @@ from pynetdicom.sop_class import (
 
 from interop.dimse.command_set import C_GET_RQ
 from interop.dimse.outgoing import NotReadable
-from interop.dimse.retrieval import InvalidIdentifier, Plan
+from interop.dimse.retrieval import Plan
 from interop.dimse.service_requests import Served, Service, ServiceRequest
 from interop.dimse.store_request import Prepared, StoreContexts, StoreRequests, store_status
 from interop.dimse.suboperations import (
-    IDENTIFIER_DOES_NOT_MATCH,
+    Refused,
     SubOperations,
     answer_extended,
+    answer_refused,
     planned_of,
     reader_of,
-    refused,
 )
 
 PATIENT_ROOT_GET: Final = str(PatientRootQueryRetrieveInformationModelGet)
@@ -38,8 +38,8 @@ def handle_c_get(request: ServiceRequest) -> Served:
     title = request.admission.calling_ae_title
     try:
         planned = planned_of(request, title, PATIENT_ROOT_GET)
-    except InvalidIdentifier as error:
-        return refused(request, IDENTIFIER_DOES_NOT_MATCH, str(error))
+    except Refused as why:
+        return answer_refused(request, why)
     counts = SubOperations(request, planned.count, title)
     _return(request, planned, counts)
     return counts.finish(is_cancelled=request.is_cancelled and counts.remaining > 0)

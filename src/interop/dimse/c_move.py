@@ -24,18 +24,18 @@ from interop.dimse import peers, registry
 from interop.dimse.command_set import C_MOVE_RQ
 from interop.dimse.outgoing import OutgoingObject
 from interop.dimse.requestor import Destination
-from interop.dimse.retrieval import InvalidIdentifier, Plan
+from interop.dimse.retrieval import Plan
 from interop.dimse.sender import Originator, SendCancelled, Sender, SendFailed
 from interop.dimse.service_requests import Served, Service, ServiceRequest
 from interop.dimse.suboperations import (
-    IDENTIFIER_DOES_NOT_MATCH,
     MOVE_DESTINATION_UNKNOWN,
     UNABLE_TO_PERFORM,
+    Refused,
     SubOperations,
     answer_extended,
+    answer_refused,
     planned_of,
     reader_of,
-    refused,
 )
 from interop.dimse.tls import TlsConfigurationError
 from storage.tenancy import AE_TITLE
@@ -53,26 +53,19 @@ def handle_c_move(request: ServiceRequest) -> Served:
     title = request.command.elements.get(_MOVE_DESTINATION, b"").decode("latin-1").strip(" \0")
     try:
         destination = _destination(request, title)
-    except TlsConfigurationError as error:
-        logger.error("tls_files_not_usable", extra={"detail": str(error)})
-        return refused(request, UNABLE_TO_PERFORM, "TLS is not configured for the destination")
-    if destination is None:
-        return refused(
-            request, MOVE_DESTINATION_UNKNOWN, f"{title[:16]!r} is no registered destination"
-        )
-    try:
         planned = planned_of(request, title, PATIENT_ROOT_MOVE)
-    except InvalidIdentifier as error:
-        return refused(request, IDENTIFIER_DOES_NOT_MATCH, str(error))
+    except Refused as why:
+        return answer_refused(request, why)
     counts = SubOperations(request, planned.count, title)
     is_cancelled = _send(request, destination, planned, counts)
     return counts.finish(is_cancelled=is_cancelled)
 
 
-def _destination(request: ServiceRequest, title: str) -> Destination | None:
-    """The registered peer of this AE title; None where nothing may be sent to it."""
+def _destination(request: ServiceRequest, title: str) -> Destination:
+    """The registered peer of this AE title. Raises Refused where nothing may be sent to it."""
+    unknown = Refused(MOVE_DESTINATION_UNKNOWN, f"{title[:16]!r} is no registered destination")
     if not AE_TITLE.fullmatch(title):
-        return None
+        raise unknown
     tenant, backend = request.admission.tenant, request.conversation.backend
     found = registry.find(backend.database, tenant, title)
     now = datetime.now(UTC)
@@ -82,8 +75,12 @@ def _destination(request: ServiceRequest, title: str) -> Destination | None:
         or (found.valid_from is not None and now < found.valid_from)
         or (found.valid_until is not None and now >= found.valid_until)
     ):
-        return None
-    return peers.destination(backend.settings, tenant, found)
+        raise unknown
+    try:
+        return peers.destination(backend.settings, tenant, found)
+    except TlsConfigurationError as error:
+        logger.error("tls_files_not_usable", extra={"detail": str(error)})
+        raise Refused(UNABLE_TO_PERFORM, "TLS is not configured for the destination") from error
 
 
 def _send(

@@ -8,6 +8,7 @@ no transaction stays open.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
+import psycopg
+from psycopg_pool import PoolTimeout
 
 from interop.access import Caller, decide
 from interop.access.audit import audit_parameters
@@ -28,6 +31,8 @@ from interop.dicom.uids import is_uid
 from interop.dicom.walker import UNDEFINED, HeadTooShort, Walk
 from interop.dimse.outgoing import OutgoingObject
 from storage.database import Connection, Database
+
+logger = logging.getLogger(__name__)
 
 RESOURCE_TYPE: Final = "ImagingStudy"
 EVENT: Final = "IMAGES_SENT"
@@ -172,15 +177,22 @@ class Plan:
         return len(self.first_page) or len(self.ids) // 16
 
     def objects(self) -> Iterator[OutgoingObject]:
-        """Them in viewing order; what was deleted meanwhile is left out."""
+        """Them in viewing order, without what was deleted meanwhile.
+
+        Ends early where the database does not answer any more.
+        """
         yield from self.first_page
         for start in range(0, len(self.ids), 16 * PAGE):
             page = self.ids[start : start + 16 * PAGE]
             ids = [UUID(bytes=page[at : at + 16]) for at in range(0, len(page), 16)]
-            with self.database.connection(self.tenant_id) as connection:
-                rows = connection.execute(
-                    _PAGE, {"tenant_id": self.tenant_id, "ids": ids}
-                ).fetchall()
+            try:
+                with self.database.connection(self.tenant_id) as connection:
+                    rows = connection.execute(
+                        _PAGE, {"tenant_id": self.tenant_id, "ids": ids}
+                    ).fetchall()
+            except (psycopg.Error, PoolTimeout) as error:
+                logger.error("retrieval_cut_off", extra={"error": type(error).__name__})
+                return
             for row in rows:
                 yield OutgoingObject(*row)
 

@@ -6,19 +6,26 @@ first object and then at a rhythm; also while one object takes long, so that the
 
 from __future__ import annotations
 
+import logging
 import time
 from struct import Struct
 from typing import Final
 
+import psycopg
+from psycopg_pool import PoolTimeout
+
 from interop.dicom.filemeta import EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from interop.dimse.c_store import audit_row
-from interop.dimse.retrieval import Disclosure, Plan, plan, read_identifier
+from interop.dimse.retrieval import Disclosure, InvalidIdentifier, Plan, plan, read_identifier
 from interop.dimse.sender import ObjectReader
 from interop.dimse.service_requests import Served, ServiceRequest
 from interop.dimse.store_request import is_stored
 
+logger = logging.getLogger(__name__)
+
 # PS3.4 Tables C.4-2 and C.4-3.
 SUCCESS: Final = 0x0000
+UNABLE_TO_COUNT: Final = 0xA701
 UNABLE_TO_PERFORM: Final = 0xA702
 MOVE_DESTINATION_UNKNOWN: Final = 0xA801
 IDENTIFIER_DOES_NOT_MATCH: Final = 0xA900
@@ -125,23 +132,38 @@ def reader_of(request: ServiceRequest) -> ObjectReader:
     return ObjectReader(backend.objects, backend.spool.temporary_folder)
 
 
+class Refused(Exception):
+    """A request for which nothing is sent."""
+
+    def __init__(self, status: int, comment: str) -> None:
+        super().__init__(comment)
+        self.status = status
+        self.comment = comment
+
+
 def planned_of(request: ServiceRequest, receiving_ae_title: str, patient_root: str) -> Plan:
-    """What the request names, audited. Raises InvalidIdentifier, Forbidden."""
+    """What the request names, audited. Raises Refused, Forbidden."""
     context = request.context
-    identifier = read_identifier(
-        request.data_set,
-        context.transfer_syntax_uid,
-        has_patient_level=context.sop_class_uid == patient_root,
-    )
     disclosure = Disclosure(request.admission.caller, request.service.operation, receiving_ae_title)
-    return plan(request.conversation.backend.database, identifier, disclosure)
+    try:
+        identifier = read_identifier(
+            request.data_set,
+            context.transfer_syntax_uid,
+            has_patient_level=context.sop_class_uid == patient_root,
+        )
+        return plan(request.conversation.backend.database, identifier, disclosure)
+    except InvalidIdentifier as error:
+        raise Refused(IDENTIFIER_DOES_NOT_MATCH, str(error)) from error
+    except (psycopg.Error, PoolTimeout) as error:
+        logger.error("retrieval_not_planned", extra={"error": type(error).__name__})
+        raise Refused(UNABLE_TO_COUNT, "the database did not answer; try again") from error
 
 
-def refused(request: ServiceRequest, status: int, comment: str) -> Served:
+def answer_refused(request: ServiceRequest, why: Refused) -> Served:
     """Answer a request for which nothing is sent, and log it."""
-    _log_failure(request, {"status": f"0x{status:04X}", "reason": comment})
-    request.respond(status, comment)
-    return Served(status, comment)
+    _log_failure(request, {"status": f"0x{why.status:04X}", "reason": why.comment})
+    request.respond(why.status, why.comment)
+    return Served(why.status, why.comment)
 
 
 def _log_failure(request: ServiceRequest, metadata: dict[str, object]) -> None:

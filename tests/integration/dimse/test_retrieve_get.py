@@ -330,3 +330,18 @@ def test_a_stored_object_that_is_lost_fails_alone(
     assert last.Status == 0xB000
     failed = set(identifier.FailedSOPInstanceUIDList)
     assert failed == {lost.sop_instance_uid, cut.sop_instance_uid}
+
+
+def test_a_database_that_does_not_answer(
+    start: Any, archive: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    getter = Getter(start().port, [(CTImageStorage, [ExplicitVRLittleEndian])], lambda event: 0)
+    monkeypatch.setattr(retrieval, "PAGE", 2)
+    monkeypatch.setattr(retrieval, "_PAGE", "SELECT 1 / 0, %(tenant_id)s, %(ids)s")
+    cut_off, _ = getter.get(archive.study)[-1]
+    monkeypatch.setattr(retrieval, "_FROM", " FROM nowhere WHERE %(tenant_id)s IS NOT NULL")
+    not_begun, _ = getter.get(archive.study)[-1]
+
+    assert cut_off.Status == 0xA702
+    assert cut_off.NumberOfFailedSuboperations == 6
+    assert not_begun.Status == 0xA701
