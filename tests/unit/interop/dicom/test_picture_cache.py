@@ -1,0 +1,85 @@
+"""The cache of rendered images: bounded, apart for each tenant, never in the way."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from interop.dicom import picture_cache
+from interop.dicom.picture_cache import LARGEST_BYTES, MOST_AGE_SECONDS, PictureCache
+
+TENANT = uuid4()
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_was_put_is_got_under_its_own_key_only(tmp_path: Path) -> None:
+    cache = PictureCache(tmp_path, 1 << 20)
+    key = cache.key(TENANT, "object", 1)
+
+    cache.put(key, b"image")
+
+    assert cache.get(key) == b"image"
+    assert cache.get(cache.key(TENANT, "object", 2)) is None
+    assert cache.get(cache.key(uuid4(), "object", 1)) is None
+    assert PictureCache(tmp_path, 1 << 20).get(key) == b"image"
+
+
+def test_the_oldest_make_room(tmp_path: Path) -> None:
+    cache = PictureCache(tmp_path, 10_000)
+    keys = [cache.key(TENANT, n) for n in range(40)]
+
+    for age, key in enumerate(keys):
+        cache.put(key, bytes(1000))
+        written = tmp_path / key
+        if written.exists():
+            os.utime(written, (time.time() - 100 + age, time.time() - 100 + age))
+
+    assert sum(path.stat().st_size for path in files(tmp_path)) <= 10_000
+    assert cache.get(keys[-1]) is not None
+    assert cache.get(keys[0]) is None
+
+
+def test_what_is_old_is_neither_given_nor_kept(tmp_path: Path) -> None:
+    old, new = PictureCache.key(TENANT, "old"), PictureCache.key(TENANT, "new")
+    PictureCache(tmp_path, 1 << 20).put(old, b"image")
+    then = time.time() - MOST_AGE_SECONDS - 1
+    os.utime(tmp_path / old, (then, then))
+    cache = PictureCache(tmp_path, 1 << 20)
+
+    assert cache.get(old) is None
+    cache.put(new, b"image")
+
+    assert files(tmp_path) == [tmp_path / new]
+
+
+def test_nothing_is_kept_where_the_limit_is_none_or_the_image_too_large(tmp_path: Path) -> None:
+    key = PictureCache.key(TENANT, "object")
+
+    PictureCache(tmp_path, 0).put(key, b"image")
+    PictureCache(tmp_path, 1 << 30).put(key, bytes(LARGEST_BYTES + 1))
+    PictureCache(tmp_path, 100).put(key, bytes(101))
+
+    assert files(tmp_path) == []
+    assert PictureCache(tmp_path, 0).get(key) is None
+
+
+def test_a_disk_that_fails_costs_time_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = PictureCache(tmp_path, 1 << 20)
+    key = cache.key(TENANT, "object")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(picture_cache.Path, "write_bytes", full)
+    cache.put(key, b"image")
+
+    assert cache.get(key) is None
