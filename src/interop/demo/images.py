@@ -152,7 +152,10 @@ def _intraoral(study: DemoStudy) -> Iterator[Dataset]:
     dataset = _base(study, DigitalIntraOralXRayImageStorageForPresentation, 1)
     _projection(dataset, phantom.pixel_spacing_mm, phantom.bits_stored)
     dataset.ImageLaterality = "L"
-    dataset.AnatomicRegionSequence = [_code("91609006", "Mandible")]
+    region = _code("91609006", "Mandible")
+    region.AnatomicRegionModifierSequence = [_code("7771000", "Left")]
+    dataset.AnatomicRegionSequence = [region]
+    dataset.PrimaryAnatomicStructureSequence = [_code("38199008", "Tooth")]
     modifier = _code("260499008", "Periapical")
     view = _code("442580003", "medio-lateral")
     view.ViewModifierCodeSequence = [modifier]
@@ -196,6 +199,7 @@ def _photograph(study: DemoStudy) -> Iterator[Dataset]:
     pixels = photo(study.patient.seed).pixels
     dataset = _base(study, VLPhotographicImageStorage, 1)
     dataset.ImageType = ["ORIGINAL", "PRIMARY"]
+    dataset.Laterality = ""
     dataset.AcquisitionContextSequence = []
     dataset.AnatomicRegionSequence = [_code("74262004", "Oral cavity")]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "RGB"
