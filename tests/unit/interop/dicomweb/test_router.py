@@ -57,7 +57,7 @@ def test_every_other_path_is_nothing(path: str) -> None:
 
 
 def test_the_one_route_takes_line_breaks_too() -> None:
-    route = routes()[0]
+    (route,) = (route for route in routes() if "dicomweb_path" in route.path)
     scope = {
         "type": "http",
         "method": "GET",
