@@ -11,9 +11,15 @@ from storage.tenancy import Tenant
 
 
 def device(
-    tenant: Tenant, ae_title: str, remote_address: str, *, may_send: bool, may_query: bool
+    tenant: Tenant,
+    ae_title: str,
+    remote_address: str,
+    *,
+    may_send: bool,
+    may_query: bool,
+    required_consent: str | None = None,
 ) -> Caller:
-    """The caller that an association acts for."""
+    """The caller that an association acts for; `required_consent` of those whom it sees."""
     letters = ("c" if may_send else "") + ("rs" if may_query else "")
     return Caller(
         tenant=tenant,
@@ -23,4 +29,5 @@ def device(
         scopes=Scopes.parse(f"system/ImagingStudy.{letters}" if letters else ""),
         request_id="",
         remote_address=remote_address,
+        required_consent=required_consent,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Response
@@ -48,6 +48,9 @@ class EntityTerms(Body):
     may_send: Flag = True
     may_query: Flag = True
     may_be_sent_to: Flag = False
+    purpose: Literal["CARE", "DATA_SHARING", "RESEARCH"] = Field(
+        "CARE", description="For anything but care it sees only patients who have consented."
+    )
     require_tls: Flag = False
     max_associations: Most | None = None
     max_objects_per_minute: Most | None = None
@@ -86,6 +89,7 @@ class EntityShown(BaseModel):
     may_send: bool
     may_query: bool
     may_be_sent_to: bool
+    purpose: str
     require_tls: bool
     max_associations: int | None
     max_objects_per_minute: int | None

@@ -49,6 +49,10 @@ MayQuery = Annotated[bool | None, typer.Option("--query/--no-query", help="It ma
 MayBeSentTo = Annotated[
     bool | None, typer.Option("--be-sent-to/--no-be-sent-to", help="Objects may be sent to it.")
 ]
+Purpose = Annotated[
+    str | None,
+    typer.Option(help="CARE; or DATA_SHARING, RESEARCH: sees only patients who consented to that."),
+]
 RequireTls = Annotated[
     bool | None,
     typer.Option("--require-tls/--no-require-tls", help="TLS only, both when it calls and we do."),
@@ -85,6 +89,7 @@ def ae_create(
     may_send: MaySend = None,
     may_query: MayQuery = None,
     may_be_sent_to: MayBeSentTo = None,
+    purpose: Purpose = None,
     require_tls: RequireTls = None,
     max_associations: Limit = None,
     max_objects_per_minute: Limit = None,
@@ -128,6 +133,7 @@ def ae_update(
     may_send: MaySend = None,
     may_query: MayQuery = None,
     may_be_sent_to: MayBeSentTo = None,
+    purpose: Purpose = None,
     require_tls: RequireTls = None,
     max_associations: Limit = None,
     max_objects_per_minute: Limit = None,
@@ -186,7 +192,8 @@ def ae_list(tenant: TenantOption, as_json: JsonOption = False) -> None:
         known_by = [str(network) for network in entity.source_networks]
         known_by += [f"sha256:{text[:12]}…" for text in entity.certificate_fingerprints]
         known_by += [entity.certificate_subject] if entity.certificate_subject else []
-        state = "" if entity.active else "  disabled"
+        state = "" if entity.required_consent is None else f"  for {entity.purpose}"
+        state += "" if entity.active else "  disabled"
         tls = "  TLS only" if entity.require_tls or entity.is_pinned else ""
         out.print(
             f"{entity.ae_title:<16}  {where}  may {', '.join(may) or 'nothing'}{tls}{state}"
@@ -213,7 +220,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     from interop.dimse.registry import networks
 
     same = (
-        "host", "port", "description", "may_send", "may_query", "may_be_sent_to", "require_tls",
+        "host", "port", "description", "may_send", "may_query", "may_be_sent_to", "purpose",
+        "require_tls",
         "max_associations", "max_objects_per_minute", "max_bytes_per_minute",
     )  # fmt: skip
     values = {name: options[name] for name in same}

@@ -102,6 +102,7 @@ class Admission:
             self.remote_address,
             may_send=self.entity is None or self.entity.may_send,
             may_query=self.entity is None or self.entity.may_query,
+            required_consent=self.entity.required_consent if self.entity is not None else None,
         )
 
     def may(self, right: Right) -> bool:

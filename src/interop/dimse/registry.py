@@ -25,6 +25,9 @@ from storage.tenancy import AE_TITLE, Tenant
 
 Network = IPv4Network | IPv6Network
 RESOURCE_TYPE: Final = "DicomApplicationEntity"
+# For whom an entity asks; for all but care, patients must have consented.
+CARE: Final = "CARE"
+PURPOSES: Final = (CARE, "DATA_SHARING", "RESEARCH")
 CREATED, UPDATED, DISABLED = "DICOM_AE_CREATED", "DICOM_AE_UPDATED", "DICOM_AE_DISABLED"
 
 
@@ -54,6 +57,7 @@ class ApplicationEntity:
     may_send: bool = True
     may_query: bool = True
     may_be_sent_to: bool = False
+    purpose: str = CARE
     require_tls: bool = False
     max_associations: int | None = None
     max_objects_per_minute: int | None = None
@@ -71,6 +75,10 @@ class ApplicationEntity:
             )
         if self.port is not None and not 1 <= self.port <= 65535:
             raise InvalidApplicationEntity(f"port {self.port}: 1 to 65535")
+        if self.purpose not in PURPOSES:
+            raise InvalidApplicationEntity(
+                f"purpose {self.purpose!r}: one of {', '.join(PURPOSES)}"
+            )
         if self.may_be_sent_to and (self.host is None or self.port is None):
             raise InvalidApplicationEntity("an AE that may be sent to needs a host and a port")
         for name in _LIMITS:
@@ -79,6 +87,11 @@ class ApplicationEntity:
                 raise InvalidApplicationEntity(f"{name} {limit}: 1 or more, or none at all")
         if self.valid_from and self.valid_until and self.valid_until <= self.valid_from:
             raise InvalidApplicationEntity("valid_until is not after valid_from")
+
+    @property
+    def required_consent(self) -> str | None:
+        """What patients must have consented to before it sees their images."""
+        return None if self.purpose == CARE else self.purpose
 
     @property
     def is_pinned(self) -> bool:

@@ -166,6 +166,9 @@ class DicomApplicationEntity(TenantTable, Base):
     may_send: Mapped[bool] = flag(True)
     may_query: Mapped[bool] = flag(True)
     may_be_sent_to: Mapped[bool] = flag()
+    # For whom it asks. Who asks for anything but the clinic's own care sees only patients who have
+    # consented (as api_clients.purpose).
+    purpose: Mapped[str] = one_of("CARE", "DATA_SHARING", "RESEARCH", default="CARE")
     require_tls: Mapped[bool] = flag()
     max_associations: Mapped[int | None] = bounded(1, None, Integer())
     max_objects_per_minute: Mapped[int | None] = bounded(1, None, Integer())

@@ -431,6 +431,30 @@ def test_an_entity_without_the_right_gets_no_context(
     association.release()
 
 
+def test_an_entity_of_another_purpose_sees_only_patients_who_consented(
+    services: Any, port: int, tenant: Any, archive: Archive, registered: Any
+) -> None:
+    registered("PARTNER", purpose="DATA_SHARING")
+    asked = identifier("STUDY", StudyInstanceUID="")
+    patients = identifier("PATIENT", PatientID="")
+
+    before = query(port, asked, calling="PARTNER")
+    with services.database.connection(tenant.id) as connection:
+        connection.execute(
+            "INSERT INTO consents (tenant_id, subject_type, subject_id, consent_type, granted_at)"
+            " SELECT tenant_id, 'PATIENT', patient_id, 'DATA_SHARING', now() - interval '1 minute'"
+            " FROM imaging_studies WHERE tenant_id = %s AND study_uid = %s",
+            (tenant.id, archive["umlaut"].uid),
+        )
+    after = query(port, asked, calling="PARTNER")
+
+    assert (before.status.Status, before.matches) == (0, [])
+    assert names(archive, after.values("StudyInstanceUID")) == ["umlaut"]
+    assert query(port, patients, PATIENT_ROOT, calling="PARTNER").values("PatientID") == ["P2"]
+    # One that is the clinic's own sees all of them.
+    assert len(query(port, asked).matches) == 3
+
+
 def test_who_asked_for_what_is_written_and_whose_data_was_shown(
     services: Any, port: int, tenant: Any, archive: Archive
 ) -> None:

@@ -30,3 +30,13 @@ def test_a_device_gets_at_nothing_but_images() -> None:
 
     assert not decide(caller, "r", "Patient").is_allowed
     assert not decide(caller, "c", "Observation").is_allowed
+
+
+def test_a_device_of_somebody_elses_purpose_sees_only_who_consented() -> None:
+    caller = device(
+        TENANT, "PARTNER", "10.0.0.7", may_send=True, may_query=True, required_consent="RESEARCH"
+    )
+
+    filter_ = decide(caller, "s", "ImagingStudy").require()
+
+    assert filter_.asks_consent and not filter_.is_whole_tenant
