@@ -152,9 +152,7 @@ def _intraoral(study: DemoStudy) -> Iterator[Dataset]:
     dataset = _base(study, DigitalIntraOralXRayImageStorageForPresentation, 1)
     _projection(dataset, phantom.pixel_spacing_mm, phantom.bits_stored)
     dataset.ImageLaterality = "L"
-    region = _code("91609006", "Mandible")
-    region.AnatomicRegionModifierSequence = [_code("7771000", "Left")]
-    dataset.AnatomicRegionSequence = [region]
+    dataset.AnatomicRegionSequence = [_code("91609006", "Mandible")]
     dataset.PrimaryAnatomicStructureSequence = [_code("38199008", "Tooth")]
     modifier = _code("260499008", "Periapical")
     view = _code("442580003", "medio-lateral")
