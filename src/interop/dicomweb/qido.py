@@ -88,7 +88,7 @@ async def _search(request: Request, level: Level) -> Response:
         details,
         page_query,
         parameters.values,
-        keeps_plan=visible is None and has_one_plan(query),
+        keeps_plan=visible is None and has_one_plan(shape, query),
     )
     page = first_page(rows, shape, query)
     headers = _paging(request, shape, query, page, is_last=len(rows) <= len(page))
@@ -174,10 +174,15 @@ def _scope(request: Request) -> tuple[Level, tuple[Condition, ...]]:
     return Level(len(fixed)), tuple(conditions)
 
 
-def has_one_plan(query: Query) -> bool:
-    """Whether the best plan is the same for all values: the newest of all, or what a key names."""
+def has_one_plan(shape: Shape, query: Query) -> bool:
+    """Whether the best plan is the same for all values: the newest of all, or what a key names.
+
+    Nor is it kept for each choice of included attributes.
+    """
     return (
         not query.offset
+        and not shape.more_of_study
+        and not shape.more_of_series
         and query.after is None
         and all(
             condition.attribute.keyword in _IDENTIFYING
