@@ -77,7 +77,10 @@ def check_url(url: str) -> None:
     """Raise EgressRefused for a URL that no policy admits."""
     if len(url) > MAX_URL or not url.isascii() or any(c <= " " or c in "\\\x7f" for c in url):
         raise EgressRefused(f"a URL has at most {MAX_URL} printable ASCII characters, no spaces")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise EgressRefused("the URL's host is none") from error
     if parts.scheme != "https":
         raise EgressRefused(f"{parts.scheme or 'no scheme'!r}: only https is called")
     if parts.username is not None or parts.password is not None:

@@ -98,7 +98,7 @@ async def _store(
     note: Note,
 ) -> None:
     boundary = uuid4().hex
-    heads = [_part_head(boundary, one, is_first=n == 0) for n, one in enumerate(group)]
+    heads = [_part_head(boundary, one.byte_size, is_first=n == 0) for n, one in enumerate(group)]
     tail = f"\r\n--{boundary}--\r\n".encode()
     length = sum(map(len, heads)) + sum(one.byte_size for one in group) + len(tail)
     headers = {
@@ -121,12 +121,10 @@ async def _store(
         note(result)
 
 
-def _part_head(boundary: str, one: Due, *, is_first: bool) -> bytes:
-    head = (
-        f"--{boundary}\r\nContent-Type: application/dicom;"
-        f" transfer-syntax={one.transfer_syntax_uid}\r\n"
-        f"Content-Length: {one.byte_size}\r\n\r\n"
-    )
+def _part_head(boundary: str, length: int, *, is_first: bool) -> bytes:
+    # Without the parameter transfer-syntax: Orthanc takes a part that has it for another type. The
+    # file says it itself.
+    head = f"--{boundary}\r\nContent-Type: application/dicom\r\nContent-Length: {length}\r\n\r\n"
     return (head if is_first else f"\r\n{head}").encode()
 
 
@@ -154,9 +152,10 @@ def _results(group: Sequence[Due], answer: Answer) -> Iterator[Result]:
         uid = one.sop_instance_uid
         if uid in failed:
             yield Result(one, False, failed[uid], "refused by the service")
-        elif uid in stored or (answer.status == 200 and not stored):
+        elif uid in stored:
             yield Result(one, True, answer.status)
         else:
+            # Whatever the status: Orthanc answers 200 also when it has taken nothing.
             yield Result(one, False, answer.status, "the service does not say that it is stored")
 
 
@@ -172,8 +171,6 @@ def _said(answer: Answer) -> tuple[set[str], dict[str, int]]:
             for item in _items(found, _FAILED)
         }
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        if answer.status == 200:
-            return set(), {}  # some answer in XML whatever was asked for
         raise NotSent(f"HTTP status {answer.status} with an answer that is no JSON") from error
     return stored, failed
 
