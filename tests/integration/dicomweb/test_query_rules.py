@@ -104,6 +104,29 @@ def test_fuzzy_matching_finds_words_that_begin_or_sound_so(
     assert ask(PatientName=asked, fuzzymatching="true") == expected
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("Yamada^Tarou", ["YAMADA"]),
+        ("yamada*", ["YAMADA"]),
+        ("*tarou", ["YAMADA"]),
+        ("?amada^*", ["YAMADA"]),
+        ("Yamada", []),
+        ("山田^太郎", ["YAMADA"]),
+        ("山田*", ["YAMADA"]),
+        ("*太郎", ["YAMADA"]),
+        ("太郎*", []),
+        ("やまだ^たろう", ["YAMADA"]),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", ["YAMADA"]),
+        ("Yamada^Tarou=*", ["YAMADA"]),
+    ],
+)
+def test_a_name_is_matched_by_any_of_its_component_groups(
+    ask: Ask, asked: str, expected: list[str]
+) -> None:
+    assert ask(PatientName=asked) == expected
+
+
 def test_fuzzy_matching_of_the_referring_physician(ask: Ask) -> None:
     assert ask(ReferringPhysicianName="smit", fuzzymatching="true") == ["NGUYEN"]
 

@@ -31,7 +31,7 @@ _UID = re.compile(r"[0-9.]{1,64}")
 _INTEGER = re.compile(r"[+-]?\d{1,12}")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_BETWEEN_WORDS = re.compile(r"[\^= .,'-]+")
+BETWEEN_WORDS = re.compile(r"[\^= .,'-]+")
 _MANY_VALUED = (Kind.TEXT, Kind.CODE, Kind.CODE_ARRAY, Kind.NAME)
 
 
@@ -215,7 +215,7 @@ def _several(attribute: Attribute, value: str) -> tuple[str, ...]:
 
 def words_of(value: str) -> tuple[str, ...]:
     """The words of a name, for fuzzy matching; none where a wildcard stands within a word."""
-    words = [word for word in _BETWEEN_WORDS.split(matching_key(value)) if word.strip("*")]
+    words = [word for word in BETWEEN_WORDS.split(matching_key(value)) if word.strip("*")]
     plain = [word.rstrip("*") for word in words]
     if any("*" in word or "?" in word for word in plain):
         return ()

@@ -13,6 +13,7 @@ from typing import Any
 
 from interop.dicom.query.attributes import Attribute, Kind, Level, tag_of
 from interop.dicom.query.conditions import (
+    BETWEEN_WORDS,
     AllOf,
     AnyOf,
     Between,
@@ -26,6 +27,8 @@ from interop.dicom.query.conditions import (
 )
 from interop.dicom.query.values import days_from
 
+# Of a word that is kept (storage/migrations/name_words.sql).
+LONGEST_WORD = 64
 _LAST_CODE_POINT = "\U0010ffff"
 _ROW_OF_LEVEL = {
     Level.STUDY: "q.study_id = s.id",
@@ -70,6 +73,8 @@ def _predicate(condition: Condition, parameters: Parameters) -> str:
         return _in_array(attribute.column, matcher, parameters)
     if isinstance(matcher, Words):
         return " AND ".join(_word(attribute, word, parameters) for word in matcher.words)
+    if attribute.has_words and isinstance(matcher, AnyOf | Wildcard):
+        return _name(attribute, matcher, parameters)
     if isinstance(matcher, Empty) and attribute.kind is Kind.INTEGER:
         return f"{attribute.column} IS NULL"
     return _comparison(attribute.column, matcher, parameters)
@@ -125,6 +130,42 @@ def _in_array(column: str, matcher: Matcher, parameters: Parameters) -> str:
             return f"{column} <@ ARRAY['']"
     test = _comparison("one.value", matcher, parameters)
     return f"EXISTS (SELECT FROM unnest({column}) AS one(value) WHERE {test})"
+
+
+def _name(attribute: Attribute, matcher: AnyOf | Wildcard, parameters: Parameters) -> str:
+    """A name, or any of its component groups where the key names none (PS3.5 6.2.1)."""
+    column = attribute.column
+    pattern = str(matcher.values[0]) if isinstance(matcher, AnyOf) else matcher.pattern
+    if "=" in pattern:
+        return _comparison(column, matcher, parameters)
+    if not pattern.isascii():
+        # Of any group: a row of its first word leads there, wherever in the name it stands.
+        test = _comparison("one.part", matcher, parameters)
+        found = (
+            f"EXISTS (SELECT FROM unnest(string_to_array({column}, '=')) AS one(part) WHERE {test})"
+        )
+        first = BETWEEN_WORDS.split(prefix_of(pattern))[0][:LONGEST_WORD]
+        if not first:
+            return found
+        begins = _begins("w.word", first, parameters)
+        return f"{_words_like(attribute, begins, parameters)} AND {found}"
+    if isinstance(matcher, AnyOf):
+        whole = _comparison(column, matcher, parameters)
+        return f"({whole} OR ({_begins(column, pattern + '=', parameters)}))"
+    prefix = prefix_of(pattern)
+    tests = [_begins(column, prefix, parameters)] if prefix else []
+    if pattern != prefix + "*":
+        tests.append(f"split_part({column}, '=', 1) LIKE {parameters.bind(like(pattern))}")
+    return " AND ".join(tests) or f"{column} IS NOT NULL"
+
+
+def _words_like(attribute: Attribute, test: str, parameters: Parameters) -> str:
+    """Studies with a row of a word of the name that meets a test."""
+    return (
+        "s.id IN (SELECT w.study_id FROM imaging_name_words AS w"
+        " WHERE w.tenant_id = %(tenant_id)s"
+        f" AND w.tag = {parameters.bind(tag_of(attribute.keyword))} AND {test})"
+    )
 
 
 def _word(attribute: Attribute, word: str, parameters: Parameters) -> str:
