@@ -15,7 +15,7 @@ WRITE = 100
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 # DICOMweb searches end in the name of a level (PS3.18 10.6), all else in a UID or a rendition.
-_QIDO = frozenset({"studies", "series", "instances"})
+_QIDO = frozenset({"studies", "series", "instances", "changefeed"})
 _FREE = frozenset({"metadata", ".well-known"})
 
 
@@ -38,6 +38,8 @@ def request_cost(method: str, path: str) -> int:
         if method not in _SAFE:
             return WRITE
         return SEARCH if path.rpartition("/")[2] in _QIDO else READ
+    if door in ("imaging-objects", "wado"):
+        return READ if method in _SAFE else WRITE
     return 0
 
 

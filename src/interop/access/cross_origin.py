@@ -50,7 +50,7 @@ ANSWER_HEADERS = (
 )
 PREFLIGHT_SECONDS = 600
 
-_DOORS = frozenset(("fhir", "dicom-web", ".well-known"))
+_DOORS = frozenset(("fhir", "dicom-web", "imaging-objects", "wado", ".well-known"))
 _OAUTH2 = frozenset(("token", "introspect", "revoke", "jwks"))
 
 

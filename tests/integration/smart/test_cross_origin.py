@@ -115,6 +115,7 @@ PATHS = (
     "/fhir/R4/Patient",
     "/fhir/R4/Patient/1/_history/1",
     "/dicom-web/studies/1.2.3",
+    "/imaging-objects/1",
     "/oauth2/token",
     "/oauth2/introspect",
     "/oauth2/revoke",
