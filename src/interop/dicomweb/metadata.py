@@ -57,10 +57,14 @@ _SERIES_OF_STUDY = (
     " FROM imaging_studies s JOIN imaging_series e ON e.tenant_id = %(tenant_id)s"
     " AND e.study_id = s.id WHERE s.tenant_id = %(tenant_id)s AND s.study_uid = %(study)s"
 )
-# The rows of a series do not change what FHIR shows when only this cache is filled.
+# The rows of a series do not change what FHIR shows when only this cache is filled. One instance
+# that was deleted meanwhile and another that came leave the number as it was.
 _KEEP_METADATA = (
-    "UPDATE imaging_series SET metadata_gzip = %(cached)s WHERE tenant_id = %(tenant_id)s"
-    " AND id = %(series_id)s AND number_of_instances = %(instances)s AND metadata_gzip IS NULL"
+    "UPDATE imaging_series AS e SET metadata_gzip = %(cached)s WHERE e.tenant_id = %(tenant_id)s"
+    " AND e.id = %(series_id)s AND e.number_of_instances = %(instances)s"
+    " AND e.metadata_gzip IS NULL AND NOT EXISTS (SELECT FROM imaging_studies AS s"
+    " WHERE s.tenant_id = %(tenant_id)s AND s.id = e.study_id"
+    " AND s.last_received_at > now() - interval '5 seconds')"
 )
 
 
