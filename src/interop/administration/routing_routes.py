@@ -34,7 +34,7 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"
 Texts = Annotated[list[Text], Field(max_length=100)]
 Consent = Literal["AI_ANALYSIS", "RESEARCH", "DATA_SHARING", "MARKETING"]
 Status = Literal["PENDING", "RETRYING", "DELIVERED", "WITHHELD", "DEAD_LETTER"]
-DELIVERY, COMMITMENT = "DICOM_DELIVERY", "STORAGE_COMMITMENT"
+DELIVERY, COMMITMENT = "ROUTED_DELIVERY", "STORAGE_COMMITMENT"
 
 
 class Conditions(Body):

@@ -16,7 +16,7 @@ from interop.routing.web_destinations import NAME
 from storage.database import Connection
 from storage.tenants.changes import OPERATOR, Actor, record_change
 
-SUBJECT: Final = "DICOM_ROUTING_RULE"
+SUBJECT: Final = "ROUTING_RULE"
 CONSENTS: Final = ("AI_ANALYSIS", "RESEARCH", "DATA_SHARING", "MARKETING")
 MOST_QUIET_SECONDS: Final = 86400
 _MOST_RULES: Final = 100

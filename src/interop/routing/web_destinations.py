@@ -17,7 +17,7 @@ from storage.encryption import place
 from storage.tenants.changes import OPERATOR, Actor, record_change
 
 TABLE: Final = "dicom_web_destinations"
-SUBJECT: Final = "DICOM_WEB_DESTINATION"
+SUBJECT: Final = "ROUTING_DESTINATION"
 AUTHENTICATIONS: Final = ("NONE", "BASIC", "BEARER", "CLIENT_CREDENTIALS")
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}")
 _COLUMNS: LiteralString = "id, name, url, authentication, client_id, token_url, scope, active"

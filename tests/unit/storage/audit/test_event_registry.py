@@ -25,7 +25,7 @@ FAMILY = re.compile(
 # Names of the same shape that are something else: columns' values, permissions, failure codes.
 OTHERS = {
     "AI_DIAGNOSTICS", "AI_ANALYSIS", "AI_INFERENCES", "DICOM_JSON", "ACCESS_TOKEN",
-    "CLIENT_REQUEST", "CLIENT_SECRET", "IMAGE_STUDY", "TENANT_DELETION",
+    "CLIENT_REQUEST", "CLIENT_SECRET", "CLIENT_CREDENTIALS", "IMAGE_STUDY", "TENANT_DELETION",
     "TENANT_FEATURE", "TENANT_GRANT", "TENANT_SUBSCRIPTION", "IMAGING_STUDY", "EMERGENCY_CONTACT",
 }  # fmt: skip
 
