@@ -67,6 +67,7 @@ CHOSEN: dict[str, Any] = {
     "patient_relationships.related_patient_id": None,
     "roles.code": lambda n: f"ROLE_{uuid4().hex[:8].upper()}",
     "sign_in_challenges.kind": lambda n: "TOTP",
+    "storage_commitments.transaction_uid": lambda n: f"2.25.{uuid4().int}",
     "tenant_deletions.certificate": None,
     "tenant_features.feature": lambda n: f"FEATURE_{n}",
     "tenant_grants.user_id": None,
