@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, cast
 
@@ -104,15 +105,20 @@ async def store_instances(request: Request) -> Response:
 
 def content_type_of(request: Request) -> MediaType:
     """The body's media type. Raises UnsupportedMediaType for all but those of PS3.18 10.5.1."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("a Content-Encoding is not accepted here; send the body plain")
+    return _content_type(request.headers.get("content-type", ""))
+
+
+# Kept: a sender says the same each time, but for a boundary.
+@lru_cache(maxsize=256)
+def _content_type(header: str) -> MediaType:
     roots = " or ".join(f'"{name}"' for name in (DICOM, *METADATA))
     expected = f"{MULTIPART}; type={roots}; boundary=..., or one of these types without parts"
-    header = request.headers.get("content-type", "")
     try:
         found = parse_media_types(header)
     except BadRequest as error:
         raise UnsupportedMediaType(f"{error.diagnostics}; send {expected}") from None
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("a Content-Encoding is not accepted here; send the body plain")
     if len(found) != 1 or found[0].part_type not in (DICOM, *METADATA):
         raise UnsupportedMediaType(
             f"Content-Type {header[:120]!r} is not accepted; send {expected}"
@@ -158,7 +164,7 @@ class Part:
         # One buffer, not a list: a body may come in chunks of a few bytes each.
         self.pending = bytearray()
         # Held while a piece is being written: pieces go to the disk in their order.
-        self.writing = Lock()
+        self.writing: Lock | None = None
         self.writer: SpoolWriter | PartFile | None = None
 
 
@@ -184,6 +190,10 @@ class Batch:
         self._outcomes: dict[int, Outcome] = {}
         self._parts = self._instances = 0
         self._open: Part | None = None
+        # The part that came last, which waits for the next one or the end.
+        self._held: Part | None = None
+        self._stack = AsyncExitStack()
+        self._group: TaskGroup | None = None
         self._composition = Composition(url) if content.part_type in METADATA else None
         # The folder of what waits for the end of the body, and what removes it.
         self._folder: Path | None = None
@@ -199,19 +209,21 @@ class Batch:
         """Store all of `body`; the error that ended it early, once what was begun is stored."""
         error: ServerError | None = None
         try:
-            async with create_task_group() as tasks:
+            async with AsyncExitStack() as stack:
+                self._stack = stack
                 try:
                     if self._content.is_multipart:
-                        await self._multipart(self._content.parameters["boundary"], body, tasks)
+                        await self._multipart(self._content.parameters["boundary"], body)
                     else:
-                        await self._single(body, tasks)
+                        await self._single(body)
                 except ServerError as raised:
                     error = raised
                 except ClientDisconnect:
                     # Nobody waits for the answer; what came whole is stored, the rest is not.
                     error = BadRequest("the connection ended before the body did")
+                await self._store_held()
                 if self._composition is not None:
-                    await self._compose(self._composition, tasks)
+                    await self._compose(self._composition, await self._tasks())
             if self._composition is not None:
                 self._refuse_unused(self._composition)
         finally:
@@ -221,7 +233,13 @@ class Batch:
                 await to_thread.run_sync(self._cleaning.close)
         return error
 
-    async def _multipart(self, boundary: str, body: AsyncIterator[bytes], tasks: TaskGroup) -> None:
+    async def _tasks(self) -> TaskGroup:
+        """The tasks of this request; begun when there are two things to do at once."""
+        if self._group is None:
+            self._group = await self._stack.enter_async_context(create_task_group())
+        return self._group
+
+    async def _multipart(self, boundary: str, body: AsyncIterator[bytes]) -> None:
         parser = MultipartParser(boundary)
         async for chunk in body:
             for event in parser.feed(chunk):
@@ -229,18 +247,18 @@ class Batch:
                     case PartBegin(headers):
                         self._open = self._begin(headers)
                     case PartData(data):
-                        await self._add(data, tasks)
+                        await self._add(data)
                     case PartEnd():
-                        await self._complete(tasks)
+                        await self._complete()
         parser.close()
         if self._parts == 0:
             raise BadRequest("the multipart body has no parts")
 
-    async def _single(self, body: AsyncIterator[bytes], tasks: TaskGroup) -> None:
+    async def _single(self, body: AsyncIterator[bytes]) -> None:
         self._open = self._begin({})
         async for chunk in body:
-            await self._add(chunk, tasks)
-        await self._complete(tasks)
+            await self._add(chunk)
+        await self._complete()
 
     def _begin(self, headers: dict[str, str]) -> Part:
         self._parts += 1
@@ -251,7 +269,7 @@ class Batch:
         self._instances += 1
         return self._instances
 
-    async def _add(self, data: bytes, tasks: TaskGroup) -> None:
+    async def _add(self, data: bytes) -> None:
         part = self._open
         assert part is not None
         if part.refusal is not None:
@@ -259,13 +277,16 @@ class Batch:
         part.pending += data
         if len(part.pending) >= SMALL_PART_BYTES:
             piece, part.pending = part.pending, bytearray()
+            if part.writing is None:
+                part.writing = Lock()
             # Goes on as soon as the piece before is written: one is on its way, one arrives.
-            await tasks.start(self._spool_piece, part, piece)
+            await (await self._tasks()).start(self._spool_piece, part, piece)
 
     async def _spool_piece(
         self, part: Part, piece: bytearray, *, task_status: TaskStatus[None]
     ) -> None:
         """Write a piece while the body goes on; what fails refuses the part."""
+        assert part.writing is not None
         async with part.writing:
             task_status.started()
             try:
@@ -274,11 +295,12 @@ class Batch:
             except Failure as failure:
                 part.refusal = failure
 
-    async def _complete(self, tasks: TaskGroup) -> None:
+    async def _complete(self) -> None:
         part, self._open = self._open, None
         assert part is not None
-        async with part.writing:
-            pass  # the last piece is written, or has failed
+        if part.writing is not None:
+            async with part.writing:
+                pass  # the last piece is written, or has failed
         if part.refusal is None and part.kind != "instance":
             try:
                 await to_thread.run_sync(self._keep, part, limiter=process_limiter())
@@ -287,8 +309,18 @@ class Batch:
         if part.refusal is not None:
             self._refuse(part.index, part.refusal)
         elif part.kind == "instance":
-            await self._slots.acquire()
-            tasks.start_soon(self._store_part, part)
+            held, self._held = self._held, part
+            if held is not None:
+                await self._slots.acquire()
+                (await self._tasks()).start_soon(self._store_part, held)
+
+    async def _store_held(self) -> None:
+        """Store the last part here: a request of one instance, the usual one, needs no task."""
+        held, self._held = self._held, None
+        if held is not None:
+            if self._group is not None:
+                await self._slots.acquire()
+            await self._store_part(held)
 
     async def _store_part(self, part: Part) -> None:
         try:
@@ -296,7 +328,8 @@ class Batch:
                 self._store, part, limiter=process_limiter()
             )
         finally:
-            self._slots.release()
+            if self._group is not None:
+                self._slots.release()
 
     async def _compose(self, composition: Composition, tasks: TaskGroup) -> None:
         """Store what came as metadata, several at once where they are small."""
