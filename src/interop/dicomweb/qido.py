@@ -103,7 +103,8 @@ async def _search(request: Request, level: Level) -> Response:
 
 def shape_of(top: Level, query: Query, tags: Tags) -> Shape:
     """Which levels results have, and which attributes of their first instances."""
-    if query.level is Level.INSTANCE and not tags:
+    if query.level is Level.INSTANCE:
+        # It has them itself.
         return Shape(top, query.level)
     more = [
         query.wanted.more(level, frozenset(t.tag for t in tags.values() if t.level is level))

@@ -138,16 +138,19 @@ UIDS = {
     Level.SERIES: "s.study_uid, e.series_uid",
     Level.INSTANCE: "s.study_uid, e.series_uid, o.sop_instance_uid",
 }
+# Of JSON that is read for a few attributes. The length of a stored text is known unread.
+_LARGEST_HEADER = 1 << 20
 _FIRST_INSTANCE = {
     Level.STUDY: (
         "imaging_series AS fe JOIN imaging_objects AS f ON f.tenant_id = %(tenant_id)s"
         " AND f.series_id = fe.id WHERE fe.tenant_id = %(tenant_id)s AND fe.study_id = s.id"
-        " AND f.dicom_json IS NOT NULL ORDER BY fe.series_number, fe.series_uid,"
-        " f.instance_number, f.sop_instance_uid LIMIT 1"
+        f" AND octet_length(f.dicom_json) <= {_LARGEST_HEADER}"
+        " ORDER BY fe.series_number, fe.series_uid, f.instance_number, f.sop_instance_uid LIMIT 1"
     ),
     Level.SERIES: (
         "imaging_objects AS f WHERE f.tenant_id = %(tenant_id)s AND f.series_id = e.id"
-        " AND f.dicom_json IS NOT NULL ORDER BY f.instance_number, f.sop_instance_uid LIMIT 1"
+        f" AND octet_length(f.dicom_json) <= {_LARGEST_HEADER}"
+        " ORDER BY f.instance_number, f.sop_instance_uid LIMIT 1"
     ),
 }
 
