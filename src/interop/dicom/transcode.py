@@ -40,10 +40,11 @@ from interop.dicom.filemeta import (
 )
 from interop.dicom.frames import OneFile, OpenedObject
 from interop.dicom.json_values import swap_words
+from interop.dicom.limits import DEFAULT_LIMITS
 from interop.dicom.part10 import Instance
 from interop.dicom.pixels import PixelDescription, describe
 from interop.dicom.walker import FLOAT_PIXEL_DATA, PIXEL_DATA, PIXEL_TAGS, UNDEFINED
-from interop.errors import Unprocessable
+from interop.errors import NotFound, Unprocessable
 
 __all__ = ["can_transcode", "targets_of", "transcode"]
 
@@ -203,9 +204,20 @@ def _write_rest(
         dcmwrite(out, rest, implicit_vr=to_implicit, little_endian=True)
 
 
+def _counted_frames(opened: OpenedObject) -> int:
+    """Number of Frames, believed once the last of them was found (security.md B5)."""
+    frames = opened.instance.frames.number_of_frames
+    try:
+        if frames <= DEFAULT_LIMITS.frames and opened.stored_frame(frames - 1):
+            return frames
+    except NotFound as error:
+        raise Unprocessable(error.diagnostics) from error
+    raise Unprocessable(f"the object declares {frames} frames, which are not there")
+
+
 def _decompress(opened: OpenedObject, source: Path, target: Path, wanted: str) -> None:
     """Write the header, then Pixel Data frame by frame."""
-    frames = opened.instance.frames.number_of_frames
+    frames = _counted_frames(opened)
     described = _description(opened)
     dataset = _header(source)
     with target.open("wb") as out:
@@ -231,7 +243,7 @@ def _decompress(opened: OpenedObject, source: Path, target: Path, wanted: str) -
 
 def _compress(opened: OpenedObject, source: Path, target: Path, wanted: str) -> None:
     """Write the header, then encapsulated Pixel Data frame by frame."""
-    frames = opened.instance.frames.number_of_frames
+    frames = _counted_frames(opened)
     described = _description(opened)
     samples, bits = described.samples_per_pixel, described.bits_allocated
     if described.is_float or not can_hold(wanted, samples, bits):

@@ -303,24 +303,24 @@ def liar(kind: str) -> Dataset:  # noqa: PLR0912
     raise AssertionError(kind)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "rows x columns beyond the data",
-        "2^31 frames",
-        "no rows",
-        "bits stored beyond allocated",
-        "bits allocated 12",
-        "palette without tables",
-        "codestream of another size",
-        "truncated JPEG-LS",
-        "truncated J2K",
-        "truncated HTJ2K",
-        "truncated RLE",
-        "RLE offsets outside",
-        "garbage as JPEG",
-    ],
-)
+LIES = [
+    "rows x columns beyond the data",
+    "2^31 frames",
+    "no rows",
+    "bits stored beyond allocated",
+    "bits allocated 12",
+    "palette without tables",
+    "codestream of another size",
+    "truncated JPEG-LS",
+    "truncated J2K",
+    "truncated HTJ2K",
+    "truncated RLE",
+    "RLE offsets outside",
+    "garbage as JPEG",
+]
+
+
+@pytest.mark.parametrize("kind", LIES)
 @pytest.mark.filterwarnings("ignore")
 def test_b5_lies_about_pixels_are_refused_and_the_decoder_lives(
     objects: ObjectStore, kind: str
@@ -343,6 +343,37 @@ def test_b5_lies_about_pixels_are_refused_and_the_decoder_lives(
     assert answers[0] == answers[1]
     assert picture(objects, grey([0, 4095])).tolist() == [[0, 255]]
     assert objects.get(stored.storage_uri)
+
+
+@pytest.mark.parametrize("kind", ["palette", "short"])
+def test_b6_two_fresh_processes_show_the_same_and_nothing_of_their_memory(
+    objects: ObjectStore, kind: str
+) -> None:
+    made = instance(rows=40, columns=40, BitsAllocated=8, BitsStored=8)
+    made.HighBit = 7
+    made.PixelData = bytes(n % 256 for n in range(1600 if kind == "palette" else 900))
+    if kind == "palette":
+        made.PhotometricInterpretation = "PALETTE COLOR"
+        for channel in ("Red", "Green", "Blue"):
+            setattr(made, f"{channel}PaletteColorLookupTableDescriptor", [4, 250, 8])
+            setattr(made, f"{channel}PaletteColorLookupTableData", bytes([1, 2, 3, 4]))
+    stored = row(objects, made)
+
+    answers = set()
+    for _ in range(2):
+        pool = DecodePool(size=1)
+        try:
+            answers.add(render.render_frame(objects, stored, 0, Parameters(), pool))
+        except Unprocessable as error:
+            answers.add(str(error).encode())
+        finally:
+            pool.close()
+
+    (answer,) = answers
+    if kind == "palette":
+        assert set(np.asarray(Image.open(io.BytesIO(answer))).flat) == {1, 2, 3, 4}
+    else:
+        assert b"bytes" in answer
 
 
 def test_b5_child_that_is_killed_is_replaced(objects: ObjectStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -28,9 +29,10 @@ from interop.dicom.encapsulated import EncapsulatedPixelData
 from interop.dicom.failures import Failure
 from interop.dicom.part10 import parse
 from interop.dicom.transcode import can_transcode, targets_of, transcode
-from interop.errors import Unprocessable
+from interop.errors import NotFound, Unprocessable
 
 from .factories import CORPUS, encoded, instance
+from .test_render import LIES, liar
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
@@ -260,6 +262,27 @@ def test_objects_of_the_corpus_are_transcoded_exactly_or_refused(
             assert again == samples.tobytes(), wanted
             continue
         assert again == original, wanted
+
+
+@pytest.mark.parametrize("kind", LIES)
+@pytest.mark.filterwarnings("ignore")
+def test_b5_lies_about_pixels_are_not_transcoded_and_the_decoder_lives(
+    tmp_path: Path, kind: str
+) -> None:
+    source, target = written(tmp_path, liar(kind)), tmp_path / "target"
+
+    for wanted in (EXPLICIT, JPEG_LS):
+        if parse(source).transfer_syntax_uid == wanted:
+            continue
+        # What a damaged codestream still shows may come out; a lie never does.
+        with contextlib.suppress(Unprocessable, NotFound):
+            transcode(source, target, wanted)
+            assert parse(target).sop_instance_uid == parse(source).sop_instance_uid
+            assert "truncated" in kind
+
+    other = written(tmp_path, image("grey12"), "other")
+    transcode(other, target, JPEG_LS)
+    assert parse(target).transfer_syntax_uid == JPEG_LS
 
 
 def test_what_can_be_made_of_what() -> None:
