@@ -220,15 +220,17 @@ class Sender:
         """Wait for the response to what was sent."""
         prepared, association = sent.prepared, sent.association
         deadline = time.monotonic() + self._limits.idle_seconds
-        while not association.link.wait(_LOOK_SECONDS):
+        while True:
+            try:
+                if association.link.wait(_LOOK_SECONDS):
+                    status, comment = association.response(prepared.message_id)
+                    break
+            except LinkError as error:
+                return self._broken(sent, error)
             self._look()
             if time.monotonic() > deadline:
                 silence = f"no response within {self._limits.idle_seconds:.0f} s"
                 return self._broken(sent, DeadlineExceeded(silence))
-        try:
-            status, comment = association.response(prepared.message_id)
-        except LinkError as error:
-            return self._broken(sent, error)
         return SentObject(prepared.outgoing, status, comment, prepared.choice.transfer_syntax_uid)
 
     def _look(self) -> None:

@@ -148,14 +148,34 @@ class Link:
         return kind, length
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the peer has sent something or is gone; False when neither in time."""
+        """Wait until something of the peer is there to be read; False when not in time.
+
+        Raises ConnectionLost where it is gone, over plain TCP only when it is read.
+        """
         if self._start < self._end:
             return True
-        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+        is_tls = isinstance(self._socket, ssl.SSLSocket)
+        if is_tls and self._socket.pending():  # type: ignore[attr-defined]
             return True
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        if not poll.poll(seconds * 1000):
+            return False
+        # TLS 1.3 sends session tickets, which are readable and nothing to be read.
+        return not is_tls or self._take_what_is_there()
+
+    def _take_what_is_there(self) -> bool:
+        self._start = self._end = 0
+        try:
+            received = self._socket.recv_into(self._view)
+        except TimeoutError:
+            return False
+        except OSError as error:
+            raise ConnectionLost(str(error)) from error
+        if received == 0:
+            raise ConnectionLost("the peer closed the connection")
+        self._end = received
+        return True
 
     def read(self, size: int) -> memoryview:
         """Return the next `size` bytes of the current PDU."""

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_role, evt
-from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformationModelGet
+from pynetdicom.sop_class import (
+    CTImageStorage,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
 
 from benchmarks.dimse_receiver import STUDY_ROOT_GET, STUDY_ROOT_MOVE, Requestor, Sink
 from interop.dimse import outgoing
@@ -55,6 +59,36 @@ def test_a_destination_that_requires_tls_is_called_with_our_certificate(
     assert refused.Status == 0xA702
     assert "TLS" in refused.ErrorComment
     assert unheard.Status == 0xA702
+
+
+@pytest.mark.skipif(STORESCP is None, reason="DCMTK's storescp is not installed")
+def test_a_move_to_a_silent_destination_over_tls_can_be_cancelled(
+    request: pytest.FixtureRequest, start: Any, archive: Stored, services: Any,
+    destination: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    authority = Authority(tmp_path, "ca")
+    theirs = authority.issue("theirs", is_rsa=True)
+    settings = Settings(data_dir=services.spool_root, dicom_tls_ca=authority.bundle)
+    monkeypatch.setattr(services, "settings", settings)
+    running = start()
+    files = ("+tls", str(theirs.key), str(theirs.certificate), "-ic", "--sleep-during", "8")
+    entity = AE("PEER")
+    model = StudyRootQueryRetrieveInformationModelMove
+    entity.add_requested_context(model)
+
+    with storescp(tmp_path / "received", *files) as scp:
+        title = destination(
+            title_of(request), scp.port, certificate_fingerprints=[theirs.fingerprint]
+        )
+        association = entity.associate("127.0.0.1", running.port, ae_title="INTEROP")
+        answers = association.send_c_move(study_identifier(archive.study), title, model, msg_id=3)
+        next(answers)
+        association.send_c_cancel(3, query_model=model)
+        last = [status for status, _ in answers][-1]
+        association.release()
+
+    assert last.Status == 0xFE00
+    assert (last.NumberOfCompletedSuboperations, last.NumberOfRemainingSuboperations) == (0, 6)
 
 
 def test_a_tls_destination_without_certificates_of_ours_is_a_failure(
