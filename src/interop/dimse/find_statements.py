@@ -31,9 +31,10 @@ from interop.dimse.identifier_encoding import Element, Row
 # The first responses come early; what follows takes fewer statements.
 FIRST_PAGE: Final = 200
 NEXT_PAGE: Final = 2_000
-# Pages of rows with stored JSON, and what of an instance's is read at most.
-JSON_PAGE: Final = 200
+# Pages of rows with stored JSON, and what is read of that at most: a header may be large.
+JSON_PAGE: Final = 100
 INSTANCE_JSON_BYTES: Final = 64 << 10
+STORED_JSON_BYTES: Final = 256 << 10
 
 _PATIENT: Final = (
     ("PatientName", "s.patient_name"),
@@ -256,6 +257,10 @@ def _from_json(
         wanted.more(Level.SERIES) if find.level >= Level.SERIES else frozenset(),
     )
     columns = shape.columns
+    for stored in ("s.dicom_json", "e.dicom_json"):
+        columns = columns.replace(
+            stored, f"CASE WHEN octet_length({stored}) <= {STORED_JSON_BYTES} THEN {stored} END"
+        )
     if find.level is Level.INSTANCE:
         columns = columns.replace(COLUMNS[Level.INSTANCE], _cut_out(keys))
     elements = tuple(Element(int(tag, 16), _vr(tag, vr), _member(tag)) for tag, vr in keys.items())
@@ -266,7 +271,7 @@ def _from_json(
 
 
 def _cut_out(tags: Iterable[str]) -> str:
-    """The columns of an instance, of its JSON only these attributes: a header may be large."""
+    """The columns of an instance, of its JSON only these attributes."""
     # Eight hexadecimal digits each, by the walker.
     wanted = ",".join(sorted(tags))
     return (

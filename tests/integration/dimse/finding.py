@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
+from struct import pack, unpack_from
 from typing import Any
 
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -188,3 +189,11 @@ def query(port: int, asked: Dataset, sop_class: str = STUDY_ROOT, **how: Any) ->
     """One request on an association of its own."""
     with associated(port, sop_class, **how) as association:
         return find(association, asked)
+
+
+def with_user_item(request: bytes, item: bytes) -> bytes:
+    """The A-ASSOCIATE-RQ with one more user information sub-item; those come last in it."""
+    at = request.rindex(b"\x50\0", 0, len(request))
+    length = unpack_from(">H", request, at + 2)[0]
+    body = request[6:at] + pack(">BxH", 0x50, length + len(item)) + request[at + 4 :] + item
+    return pack(">BxI", 1, len(body)) + body

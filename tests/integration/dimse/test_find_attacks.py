@@ -21,6 +21,7 @@ from tests.integration.dimse.finding import (
     identifier,
     listening,
     query,
+    with_user_item,
 )
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -49,19 +50,11 @@ def peer(connect: Any, port: int, wire: Any) -> Any:
         contexts=((FIND, STUDY_ROOT, (IMPLICIT,)), (ECHO, VERIFICATION, (IMPLICIT,)))
     )
     window = pack(">BxHHH", 0x53, 4, 5, 1)
-    opened.send(_with_user_item(request, window))
+    opened.send(with_user_item(request, window))
     kind, accept = opened.receive_pdu()
     assert kind == 2
     assert pack(">BxHHH", 0x53, 4, 5, 1) in accept
     return opened
-
-
-def _with_user_item(request: bytes, item: bytes) -> bytes:
-    """The A-ASSOCIATE-RQ with one more user information sub-item; those come last in it."""
-    at = request.rindex(b"\x50\0", 0, len(request))
-    length = unpack_from(">H", request, at + 2)[0]
-    body = request[6:at] + pack(">BxH", 0x50, length + len(item)) + request[at + 4 :] + item
-    return pack(">BxI", 1, len(body)) + body
 
 
 @pytest.fixture

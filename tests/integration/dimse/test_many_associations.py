@@ -1,14 +1,14 @@
-"""Three hundred associations at a time: all are served; each costs a thread and little memory."""
+"""Three hundred associations at a time, and many operations at a time on one."""
 
 from __future__ import annotations
 
 import threading
-from struct import pack
+from struct import pack, unpack_from
 from typing import Any
 
 from interop.dimse.policy import AssociationLimits
 from interop.dimse.transport_guard import TransportLimits
-from tests.integration.dimse.finding import STUDY_ROOT
+from tests.integration.dimse.finding import STUDY_ROOT, with_user_item
 
 IMPLICIT = "1.2.840.10008.1.2"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -51,3 +51,26 @@ def test_three_hundred_associations_ask_and_idle(
 
     assert eventually(lambda: threading.active_count() <= before)
     assert running.listener.connection_count == 0
+
+
+def test_objects_that_are_sent_without_waiting_are_answered_in_their_order(
+    start: Any, connect: Any, wire: Any, make_ct: Any
+) -> None:
+    request = wire.associate_rq()
+    window = pack(">BxHHH", 0x53, 4, 0, 0)  # as many as one likes
+    peer = connect(start().port)
+    peer.send(with_user_item(request, window))
+    assert pack(">BxHHH", 0x53, 4, 16, 1) in peer.receive_pdu()[1]
+    samples = [make_ct(side=64) for _ in range(8)]
+
+    peer.send(
+        b"".join(
+            wire.pdu(4, wire.pdv(1, 3, wire.store_rq(sample.sop_instance_uid, number)))
+            + wire.pdu(4, wire.pdv(1, 2, sample.dataset))
+            for number, sample in enumerate(samples, 1)
+        )
+    )
+    answers = [peer.response() for _ in samples]
+
+    assert [unpack_from("<H", answer.elements[0x0120])[0] for answer in answers] == [*range(1, 9)]
+    assert [answer.status for answer in answers] == [0] * 8
