@@ -2,9 +2,10 @@
 
     python -m benchmarks.retrieve_dimse [--rounds 3] [--slices 400] [--json FILE]
 
-Both servers hold the same study; each retrieval is one association that asks for it, and a light
-peer that takes the objects and throws them away. Of each server the first retrieval is not counted.
-Instances per second from the request to the final response; and how soon the first object is there.
+Both servers hold the same study and are asked in turn; each retrieval is one association that asks
+for it, and a light peer that takes the objects and throws them away. The first round is not
+counted. Instances per second from the request to the final response; and how soon the first object
+is there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,19 +104,25 @@ def retrieve(operation: str, port: int, called: str, study: str, sink: Sink) -> 
     return found
 
 
-def measure(name: str, study: Study, rounds: int, work: Path) -> list[dict[str, object]]:
+def measure(names: list[str], study: Study, rounds: int, work: Path) -> list[dict[str, object]]:
+    """All servers hold the study; each round asks each of them in turn."""
     rows: list[dict[str, object]] = []
-    sink = Sink()
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        with SERVERS[name](Path(folder), sink) as target:
+    with ExitStack() as stack:
+        targets = {}
+        for name in names:
+            sink = Sink()
+            stack.callback(sink.close)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=work)))
+            target = stack.enter_context(SERVERS[name](folder, sink))
             fill(target.port, target.called, study)
+            targets[name] = target, sink
+        for number in range(rounds + 1):
             for operation in OPERATIONS:
-                for number in range(rounds + 1):
+                for name, (target, sink) in targets.items():
                     row = _row(name, operation, target, study, sink)
                     if number:
                         rows.append(row)
                         print(row, file=sys.stderr, flush=True)
-    sink.close()
     return rows
 
 
@@ -177,11 +184,9 @@ def main() -> None:
     parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=list(SERVERS))
     arguments = parser.parse_args()
     names = [n for n in arguments.servers if n != "orthanc" or orthanc.is_installed()]
-    rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="interop-bench-") as work:
         corpus = web_corpus.make(Path(work) / "corpus", {"cbct": (1, arguments.slices)})
-        for name in names:
-            rows += measure(name, corpus[0], arguments.rounds, Path(work))
+        rows = measure(names, corpus[0], arguments.rounds, Path(work))
     if arguments.json is not None:
         with arguments.json.open("a") as target:
             target.writelines(json.dumps(row) + "\n" for row in rows)
