@@ -8,12 +8,12 @@ animation. multipart/related gets every image there is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anyio import to_thread
 from starlette.requests import Request
@@ -29,8 +29,8 @@ from interop.dicomweb.errors import SECURITY_HEADERS
 from interop.dicomweb.frames import frame_numbers
 from interop.dicomweb.media_types import MULTIPART, Accepted, accepted
 from interop.dicomweb.multipart import MultipartWriter
-from interop.dicomweb.reading import Read, admitted, reading, services_of
-from interop.dicomweb.rendered_documents import document_of, document_response
+from interop.dicomweb.reading import Read, Row, admitted, reading, served, services_of
+from interop.dicomweb.rendered_documents import Document, document_of, document_response
 from interop.dicomweb.rendering import (
     GIF,
     Rendering,
@@ -38,6 +38,7 @@ from interop.dicomweb.rendering import (
     choose_image,
     parse_rendering,
     require_renderable,
+    takes_image,
 )
 from interop.dicomweb.responses import REVALIDATE, is_current, not_modified, primed, streamed
 from interop.dicomweb.targets import STORED_COLUMNS, StoredInstance, Target, audited
@@ -124,33 +125,70 @@ async def _answer(request: Request, *, is_thumbnail: bool) -> Response:
 async def rendered_response(request: Request, caller: Caller, wanted: Wanted) -> Response:
     """What is wanted as images, or as the document that an instance without images is."""
     services = services_of(request)
-    image: bytes | None = None
-    sources: Sources = {}
+    served_at_once = await _served_picture(services, caller, wanted)
+    if served_at_once is not None:
+        wanted, picture = served_at_once
+        return await _pictures_response(request, caller, wanted, [picture], None)
     async with reading(services, caller, EVENT) as read:
         rows = await _instances(read, wanted.target)
         images = [row for row in rows if row.number_of_frames > 0]
-        if not images:
+        document: Document | None = None
+        pictures: list[Picture] = []
+        sources: Sources = {}
+        if images:
+            wanted = _of_type(wanted, choose_image(wanted.types))
+            pictures = pictures_of(images, wanted)
+            sources = await _sources(read.rows, pictures)
+        else:
             document = await document_of(
                 read, wanted.target, rows[0].instance, wanted.types,
                 is_thumbnail=wanted.is_thumbnail,
             )  # fmt: skip
-        else:
-            document = None
-            kind = choose_image(wanted.types)
-            wanted = replace(wanted, rendering=replace(wanted.rendering, media_type=kind))
-            pictures = pictures_of(images, wanted)
-            etag = tag_of(pictures, wanted.rendering)
-            is_known = is_current(request, etag)
-            if not is_known and len(pictures) == 1:
-                image = await to_thread.run_sync(_kept, services, caller, pictures[0], wanted)
-            if not is_known and image is None:
-                sources = await _sources(read, pictures)
         audited(read, wanted.target, 1 if document else len({p.row.instance for p in pictures}))
     if document is not None:
         return await document_response(request, services, document)
-    headers = {**REVALIDATE, "ETag": etag}
-    if is_known:
+    return await _pictures_response(request, caller, wanted, pictures, sources)
+
+
+async def _served_picture(
+    services: Services, caller: Caller, wanted: Wanted
+) -> tuple[Wanted, Picture] | None:
+    """One image of an instance that has it, audited, in one round trip; None in other cases."""
+    target = wanted.target
+    if target.instance is None or wanted.wants_all or not takes_image(wanted.types):
+        return None
+    wanted = _of_type(wanted, choose_image(wanted.types))
+    if wanted.wants_animation or (wanted.frames is not None and len(wanted.frames) > 1):
+        return None
+    arguments = {**target.parameters, "frame": wanted.frames[0] if wanted.frames else 1}
+    row = await served(services, caller, EVENT, "dicomweb_picture", arguments, target.details)
+    if row is None:
+        return None
+    *stored, frames = row
+    (picture,) = pictures_of([ImageRow(StoredInstance(*stored), frames)], wanted)
+    return wanted, picture
+
+
+def _of_type(wanted: Wanted, media_type: str) -> Wanted:
+    return replace(wanted, rendering=replace(wanted.rendering, media_type=media_type))
+
+
+async def _pictures_response(
+    request: Request,
+    caller: Caller,
+    wanted: Wanted,
+    pictures: list[Picture],
+    sources: Sources | None,
+) -> Response:
+    """The pictures, which were audited; `sources` are read where they are needed and not given."""
+    services = services_of(request)
+    headers = {**REVALIDATE, "ETag": tag_of(pictures, wanted.rendering)}
+    if is_current(request, headers["ETag"]):
         return not_modified(headers)
+    image: bytes | None = None
+    if sources is None:
+        image = await to_thread.run_sync(_kept, services, caller, pictures[0], wanted)
+        sources = {} if image is not None else await _read_sources(services, caller, pictures)
     if wanted.wants_all:
         writer = MultipartWriter(wanted.rendering.media_type)
         made = _images_of(services, caller, pictures, sources, wanted)
@@ -173,11 +211,29 @@ async def _instances(read: Read, target: Target) -> list[ImageRow]:
     return [ImageRow(StoredInstance(*stored), frames) for *stored, frames in rows]
 
 
-async def _sources(read: Read, pictures: list[Picture]) -> Sources:
-    """Where the pixels of the pictures are, by storage key."""
-    keys = list({picture.row.instance.storage_uri for picture in pictures})
-    rows = await read.rows(_SOURCES, {"keys": keys})
-    return {row[0]: FrameRow(*row) for row in rows}
+Rows = Callable[[str, Mapping[str, Any]], Awaitable[list[Row]]]
+
+
+async def _sources(rows: Rows, pictures: list[Picture]) -> Sources:
+    """Where the pixels of the pictures are, by storage key. Raises NotFound."""
+    keys = {picture.row.instance.storage_uri for picture in pictures}
+    found = {row[0]: FrameRow(*row) for row in await rows(_SOURCES, {"keys": list(keys)})}
+    if found.keys() != keys:
+        # Deleted since the pictures were chosen.
+        raise NotFound()
+    return found
+
+
+async def _read_sources(services: Services, caller: Caller, pictures: list[Picture]) -> Sources:
+    """The same of pictures whose reading was audited already."""
+    tenant_id = caller.tenant.id
+    async with services.database.async_connection(tenant_id) as connection:
+
+        async def rows(sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+            cursor = await connection.execute(sql.encode(), {**parameters, "tenant_id": tenant_id})
+            return await cursor.fetchall()
+
+        return await _sources(rows, pictures)
 
 
 def pictures_of(rows: list[ImageRow], wanted: Wanted) -> list[Picture]:

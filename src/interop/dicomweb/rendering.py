@@ -86,6 +86,11 @@ def parse_rendering(parameters: Iterable[tuple[str, str]]) -> Rendering:
     return Rendering(JPEG, quality, viewport, window, annotation, icc_profile)
 
 
+def takes_image(wanted: Iterable[MediaType]) -> bool:
+    """Whether any image type that is made here would be taken."""
+    return _first_of(wanted, IMAGES) is not None
+
+
 def choose_image(wanted: Iterable[MediaType]) -> str:
     """JPEG, the default of PS3.18 8.7.4, or PNG or GIF. Raises NotAcceptable."""
     found = _first_of(wanted, IMAGES)

@@ -96,6 +96,33 @@ BEGIN
 END;
 $$;
 
+-- Where the bytes of an instance are and how many images it holds, if p_frame is one of them.
+CREATE OR REPLACE FUNCTION dicomweb_picture(p_tenant uuid, p_study text, p_series text,
+        p_instance text, p_frame int, p_audit jsonb)
+    RETURNS TABLE (study_id uuid, series_uid text, sop_instance_uid text, sop_class_uid text,
+        transfer_syntax_uid text, storage_uri text, byte_size bigint, number_of_frames int)
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    patient uuid;
+BEGIN
+    PERFORM enter_tenant(p_tenant), set_config('synchronous_commit', 'off', true);
+    SELECT s.id, s.patient_id, e.series_uid, o.sop_instance_uid, o.sop_class_uid,
+            o.transfer_syntax_uid, o.storage_uri, o.byte_size, o.number_of_frames
+        INTO study_id, patient, series_uid, sop_instance_uid, sop_class_uid, transfer_syntax_uid,
+            storage_uri, byte_size, number_of_frames
+        FROM imaging_objects AS o
+        JOIN imaging_series AS e ON e.tenant_id = p_tenant AND e.id = o.series_id
+        JOIN imaging_studies AS s ON s.tenant_id = p_tenant AND s.id = e.study_id
+        WHERE o.tenant_id = p_tenant AND o.sop_instance_uid = p_instance
+            AND e.series_uid = p_series AND s.study_uid = p_study
+            AND o.number_of_frames >= p_frame;
+    IF FOUND THEN
+        PERFORM dicomweb_write_audit(p_tenant, p_audit, study_id, patient, 1);
+        RETURN NEXT;
+    END IF;
+END;
+$$;
+
 -- The stored JSON of an instance and the hash of its bytes.
 CREATE OR REPLACE FUNCTION dicomweb_instance_metadata(p_tenant uuid, p_study text, p_series text,
         p_instance text, p_audit jsonb)
