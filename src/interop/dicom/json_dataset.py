@@ -228,7 +228,7 @@ class _Encoder:
 
     def _element(self, tag: int, attribute: Json, creator: str, depth: int) -> Element:
         vr = attribute.get("vr") or usual_vr(tag, creator)
-        if vr not in VRS:
+        if not isinstance(vr, str) or vr not in VRS:
             raise refusal(CANNOT_UNDERSTAND, tag, f"has the unknown vr {str(vr)[:8]!r}")
         if vr == "SQ":
             return self._sequence(tag, attribute, depth)

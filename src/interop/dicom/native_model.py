@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -87,11 +86,13 @@ def to_xml(dicom_json: bytes | Mapping[str, Any]) -> bytes:
 
 def _write_data_set(data_set: Mapping[str, Any], written: list[str]) -> None:
     creators: dict[str, str] = {}
+    used = {tag[:6] for tag in data_set}
     for tag in sorted(data_set):
         attribute = data_set[tag]
-        if int(tag[3], 16) & 1 and tag[4:6] == "00" and tag[6:] >= "10":
-            # A Private Creator: said again by each element of its block, and by nothing else.
-            creators[tag[:4] + tag[6:]] = str((attribute.get("Value") or [""])[0] or "")
+        block = tag[:4] + tag[6:]
+        if int(tag[3], 16) & 1 and tag[4:6] == "00" and tag[6:] >= "10" and block in used:
+            # A Private Creator: said again by each element of its block.
+            creators[block] = str((attribute.get("Value") or [""])[0] or "")
             continue
         if tag.endswith("0000"):
             continue  # group lengths (A.1.1)
@@ -474,7 +475,7 @@ class _Reader:
         packed = "".join(text.split())
         try:
             b64decode(packed, validate=True)
-        except Base64Error as error:
+        except ValueError as error:
             raise self._error(f"InlineBinary is not base64: {error}") from None
         return packed
 

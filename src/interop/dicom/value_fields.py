@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from binascii import Error as Base64Error
 from struct import Struct, pack
 from struct import error as StructError
 
@@ -88,8 +87,8 @@ def inline(tag: int, content: object) -> bytes:
     try:
         if isinstance(content, str):
             return b64decode("".join(content.split()), validate=True)
-    except Base64Error:
-        pass
+    except ValueError:
+        pass  # of base64, or of characters that it has not
     raise refusal(CANNOT_UNDERSTAND, tag, "has an InlineBinary that is not base64")
 
 

@@ -217,6 +217,12 @@ def test_blocks_that_a_writer_names_are_kept() -> None:
     assert list(from_xml(document.encode())) == ["00090010", "00090020", "00091002", "00092001"]
 
 
+def test_a_block_that_nobody_uses_is_kept() -> None:
+    data_set = {"00090020": {"vr": "LO", "Value": ["ACME"]}}
+
+    assert from_xml(to_xml(data_set)) == data_set
+
+
 def test_a_name_of_more_components_than_five_keeps_them() -> None:
     data_set = {"00100010": {"vr": "PN", "Value": [{"Alphabetic": "a^b^c^d^e^f"}]}}
 
