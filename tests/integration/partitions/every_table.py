@@ -37,7 +37,12 @@ CHOSEN: dict[str, Any] = {
     "consents.refused_at": None,
     "custom_field_definitions.field_key": lambda n: f"field_{n}",
     "dicom_application_entities.ae_title": lambda n: f"DEVICE {n}",
+    # What is received later is looked through for these.
+    "dicom_query_tags.path": lambda n: ("00101010", "00102160", "00104000")[n % 3],
+    "dicom_query_tags.private_creator": None,
+    "dicom_query_tags.vr": lambda n: ("AS", "SH", "LT")[n % 3],
     "documents.hash": lambda n: f"{n:064x}",
+    "dicom_query_tags.path": lambda n: f"001010{n:02X}",
     "emergency_accesses.ended_at": None,
     "emergency_accesses.expires_at": lambda n: datetime.now(UTC) + timedelta(minutes=30),
     "emergency_accesses.opened_at": lambda n: datetime.now(UTC),
