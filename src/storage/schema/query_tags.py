@@ -25,6 +25,12 @@ from storage.schema.declarative import (
 )
 
 SECTION = "IV. Imaging & AI Analysis"
+# Those whose values can be compared.
+VRS = (
+    "AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH", "SL", "SS",
+    "ST", "SV", "TM", "UC", "UI", "UL", "UR", "US", "UT", "UV",
+)  # fmt: skip
+_PATH = r"{0} ~ '^[0-9A-F]{{8}}(\.[0-9A-F]{{8}}){{0,3}}$'"
 
 
 class ImagingNameWord(Base):
@@ -57,9 +63,9 @@ class DicomQueryTag(TenantTable, Base):
     __phi__ = Sensitivity.NONE
     __table_args__ = (UniqueConstraint("tenant_id", "path"),)
 
-    path: Mapped[Exact]
+    path: Mapped[Exact] = mapped_column(info={"check": _PATH})
     private_creator: Mapped[Exact | None]
-    vr: Mapped[Exact]
+    vr: Mapped[str] = one_of(*VRS)
     level: Mapped[str] = one_of("STUDY", "SERIES", "INSTANCE")
     status: Mapped[str] = one_of("BUILDING", "READY", "DROPPING", default="BUILDING")
     total: Mapped[int] = count()
