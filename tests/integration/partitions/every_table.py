@@ -42,7 +42,6 @@ CHOSEN: dict[str, Any] = {
     "dicom_query_tags.private_creator": None,
     "dicom_query_tags.vr": lambda n: ("AS", "SH", "LT")[n % 3],
     "documents.hash": lambda n: f"{n:064x}",
-    "dicom_query_tags.path": lambda n: f"001010{n:02X}",
     "emergency_accesses.ended_at": None,
     "emergency_accesses.expires_at": lambda n: datetime.now(UTC) + timedelta(minutes=30),
     "emergency_accesses.opened_at": lambda n: datetime.now(UTC),
