@@ -187,7 +187,11 @@ def synthetic(folder: Path, studies: int) -> Iterator[Target]:
         tenant = TenantDirectory(owner).create("bench", ae_title="INTEROP")
         owner.close()
         qido_scale.Server("", {}, postgres.owner_url, tenant.id).fill(1, studies)
-        server = LiveServer(folder / "data", database_url=postgres.app_url)
+        server = LiveServer(
+            folder / "data",
+            database_url=postgres.app_url,
+            database_owner_url=postgres.owner_url,
+        )
         server.cli("ae", "create", "--tenant", "bench", "--ae-title", "BENCH")
         server.start(role="dicom")
         try:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import orjson
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolTimeout
 
 from interop.access.audit import audit_parameters
@@ -48,7 +49,8 @@ CANCELLED: Final = 0xFE00
 _WRITE_BYTES: Final = 32 << 10
 _TAG = Struct("<HH")
 
-_BEGIN: Final = "SELECT set_config('synchronous_commit', 'off', true)"
+# Binds what follows before the next Sync to the tenant (migrations/dicomweb.sql).
+_BEGIN: Final = "SELECT dicomweb_begin_search(%(tenant_id)s)"
 
 
 def handle_c_find(request: ServiceRequest) -> Served:
@@ -162,11 +164,12 @@ class _Search:
         visible = visibility.condition(filter_, parameters)
         rows_sql = self._plan.statement(parameters, visible, limit, after)
         keeps_plan = self._plan.keeps_statement and visible is None and after is None
-        with self._database.connection(admission.tenant.id) as connection, connection.pipeline():
-            connection.execute(_BEGIN)
-            found = connection.execute(
-                self._logged(rows_sql).encode(), parameters.values, prepare=keeps_plan
-            ).fetchall()
+        statement = self._logged(rows_sql)
+        try:
+            found = _run(self._database, statement, parameters.values, keeps_plan)
+        except psycopg.errors.CannotConnectNow:
+            # The tenant has just moved to another place, and is found there.
+            found = _run(self._database, statement, parameters.values, keeps_plan)
         self._event = found[0][0]
         # Where nothing was found, the row that the log alone has made: it has no patient.
         rows = [row[1:] for row in found if row[-1] is not None]
@@ -187,6 +190,25 @@ class _Search:
             ")) AS event)"
             f" SELECT log.event, {names}, page.patient FROM log LEFT JOIN page ON true"
         )
+
+
+def _run(database: Database, statement: str, values: dict[str, Any], keeps_plan: bool) -> list[Row]:
+    """Run one statement in a transaction of the tenant, in one round trip.
+
+    A pipeline in autocommit is one transaction from Sync to Sync, without BEGIN and COMMIT; were it
+    not, the tenant's setting would be gone, and the audit row refused by its policy.
+    """
+    with database.unbound_connection(values["tenant_id"]) as connection:
+        connection.autocommit = True
+        try:
+            with connection.pipeline():
+                connection.execute(_BEGIN, values)
+                return connection.execute(statement.encode(), values, prepare=keeps_plan).fetchall()
+        finally:
+            if connection.info.transaction_status is TransactionStatus.IDLE:
+                connection.autocommit = False
+            else:
+                connection.close()
 
 
 def _details(request: ServiceRequest, find: Find) -> dict[str, Any]:
