@@ -23,6 +23,7 @@ from interop.dicom import upkeep
 from interop.fhir.rendering import render_stale
 from interop.services import Services
 from interop.smart.pruning import prune
+from storage import imaging_changes
 from storage.database import Database
 from storage.jobs import NEW_JOB_CHANNEL, JobRunner, has_work
 from storage.partitions.mirror import mirror
@@ -229,6 +230,7 @@ class Place(threading.Thread):
     def _prune(self) -> None:
         for tenant in self._tenant(only_active=True):
             prune(self._services.database, tenant.id)
+            imaging_changes.prune(self._services.database, tenant.id)
 
 
 class Jobs:

@@ -32,7 +32,7 @@ from interop.routing import tasks as dicom_tasks
 from interop.services import Services, open_services
 from interop.settings import Settings
 from interop.smart.pruning import prune
-from storage import async_requests, search_parameters
+from storage import async_requests, imaging_changes, search_parameters
 from storage.encryption import rotation
 from storage.jobs import JobRunner
 from storage.sweep import sweep
@@ -246,5 +246,6 @@ def _sweep_hourly(services: Services, stop: threading.Event) -> None:
         for tenant in tenants_here(services):
             try:
                 prune(services.database, tenant.id)
+                imaging_changes.prune(services.database, tenant.id)
             except Exception:
                 logger.exception("not_pruned", extra={"tenant_id": str(tenant.id)})

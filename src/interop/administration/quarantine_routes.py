@@ -130,13 +130,7 @@ def discard_quarantined(tenant: str, id: UUID, how: Discarding, desk: AtDesk) ->
     """Have its bytes erased. What is stored stays."""
     if how.despite_retention is not None and not _manages_settings(desk.caller):
         raise Forbidden("despite_retention: the permission manage_settings is needed")
-    audit = audit_parameters(
-        desk.caller,
-        "QUARANTINE_DISCARDED",
-        RESOURCE_TYPE,
-        str(id),
-        metadata={"despite_retention": how.despite_retention} if how.despite_retention else {},
-    )
+    audit = audit_parameters(desk.caller, "QUARANTINE_DISCARDED", RESOURCE_TYPE, str(id))
     quarantine.discard(
         desk.database, desk.tenant, id, audit, despite_retention=how.despite_retention
     )

@@ -191,7 +191,13 @@ def discard(
         if reasons := _holding(connection, tenant.id, one, despite_retention):
             raise deletion.Held(reasons)
         release.finish(connection, tenant.id, one.id, "DISCARDED")
-        connection.execute(INSERT_AUDIT, dict(audit))
+        said = {
+            **json.loads(audit["metadata"]),
+            "sop_instance_uid": one.sop_instance_uid,
+            "study_instance_uid": one.study_instance_uid,
+            **({"despite_retention": despite_retention} if despite_retention else {}),
+        }
+        connection.execute(INSERT_AUDIT, {**audit, "metadata": json.dumps(said)})
     return one
 
 

@@ -58,18 +58,19 @@ def make_room(
         before = known.objects.get(received.sop_instance_uid)
         if received.released_id is None or before is None:
             continue
-        if received.spooled.dataset_hash == before.dataset_hash:
+        sent = (received.spooled.dataset_hash, received.instance.transfer_syntax_uid)
+        if sent == (before.dataset_hash, before.transfer_syntax_uid):
             continue
-        _set_aside(connection, tenant_id, received)
-        replaced.append(received.sop_instance_uid)
+        if _set_aside(connection, tenant_id, received):
+            replaced.append(received.sop_instance_uid)
     return frozenset(replaced)
 
 
-def _set_aside(connection: Connection, tenant_id: UUID, received: Received) -> None:
+def _set_aside(connection: Connection, tenant_id: UUID, received: Received) -> bool:
     row = connection.execute(_STORED, (tenant_id, received.sop_instance_uid)).fetchone()
     study = removal.lock_study(connection, tenant_id, row[1]) if row else None
     if row is None or study is None:
-        return
+        return False
     connection.execute(
         _TO_QUARANTINE,
         {
@@ -91,6 +92,7 @@ def _set_aside(connection: Connection, tenant_id: UUID, received: Received) -> N
         connection, tenant_id, study, [row[0]], is_replaced=True, keeps_study=keeps_study
     )
     connection.execute("SELECT set_config('app.lens', 'on', true)")
+    return True
 
 
 def finish(

@@ -19,7 +19,6 @@ from starlette.routing import Route
 
 from interop.access import Caller, Letter
 from interop.access.audit import audit_parameters, mark_audited
-from interop.access.http import caller_from
 from interop.dicom import deletion, file_ingest, file_reading
 from interop.dicom.documents import StoredFile, Wrapped
 from interop.dicom.failures import Failure
@@ -33,7 +32,7 @@ from interop.dicomweb.deletion import shown_to, waiver_of
 from interop.dicomweb.errors import SECURITY_HEADERS, translated
 from interop.dicomweb.file_forms import Form, read_form
 from interop.dicomweb.ranged import ranged_response
-from interop.dicomweb.reading import reading, services_of
+from interop.dicomweb.reading import permitted, reading, services_of
 from interop.dicomweb.responses import is_current, not_modified
 from interop.dicomweb.segments import ObjectRange, Segment, segments_response
 from interop.errors import Conflict, ServerError, Unavailable
@@ -46,8 +45,7 @@ DICOM = "application/dicom"
 
 async def store_file(request: Request) -> Response:
     """Take one file in; 201 with what it became, 200 where it was known."""
-    caller = await caller_from(request)
-    visibility.permitted(caller, "c")
+    caller, _ = await permitted(request, "c")
     services = services_of(request)
     try:
         with services.spool.temporary_folder() as folder:
@@ -206,9 +204,8 @@ async def _found(
 
     `is_audited`: that it is looked at is all that happens; else only a failure is written here.
     """
-    caller = await caller_from(request)
+    caller, filter_ = await permitted(request, letter)
     services = services_of(request)
-    filter_ = visibility.permitted(caller, letter)
     try:
         wanted: UUID | None = UUID(request.path_params["id"])
     except ValueError:

@@ -48,6 +48,18 @@ def services_of(request: Request) -> Services:
     return services
 
 
+async def permitted(request: Request, letter: Letter) -> tuple[Caller, Filter]:
+    """The caller, and which studies it may do `letter` to. A refusal is audited."""
+    caller = await caller_from(request)
+    try:
+        return caller, visibility.permitted(caller, letter)
+    except ServerError:
+        async with reading(services_of(request), caller, "ACCESS_DENIED") as read:
+            read.details["letter"] = letter
+            read.outcome = "FAILURE"
+        raise
+
+
 async def admitted(request: Request, letter: Letter) -> Caller:
     """The caller, permitted to do `letter` on imaging. Raises Unauthorized, Forbidden, NotFound.
 
@@ -55,14 +67,7 @@ async def admitted(request: Request, letter: Letter) -> Caller:
     callers of less than the whole tenant learn that before anything else is looked at. A refusal of
     a known caller is audited as well.
     """
-    caller = await caller_from(request)
-    try:
-        filter_ = visibility.permitted(caller, letter)
-    except ServerError:
-        async with reading(services_of(request), caller, "ACCESS_DENIED") as read:
-            read.details["letter"] = letter
-            read.outcome = "FAILURE"
-        raise
+    caller, filter_ = await permitted(request, letter)
     if letter == "r" and not filter_.is_whole_tenant:
         await _require_visible(request, caller, filter_)
     return caller
