@@ -127,8 +127,8 @@ async def rendered_response(request: Request, caller: Caller, wanted: Wanted) ->
     services = services_of(request)
     served_at_once = await _served_picture(services, caller, wanted)
     if served_at_once is not None:
-        wanted, picture = served_at_once
-        return await _pictures_response(request, caller, wanted, [picture], None)
+        wanted, picture, known = served_at_once
+        return await _pictures_response(request, caller, wanted, [picture], known)
     async with reading(services, caller, EVENT) as read:
         rows = await _instances(read, wanted.target)
         images = [row for row in rows if row.number_of_frames > 0]
@@ -152,8 +152,11 @@ async def rendered_response(request: Request, caller: Caller, wanted: Wanted) ->
 
 async def _served_picture(
     services: Services, caller: Caller, wanted: Wanted
-) -> tuple[Wanted, Picture] | None:
-    """One image of an instance that has it, audited, in one round trip; None in other cases."""
+) -> tuple[Wanted, Picture, Sources | None] | None:
+    """One image of an instance that has it, audited, in one round trip; None in other cases.
+
+    Where its pixels are comes along unless that is large.
+    """
     target = wanted.target
     if target.instance is None or wanted.wants_all or not takes_image(wanted.types):
         return None
@@ -164,9 +167,12 @@ async def _served_picture(
     row = await served(services, caller, EVENT, "dicomweb_picture", arguments, target.details)
     if row is None:
         return None
-    *stored, frames = row
-    (picture,) = pictures_of([ImageRow(StoredInstance(*stored), frames)], wanted)
-    return wanted, picture
+    instance, frames, dicom_json = StoredInstance(*row[:7]), row[7], row[11]
+    (picture,) = pictures_of([ImageRow(instance, frames)], wanted)
+    if dicom_json is None:
+        return wanted, picture, None
+    source = FrameRow(instance.storage_uri, instance.transfer_syntax_uid, *row[7:])
+    return wanted, picture, {source.storage_uri: source}
 
 
 def _of_type(wanted: Wanted, media_type: str) -> Wanted:
@@ -186,8 +192,9 @@ async def _pictures_response(
     if is_current(request, headers["ETag"]):
         return not_modified(headers)
     image: bytes | None = None
-    if sources is None:
+    if len(pictures) == 1 and not wanted.wants_all:
         image = await to_thread.run_sync(_kept, services, caller, pictures[0], wanted)
+    if sources is None:
         sources = {} if image is not None else await _read_sources(services, caller, pictures)
     if wanted.wants_all:
         writer = MultipartWriter(wanted.rendering.media_type)

@@ -96,20 +96,27 @@ BEGIN
 END;
 $$;
 
--- Where the bytes of an instance are and how many images it holds, if p_frame is one of them.
+-- Where the bytes of an instance are and how many images it holds, if p_frame is one of them. What
+-- rendering needs besides comes along where it is small: an image that was kept needs none of it.
 CREATE OR REPLACE FUNCTION dicomweb_picture(p_tenant uuid, p_study text, p_series text,
         p_instance text, p_frame int, p_audit jsonb)
     RETURNS TABLE (study_id uuid, series_uid text, sop_instance_uid text, sop_class_uid text,
-        transfer_syntax_uid text, storage_uri text, byte_size bigint, number_of_frames int)
+        transfer_syntax_uid text, storage_uri text, byte_size bigint, number_of_frames int,
+        pixel_data_offset bigint, frame_length bigint, frame_table bytea, dicom_json text)
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 DECLARE
     patient uuid;
+    largest CONSTANT int := 32768;
 BEGIN
     PERFORM enter_tenant(p_tenant), set_config('synchronous_commit', 'off', true);
     SELECT s.id, s.patient_id, e.series_uid, o.sop_instance_uid, o.sop_class_uid,
-            o.transfer_syntax_uid, o.storage_uri, o.byte_size, o.number_of_frames
+            o.transfer_syntax_uid, o.storage_uri, o.byte_size, o.number_of_frames,
+            o.pixel_data_offset, o.frame_length, o.frame_table,
+            CASE WHEN octet_length(o.dicom_json) <= largest
+                AND coalesce(octet_length(o.frame_table), 0) <= largest THEN o.dicom_json END
         INTO study_id, patient, series_uid, sop_instance_uid, sop_class_uid, transfer_syntax_uid,
-            storage_uri, byte_size, number_of_frames
+            storage_uri, byte_size, number_of_frames, pixel_data_offset, frame_length, frame_table,
+            dicom_json
         FROM imaging_objects AS o
         JOIN imaging_series AS e ON e.tenant_id = p_tenant AND e.id = o.series_id
         JOIN imaging_studies AS s ON s.tenant_id = p_tenant AND s.id = e.study_id
@@ -117,6 +124,9 @@ BEGIN
             AND e.series_uid = p_series AND s.study_uid = p_study
             AND o.number_of_frames >= p_frame;
     IF FOUND THEN
+        IF dicom_json IS NULL THEN
+            frame_table := NULL;
+        END IF;
         PERFORM dicomweb_write_audit(p_tenant, p_audit, study_id, patient, 1);
         RETURN NEXT;
     END IF;
