@@ -65,6 +65,7 @@ def _return(request: ServiceRequest, planned: Plan, counts: SubOperations) -> No
                 return
             if ahead is None:
                 counts.note(outgoing.sop_instance_uid, None, problem)
+                counts.report()
             else:
                 requests.transmit(ahead)
                 sent = ahead

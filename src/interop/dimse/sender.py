@@ -53,7 +53,7 @@ __all__ = [
     "send_objects",
 ]
 
-# How often somebody who waits for a response looks whether it is still wanted.
+# How often who waits for a response looks whether it is still wanted.
 _LOOK_SECONDS: Final = 0.25
 
 
@@ -211,8 +211,10 @@ class Sender:
         if isinstance(ahead, SentObject):
             return ahead
         try:
-            ahead.association.requests.transmit(ahead.prepared)
+            ahead.association.requests.transmit(ahead.prepared, self._look)
         except LinkError as error:
+            if self._open is None:
+                raise  # what the look raised, which is not of this association
             return self._broken(ahead, error)
         return ahead
 

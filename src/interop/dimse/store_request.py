@@ -7,7 +7,7 @@ data set between PDU headers that are there already.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from struct import Struct
@@ -168,11 +168,16 @@ class StoreRequests:
             prepared.opened = trying.pop_all()
         return prepared
 
-    def transmit(self, prepared: Prepared) -> None:
-        """Send a prepared request to its end. Raises LinkError."""
+    def transmit(self, prepared: Prepared, look: Callable[[], object] = lambda: None) -> None:
+        """Send a prepared request to its end. Raises LinkError.
+
+        `look` is called between two writes of a large object; what it raises leaves the message
+        unfinished, and so the association is to be aborted then.
+        """
         try:
             self._link.send(prepared.ready)
             while prepared.left:
+                look()
                 prepared.buffer.go_on(prepared)
                 self._link.send(prepared.ready)
         except NotReadable as error:

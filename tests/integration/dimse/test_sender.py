@@ -392,6 +392,26 @@ def test_cancelling_while_a_peer_is_silent(make_ct: Any) -> None:
         list(one.send([found]))
 
 
+@needs_dcmtk
+def test_cancelling_in_the_midst_of_a_large_object(make_ct: Any, tmp_path: Path) -> None:
+    found = outgoing_file(make_ct(side=1500).path)
+    looks: list[int] = []
+
+    def is_cancelled() -> bool:
+        looks.append(1)
+        return len(looks) == 3
+
+    with storescp(tmp_path / "received") as scp:
+        with (
+            Sender(peer(scp.port), [found.kind], READER, is_cancelled=is_cancelled) as one,
+            pytest.raises(SendCancelled),
+        ):
+            list(one.send([found]))
+        again = send_objects(peer(scp.port), [found], READER)
+
+    assert [entry.status for entry in again] == [0]
+
+
 def test_an_answer_to_another_message_ends_the_association(make_ct: Any, wire: Any) -> None:
     def converse(connection: socket.socket) -> None:
         accepting(connection)
