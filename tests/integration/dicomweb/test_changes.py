@@ -13,6 +13,7 @@ import requests
 from pydicom.uid import generate_uid
 
 from interop.access import Scopes
+from interop.dicom import upkeep
 from interop.smart.clients import create_client
 from interop.smart.tokens import Subject
 from storage import imaging_changes
@@ -214,6 +215,40 @@ def test_the_feed_shows_only_what_the_caller_may_see(
     assert [e["SopInstanceUid"] for e in of_one] == [mine.SOPInstanceUID]
     assert theirs == []
     assert http.get(f"{root}/changefeed", headers={"Authorization": ""}).status_code == 401
+
+
+def test_the_worker_numbers_changes_and_erases_what_was_deleted(
+    server: Server,
+    deleter: requests.Session,
+    root: str,
+    database: Database,
+    tenant: Tenant,
+    store: Store,
+) -> None:
+    image = make_image(PatientID=generate_uid()[-12:])
+    store(part10(image))
+    deleter.delete(f"{root}/studies/{image.StudyInstanceUID}")
+    of_image = (tenant.id, image.SOPInstanceUID)
+    where = " WHERE tenant_id = %s AND sop_instance_uid = %s"
+    with database.connection(tenant.id) as connection:
+        found = connection.execute(f"SELECT storage_uri FROM removed_objects{where}", of_image)
+        [(key,)] = found.fetchall()
+        connection.execute(
+            f"UPDATE removed_objects SET removed_at = now() - interval '2 minutes'{where}", of_image
+        )
+    assert server.services.objects.local_path(key) is not None
+
+    upkeep.keep(server.services, [tenant])
+
+    assert server.services.objects.local_path(key) is None
+    with database.connection(tenant.id) as connection:
+        found = connection.execute(f"SELECT sequence FROM imaging_changes{where}", of_image)
+        numbers = [row[0] for row in found]
+        [(left, erased_at)] = connection.execute(
+            f"SELECT storage_uri, erased_at FROM removed_objects{where}", of_image
+        ).fetchall()
+    assert len(numbers) == 2 and None not in numbers
+    assert left is None and erased_at is not None
 
 
 def test_what_is_old_is_forgotten_and_a_late_reader_is_told(
