@@ -60,7 +60,7 @@ from interop.dicom.value_fields import (
     text,
     usual_vr,
 )
-from interop.dicom.walker import PIXEL_DATA, PIXEL_TAGS
+from interop.dicom.walker import PIXEL_DATA, PIXEL_TAGS, standard_vr
 
 Json = dict[str, Any]
 
@@ -334,7 +334,8 @@ class _Encoder:
                 raise refusal(CANNOT_UNDERSTAND, tag, "has more than one uncompressed part")
             vr = attribute.get("vr")
             if vr not in ("OB", "OW", "OF", "OD"):
-                vr = "OB" if _us(elements, 0x00280100, 16) <= 8 else "OW"
+                is_bytes = tag == PIXEL_DATA and _us(elements, 0x00280100, 16) <= 8
+                vr = "OB" if is_bytes else standard_vr(tag)
             return Element(vr, padded([FilePiece(parts[0].path, 0, parts[0].size)], vr))
         frames, syntax = self._frames(tag, parts, syntax, elements, describe=depth == 0)
         if self._compressed not in ("", syntax):
