@@ -64,6 +64,12 @@ def _significant(described: PixelDescription, stored: Array) -> Array:
             # JPEG Lossless and JPEG-LS know no sign: the codec returns the bits unsigned.
             return stored.view(f"i{stored.dtype.itemsize}")
         return stored
+    width = stored.dtype.itemsize * 8
+    above = width - 1 - described.high_bit
+    if allocated > 1 and above >= 0 and stored.dtype.kind in "iu":
+        # Out at the top and back: what comes in from there is the sign, or nothing.
+        typed = stored.view(f"{'i' if described.is_signed else 'u'}{stored.dtype.itemsize}")
+        return np.asarray((typed << above) >> (width - bits))
     shift = described.high_bit + 1 - bits if allocated > 1 else 0
     raw = stored.astype(np.int64) >> max(shift, 0)
     raw &= (1 << bits) - 1

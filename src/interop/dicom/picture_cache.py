@@ -62,7 +62,8 @@ class PictureCache:
         path = self._path(key)
         temporary = path.with_name(f"{path.name}.{uuid4().hex}")
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not path.parent.is_dir():
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary.write_bytes(image)
             temporary.replace(path)
         except OSError:
