@@ -20,8 +20,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from viewer_rewrites import CannotRewrite, Files, inline_scripts, kept, rewritten
-
 from interop.settings import Settings
 from interop.viewer.package import (
     APP_CONFIG,
@@ -35,6 +33,7 @@ from interop.viewer.package import (
     ViewerFile,
     ViewerFolder,
 )
+from viewer_rewrites import CannotRewrite, Files, inline_scripts, kept, rewritten
 
 ROOT = "package/dist/"
 LICENSE = "package/LICENSE"
@@ -96,8 +95,8 @@ def packed(work: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise CannotFetch(
-            f"npm is not here: install it (Debian: apt install npm), or give the archive of {PACKAGE} "
-            f"{VERSION} by --archive"
+            f"npm is not here: install it (Debian: apt install npm), or give the archive of "
+            f"{PACKAGE} {VERSION} by --archive"
         )
     name = f"{PACKAGE}@{VERSION}"
     command = [npm, "pack", name, "--ignore-scripts", "--json", "--pack-destination", str(work)]
