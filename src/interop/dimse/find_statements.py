@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Any, Final
 
@@ -197,6 +197,7 @@ def plan(find: Find, called_ae_title: str) -> Plan:
     return _from_json(find, {tag: keys[tag] for tag in stored}, fixed, unreturned)
 
 
+@lru_cache
 def place_of(level: Level) -> tuple[str, ...]:
     """The columns in front of every row: its place in the order of all."""
     if level is Level.PATIENT:
@@ -204,6 +205,7 @@ def place_of(level: Level) -> tuple[str, ...]:
     return tuple(c for one, columns in _PLACE.items() if one <= level for c in columns)
 
 
+@lru_cache
 def _columns_of(level: Level) -> dict[str, str]:
     if level is Level.PATIENT:
         return _COLUMNS[level]
