@@ -220,7 +220,8 @@ def test_a_manifest_of_another_package_is_a_problem(fetch: Any, tmp_path: Path) 
 
 def test_doctor_says_whether_it_is_there_and_whole(fetch: Any, tmp_path: Path) -> None:
     def said() -> tuple[bool, bool, str]:
-        settings = Settings(data_dir=tmp_path, database_url="postgresql://127.0.0.1:1/none")
+        nowhere = "postgresql://127.0.0.1:1/none"
+        settings = Settings(data_dir=tmp_path, database_url=nowhere, viewer_dir=tmp_path / "viewer")
         found = next(check for check in examine(settings) if check.name == "viewer")
         return found.ok, found.required, found.detail
 
