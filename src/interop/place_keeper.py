@@ -21,6 +21,7 @@ from ai.completeness import reschedule_forgotten
 from interop.audit.duty import SEAL_SECONDS, AuditDuty, owner_database
 from interop.dicom import upkeep
 from interop.fhir.rendering import render_stale
+from interop.routing import forgotten as routing_forgotten
 from interop.services import Services
 from interop.smart.pruning import prune
 from storage import imaging_changes
@@ -224,8 +225,9 @@ class Place(threading.Thread):
         for tenant in self._tenant(only_active=True):
             with self._services.database.connection(tenant.id) as connection:
                 count = reschedule_forgotten(connection, tenant.id)
+                count += routing_forgotten.reschedule(connection, tenant.id)
             if count:
-                logger.warning("checks_rescheduled", extra={"count": count})
+                logger.warning("forgotten_rescheduled", extra={"count": count})
 
     def _prune(self) -> None:
         for tenant in self._tenant(only_active=True):

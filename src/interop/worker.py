@@ -28,6 +28,7 @@ from interop.fhir.router import routes as fhir_routes
 from interop.fhir.search import reindexing
 from interop.move_duty import end_dead_moves
 from interop.place_keeper import PlaceKeeper, Prepare, render, tenants_here
+from interop.routing import forgotten as routing_forgotten
 from interop.routing import tasks as dicom_tasks
 from interop.services import Services, open_services
 from interop.settings import Settings
@@ -231,12 +232,13 @@ def _reschedule_forgotten(services: Services, stop: threading.Event) -> None:
             try:
                 with services.database.connection(tenant.id) as connection:
                     count = reschedule_forgotten(connection, tenant.id)
+                    count += routing_forgotten.reschedule(connection, tenant.id)
             except Exception:
                 # One tenant must not hold up the others; the next turn tries it again.
                 logger.exception("checks_not_rescheduled", extra={"tenant_id": str(tenant.id)})
                 continue
             if count:
-                logger.warning("checks_rescheduled", extra={"count": count})
+                logger.warning("forgotten_rescheduled", extra={"count": count})
 
 
 def _sweep_hourly(services: Services, stop: threading.Event) -> None:

@@ -89,6 +89,11 @@ class MessageStream:
             return False
         return self._pdu_left > 0 or self._link.wait(0)
 
+    @property
+    def has_kept(self) -> bool:
+        """Whether something that was read before waits for its turn."""
+        return self._kept is not None or self._is_release_kept
+
     def keep(self, received: tuple[int, bytes] | None) -> None:
         """Take back what `next_command` returned, with its data set unread, for its next call."""
         self._kept, self._is_release_kept = received, received is None

@@ -72,7 +72,8 @@ class PendingReports:
         """Report what becomes ready, until the peer says something. Raises LinkError."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while self._expected and time.monotonic() < deadline:
-            if conversation.stream.has_arrived() or conversation.link.wait(_LOOK_SECONDS):
+            stream = conversation.stream
+            if stream.has_kept or stream.has_arrived() or conversation.link.wait(_LOOK_SECONDS):
                 return
             if not self._unconfirmed:
                 self._send_one(conversation)

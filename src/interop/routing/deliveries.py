@@ -81,7 +81,10 @@ def claim(connection: Connection, tenant_id: UUID, kind: str, destination_id: UU
         "WITH due AS (SELECT d.id FROM dicom_deliveries AS d JOIN imaging_studies AS s"
         " ON s.tenant_id = d.tenant_id AND s.id = d.study_id"
         f" WHERE d.tenant_id = %(tenant_id)s AND d.{column} = %(destination)s AND {_OPEN}"
-        f" AND {_DUE_AT} <= now() AND NOT EXISTS (SELECT FROM dicom_deliveries AS taken"
+        f" AND {_DUE_AT} <= now()"
+        # Of the row itself as well: that is looked at anew when another worker was just quicker.
+        " AND (d.claimed_until IS NULL OR d.claimed_until <= now())"
+        " AND NOT EXISTS (SELECT FROM dicom_deliveries AS taken"
         f" WHERE taken.tenant_id = %(tenant_id)s AND taken.{column} = %(destination)s"
         " AND taken.claimed_until > now())"
         " ORDER BY d.study_id, d.created_at, d.id LIMIT %(most)s FOR UPDATE OF d SKIP LOCKED)"

@@ -22,7 +22,7 @@ from pynetdicom.presentation import build_context
 
 from benchmarks.live_server import free_port
 from interop.dimse.commitment_messages import PUSH_MODEL_SOP_CLASS
-from interop.routing import deliveries, rules
+from interop.routing import deliveries, forgotten, rules
 from interop.settings import Settings
 from storage.objects import ObjectStore
 from storage.tenancy import Tenant
@@ -265,6 +265,31 @@ def test_what_fails_for_ever_becomes_a_dead_letter(
 
     with running_jobs(worker):
         assert eventually(lambda: [d["status"] for d in listed()] == ["DEAD_LETTER"])
+
+
+def test_what_lost_its_job_is_found(
+    archive: StoreScp, rule: Any, store: Any, make_ct: Any, listed: Any, services: Any,
+    tenant: Tenant, worker: WorkerServices,
+) -> None:  # fmt: skip
+    rule()
+    sample = make_ct()
+    store(sample)
+    with services.database.connection(tenant.id) as connection:
+        assert forgotten.reschedule(connection, tenant.id) == 0
+    with services.database.platform_connection() as connection:
+        connection.execute("DELETE FROM procrastinate_jobs WHERE task_name = 'deliver_images'")
+    with services.database.connection(tenant.id) as connection:
+        connection.execute(
+            "UPDATE dicom_deliveries SET next_attempt_at = now() - interval '1 hour'"
+            " WHERE tenant_id = %s",
+            (tenant.id,),
+        )
+        assert forgotten.reschedule(connection, tenant.id) == 1
+        assert forgotten.reschedule(connection, tenant.id) == 0
+
+    with running_jobs(worker):
+        assert eventually(lambda: [d["status"] for d in listed()] == ["DELIVERED"])
+    assert archive.received == {sample.sop_instance_uid}
 
 
 def test_without_the_patients_consent_nothing_goes(
