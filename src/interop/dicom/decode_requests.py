@@ -16,6 +16,8 @@ from interop.dicom.pixels import PixelDescription
 Answer = tuple[dict[str, Any], bytes]
 # In place of a media type: the displayed values themselves.
 ARRAY = ""
+# Up to this size a picture is for finding, not for reading, and is made of fewer pixels.
+THUMBNAIL_SIDE = 256
 
 
 def answer(header: dict[str, Any], body: bytes) -> Answer:
@@ -37,11 +39,21 @@ def answer(header: dict[str, Any], body: bytes) -> Answer:
             return _array(in_displayed_polarity(described, stored))
         case "picture":
             window = Window(*header["window"]) if header["window"] else None
-            shown, finish = displayed(described, stored, window), _finish(header)
+            finish = _finish(header)
+            shown = displayed(described, _thinned(stored, finish.viewport), window)
             if header["media_type"] == ARRAY:
                 return _array(finished(shown, finish))
             return {}, picture(shown, header["media_type"], header["quality"], finish)
     raise CannotDecode(f"unknown request {header['wanted']!r}")
+
+
+def _thinned(stored: Array, viewport: Viewport | None) -> Array:
+    """Leave out rows and columns that a thumbnail cannot show; two are kept for each of its own."""
+    if viewport is None or viewport.source or max(viewport.width, viewport.height) > THUMBNAIL_SIDE:
+        return stored
+    rows, columns = stored.shape[:2]
+    step = int(max(columns / viewport.width, rows / viewport.height)) // 2
+    return stored[::step, ::step] if step > 1 else stored
 
 
 def _finish(header: dict[str, Any]) -> Finish:

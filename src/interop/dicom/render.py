@@ -30,7 +30,7 @@ from interop.dicom.pixels import PixelDescription, stored_profile
 from interop.errors import NotAcceptable, PayloadTooLarge, Unprocessable
 
 # Part of the entity tag of every image: raise it when the same pixels come out differently.
-VERSION = "3"
+VERSION = "4"
 THUMBNAIL_SIDE = 256
 _THUMBNAIL_QUALITY = 80
 _MOST_SAMPLES = 256_000_000

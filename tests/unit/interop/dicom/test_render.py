@@ -345,6 +345,30 @@ def test_b5_lies_about_pixels_are_refused_and_the_decoder_lives(
     assert objects.get(stored.storage_uri)
 
 
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_thumbnail_of_a_large_image_shows_what_the_image_shows(
+    objects: ObjectStore, colour: bool
+) -> None:
+    slope = np.linspace(0, 255, 1501).astype(np.uint8)
+    made = instance(rows=1203, columns=1501, BitsAllocated=8, BitsStored=8)
+    made.HighBit = 7
+    pixels = np.tile(slope, (1203, 1))
+    if colour:
+        made.SamplesPerPixel, made.PhotometricInterpretation = 3, "RGB"
+        made.PlanarConfiguration = 0
+        pixels = np.stack([pixels, pixels[:, ::-1], pixels], axis=-1)
+    else:
+        made.WindowCenter, made.WindowWidth = 128, 256
+    made.PixelData = pixels.tobytes() + b"\0" * (pixels.size % 2)
+
+    small = picture(objects, made, viewport=Viewport(250, 250)).astype(int)
+    large = picture(objects, made, viewport=Viewport(257, 257))
+    exact = np.asarray(Image.fromarray(large).resize(small.shape[1::-1])).astype(int)
+
+    assert small.shape[:2] == (200, 250)
+    assert np.abs(small - exact).max() <= 3
+
+
 @pytest.mark.parametrize("kind", ["palette", "short"])
 def test_b6_two_fresh_processes_show_the_same_and_nothing_of_their_memory(
     objects: ObjectStore, kind: str
