@@ -29,7 +29,7 @@ import web_client
 from web_servers import free_port, process
 
 from interop.access import Scopes
-from interop.services import open_tokens
+from interop.connections import open_tokens
 from interop.settings import Settings
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres

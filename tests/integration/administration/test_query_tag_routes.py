@@ -52,7 +52,7 @@ def test_a_tag_is_registered_built_asked_and_removed(
     assert made.json()["status"] == "BUILDING"
     event, outcome, details = office.newest()
     assert (event, outcome) == ("CONFIG_CHANGED", "SUCCESS")
-    assert details["changes"]["registered"] == "00101010"
+    assert "'registered': '00101010'" in str(details)
     assert_problem(operator.post("/query-tags", json=new), 409)
     assert dicomweb.get("/studies?PatientAge=041Y").status_code == 400
 

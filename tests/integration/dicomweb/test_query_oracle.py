@@ -16,6 +16,7 @@ import pytest
 from interop.dicom.query.attributes import Level
 from interop.dicom.query.conditions import NO_TAGS
 from interop.dicom.query.matching import Parameters
+from interop.dicom.query.statements import position_of
 from interop.dicomweb import qido
 from interop.dicomweb.query import parse_query
 from storage.database import Database
@@ -262,7 +263,7 @@ def pages(
         if len(rows) <= len(page):
             return
         found += len(page)
-        token = qido.position_of(shape, page[-1]).token()
+        token = position_of(shape, page[-1]).token()
         after = draw.choice([("continuation", token), ("offset", str(found))])
 
 

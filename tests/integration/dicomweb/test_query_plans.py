@@ -98,11 +98,12 @@ def explain(filled: Database, tenant: Tenant) -> Explain:
 
 def read(plan: list[Plan], table: str) -> float:
     """How many rows of a table were looked at."""
-    return sum(
+    found: float = sum(
         (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
         for node in plan
         if node.get("Relation Name") == table
     )
+    return found
 
 
 @pytest.mark.parametrize(

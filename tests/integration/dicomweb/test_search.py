@@ -278,6 +278,11 @@ def within_moments(dataset: pydicom.Dataset, days: str, times: str) -> bool:
     return not last or day < last or (day == last and time[: len(high)] <= high)
 
 
+def has_modality(study: str, asked: str, all_: list[Any]) -> bool:
+    values = {d.Modality for d in all_ if d.StudyInstanceUID == study}
+    return any(like(value, a) for value in values for a in re.split(r"[,\\]", asked))
+
+
 def matches(dataset: pydicom.Dataset, level: str, filters: dict[str, str], all_: list[Any]) -> bool:
     filters = dict(filters)
     if is_one_range(filters):
@@ -288,9 +293,7 @@ def matches(dataset: pydicom.Dataset, level: str, filters: dict[str, str], all_:
         if asked in ("", "*"):
             continue
         if keyword == "ModalitiesInStudy":
-            study = dataset.StudyInstanceUID
-            values = {d.Modality for d in all_ if d.StudyInstanceUID == study}
-            if not any(like(value, a) for value in values for a in re.split(r"[,\\]", asked)):
+            if not has_modality(dataset.StudyInstanceUID, asked, all_):
                 return False
             continue
         value = str(dataset.get(keyword, ""))

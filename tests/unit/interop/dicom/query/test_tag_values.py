@@ -71,7 +71,7 @@ def test_a_data_set_states_the_zone_of_its_moments() -> None:
 
 def test_private_values_are_found_by_creator_also_without_a_vr() -> None:
     mine = tag("00111001", "LO", "ACME")
-    data_set = {
+    data_set: dict[str, Any] = {
         "00110010": {"vr": "LO", "Value": ["OTHER"]},
         "00110013": {"vr": "LO", "Value": ["ACME"]},
         "00111001": {"vr": "LO", "Value": ["not mine"]},
