@@ -285,10 +285,10 @@ def has_modality(study: str, asked: str, all_: list[Any]) -> bool:
 
 def matches(dataset: pydicom.Dataset, level: str, filters: dict[str, str], all_: list[Any]) -> bool:
     filters = dict(filters)
-    if is_one_range(filters):
-        days, times = filters.pop("StudyDate"), filters.pop("StudyTime")
-        if not within_moments(dataset, days, times):
-            return False
+    if is_one_range(filters) and not within_moments(
+        dataset, filters.pop("StudyDate"), filters.pop("StudyTime")
+    ):
+        return False
     for keyword, asked in filters.items():
         if asked in ("", "*"):
             continue
