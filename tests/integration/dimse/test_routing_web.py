@@ -294,6 +294,7 @@ def test_f1_an_address_inside_is_not_called(
         {"url": "http://pacs.example.org/dicom-web"},
         {"url": "https://us:er@pacs.example.org/"},
         {"url": "file:///etc/passwd"},
+        {"url": "https://[::1"},
         {"url": "https://pacs.example.org", "authentication": "BEARER"},
         {"url": "https://pacs.example.org", "authentication": "KERBEROS"},
     ],
