@@ -30,6 +30,7 @@ def paths(dataset: pydicom.Dataset) -> list[str]:
         "{instance}": dataset.SOPInstanceUID,
         "{frames}": "1",
         "{path:path}": "7FE00010",
+        "{which}": "latest",
     }
     filled = []
     for path in GET:
@@ -83,7 +84,7 @@ def test_without_a_valid_token_every_route_is_401(server: Any, tenant: Any, imag
         ("system/ImagingStudy.r", {"wado"}),
         ("system/ImagingStudy.s", {"qido"}),
         ("system/ImagingStudy.c", {"stow"}),
-        ("system/ImagingStudy.ud", set()),
+        ("system/ImagingStudy.ud", {"delete"}),
         ("system/Observation.cruds", set()),
         ("system/*.rs", {"wado", "qido"}),
     ],
@@ -98,7 +99,7 @@ def test_d8_a_scope_letter_permits_its_own_transactions_only(
     twins: Any,
 ) -> None:
     root, session = server.root(tenant), server.session(tenant, scope)
-    searches = ("/studies", "/series", "/instances")
+    searches = ("/studies", "/series", "/instances", "/changefeed", "/changefeed/latest")
 
     for path in paths(twins[0]):
         kind = "qido" if path.endswith(searches) else "wado"
@@ -108,6 +109,9 @@ def test_d8_a_scope_letter_permits_its_own_transactions_only(
             assert "ImagingStudy" in answer.json()["error"]
     answer = session.post(f"{root}/studies", body(encode(image())), headers={"Content-Type": TYPE})
     assert (answer.status_code == 200) == ("stow" in allowed)
+    # What is not there, to those who may delete.
+    answer = session.delete(f"{root}/studies/1.2.3")
+    assert answer.status_code == (404 if "delete" in allowed else 403)
 
 
 @pytest.mark.strategies
@@ -177,11 +181,12 @@ def test_a_wrong_method_names_the_right_ones(server: Any, tenant: Any, twins: An
 
     study = f"{root}/studies/{twins[0].StudyInstanceUID}"
     answers = [session.delete(f"{root}/studies"), session.put(f"{root}/series"),
-               session.delete(study)]  # fmt: skip
+               session.put(study)]  # fmt: skip
 
     assert [answer.status_code for answer in answers] == [405, 405, 405]
     assert answers[0].headers["Allow"] == "GET, HEAD, POST"
     assert answers[1].headers["Allow"] == "GET, HEAD"
+    assert answers[2].headers["Allow"] == "GET, HEAD, POST, DELETE"
 
 
 def test_c10_nothing_is_served_that_a_browser_would_run(
