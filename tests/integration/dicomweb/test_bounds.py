@@ -245,7 +245,8 @@ def test_renders_that_wait_for_a_decoder_keep_nobody_else_waiting(
     statuses: list[int] = []
 
     def ask() -> None:
-        statuses.append(requests.get(f"{url}/rendered", headers=headers, timeout=60).status_code)
+        asked = f"{url}/rendered?quality=51"
+        statuses.append(requests.get(asked, headers=headers, timeout=60).status_code)
 
     threads = [threading.Thread(target=ask) for _ in range(45)]
     for thread in threads:
@@ -274,7 +275,9 @@ def test_a_render_that_finds_no_decoder_in_time_is_503_with_retry_after(
     answers: list[requests.Response] = []
 
     def ask() -> None:
-        answers.append(requests.get(f"{url}/rendered", headers=headers, timeout=60))
+        # What was rendered before would be answered without a decoder.
+        asked = f"{url}/rendered?quality=52"
+        answers.append(requests.get(asked, headers=headers, timeout=60))
 
     slots = decoding.DecodeSlots(wait_seconds=0.3)
     monkeypatch.setattr("interop.dicomweb.rendered.decode_slots", lambda: slots)
