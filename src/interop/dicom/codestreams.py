@@ -53,6 +53,8 @@ ALIASES = {
     "video/mpeg2": "video/mpeg",
 }
 LOSSY = frozenset((JPEG_BASELINE, JPEG_EXTENDED))
+# Markers, boxes and fill bytes that are looked at: an image has some dozens of them.
+_MOST_SEGMENTS = 1000
 _SHORT = Struct(">H").unpack_from
 _BOX = Struct(">I4s").unpack_from
 _LONG_BOX = Struct(">Q").unpack_from
@@ -130,10 +132,11 @@ _FRAMES = frozenset((0xC0, 0xC1, 0xC3, 0xF7))
 def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
     """The marker segments up to the first scan: (marker, where its content is, its length)."""
     at = 2
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         if data[at] != 0xFF:
             raise Failure.of(CANNOT_UNDERSTAND, f"The JPEG has no marker at byte {at}.")
-        while data[at + 1] == 0xFF:
+        filled = at
+        while data[at + 1] == 0xFF and at - filled < _MOST_SEGMENTS:
             at += 1  # fill bytes
         marker = data[at + 1]
         length = _SHORT(data, at + 2)[0]
@@ -174,16 +177,19 @@ def _jpeg_2000(data: bytes | memoryview) -> Codestream:
     depth = data[siz + 38]
     at = siz + _SHORT(data, siz)[0]
     is_high_throughput, coding = False, None
-    while coding is None:
+    for _ in range(_MOST_SEGMENTS):
         marker = _SHORT(data, at)[0]
         if marker == 0xFF50:
             # Pcap (T.800 A.5.2): bit 15 from the most significant one, Part 15.
             is_high_throughput = bool(data[at + 5] & 0x02)
         elif marker == 0xFF52:
             coding = at
+            break
         elif marker in (0xFF90, 0xFFD9):
-            raise Failure.of(CANNOT_UNDERSTAND, "The JPEG 2000 codestream says no coding style.")
+            break
         at += 2 + _SHORT(data, at + 2)[0]
+    if coding is None:
+        raise Failure.of(CANNOT_UNDERSTAND, "The JPEG 2000 codestream says no coding style.")
     is_reversible = data[coding + 13] == 1
     if is_high_throughput:
         syntax = HTJ2K_LOSSLESS if is_reversible else HTJ2K
@@ -207,7 +213,7 @@ def _codestream_box(data: bytes | memoryview) -> tuple[int, int]:
     if bytes(data[4:8]) != b"jP  ":
         return 0, len(data)
     at = 0
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         length, kind = _BOX(data, at)
         head = 8
         if length == 1:
@@ -216,5 +222,6 @@ def _codestream_box(data: bytes | memoryview) -> tuple[int, int]:
             end = len(data) if length == 0 else min(at + length, len(data))
             return at + head, end - at - head
         if length < head:
-            raise Failure.of(CANNOT_UNDERSTAND, "The JP2 file holds no codestream.")
+            break
         at += length
+    raise Failure.of(CANNOT_UNDERSTAND, "The JP2 file holds no codestream.")

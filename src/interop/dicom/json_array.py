@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
@@ -27,7 +28,8 @@ MAX_VALUES = 200_000
 MAX_ARRAY_VALUES = 5_000_000
 # Each level of a sequence is an attribute, its array and an item.
 _LEVELS_PER_SEQUENCE = 3
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\],]', re.DOTALL)
+# A string that does not end is one token as well: none of its quotes begins another scan.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{}\[\],]', re.DOTALL)
 _SPACE = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BRACE, _BRACE_END, _COMMA = b"{},"
@@ -109,13 +111,16 @@ class _Extents:
                 self._open(at, kind)
             elif kind in b"}]":
                 self._depth -= 1
-                if self._depth == self._top and kind == _BRACE_END:
-                    after = token.end()
+                if self._depth > self._top:
+                    continue
+                if (kind == _BRACE_END) != (self._depth == self._top):
+                    raise _malformed(at, "another bracket was opened")
+                after = token.end()
+                if self._depth == self._top:
                     yield self._start, after, self._problem or self._too_large(after)
+                elif self._is_separated and self._start:
+                    raise _malformed(at, "a comma stands before the end of the array")
                 if self._depth < max(self._top, 1):
-                    if self._top and self._is_separated and self._start:
-                        raise _malformed(at, "a comma stands before the end of the array")
-                    after = token.end()
                     break
             else:
                 self._between(at, kind)
@@ -183,8 +188,7 @@ def _require_space(data: mmap, start: int, end: int) -> None:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> Json:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"{twice[:40]!r} stands twice in one object")
     return found
 

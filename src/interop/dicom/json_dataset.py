@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from struct import pack
@@ -119,6 +120,10 @@ class Encoded:
     transfer_syntax_uid: str
     pieces: list[Piece]
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.pieces))
 
     def write(self, writer: SpoolWriter) -> None:
         """Write the Part 10 file. Raises Failure as the writer does; the caller finishes it."""
@@ -326,6 +331,8 @@ class _Encoder:
     ) -> Element:
         parts = self._parts(tag, attribute["BulkDataURI"])
         syntaxes = {self._transfer_syntax(tag, part) for part in parts}
+        if len(parts) > 1 and depth:
+            raise refusal(CANNOT_UNDERSTAND, tag, "inside a sequence has more than one part")
         if len(syntaxes) > 1:
             raise refusal(DATA_SET_MISMATCH, tag, "has parts of more than one transfer syntax")
         (syntax,) = syntaxes
@@ -429,6 +436,8 @@ class _Encoder:
             )
 
 
+# Many instances may have the same frames.
+@lru_cache(maxsize=16_384)
 def _examined(part: BulkPart, media_type: str) -> Codestream | None:
     with part.path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
         with memoryview(data) as view:

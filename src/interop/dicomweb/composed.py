@@ -99,6 +99,7 @@ class Composition:
         # Of each bulk data part: its first name as it was sent, and all as they are compared.
         self._named: list[tuple[str, list[str]]] = []
         self._used: set[str] = set()
+        self._found: dict[str, list[BulkPart]] = {}
 
     def add_metadata(self, media_type: MediaType, path: Path, size: int) -> None:
         """Keep a metadata part."""
@@ -144,7 +145,12 @@ class Composition:
         """The parts that a BulkDataURI names: one, or one for each frame."""
         key = _resolved(uri, self._base)
         self._used.add(key)
-        parts = self._bulk.get(key, [])
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = self._in_order(uri, self._bulk.get(key, []))
+        return found
+
+    def _in_order(self, uri: str, parts: list[tuple[int, BulkPart]]) -> list[BulkPart]:
         numbers = [number for number, _ in parts]
         if any(numbers) and sorted(numbers) != list(range(1, len(numbers) + 1)):
             raise Failure.of(

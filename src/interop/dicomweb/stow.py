@@ -28,12 +28,13 @@ from interop.dicom.failures import (
     CANNOT_UNDERSTAND,
     DATA_SET_MISMATCH_WARNING,
     LIMIT_EXCEEDED,
+    OBJECT_TOO_LARGE,
     OUT_OF_RESOURCES,
     Failure,
 )
 from interop.dicom.ingest_types import ActorType, Outcome, Source
 from interop.dicom.json_dataset import Encoded, Identity
-from interop.dicom.spool import SpoolWriter
+from interop.dicom.spool import SpoolLimitExceeded, SpoolWriter
 from interop.dicomweb.composed import (
     LARGE_BYTES,
     MAX_METADATA_BYTES,
@@ -188,7 +189,7 @@ class Batch:
         )
         self._slots = Semaphore(CONCURRENT_STORES)
         self._outcomes: dict[int, Outcome] = {}
-        self._parts = self._instances = 0
+        self._parts = self._instances = self._composed_bytes = 0
         self._open: Part | None = None
         # The part that came last, which waits for the next one or the end.
         self._held: Part | None = None
@@ -445,6 +446,12 @@ class Batch:
             return could_not_spool(encoded, identity)
         # What it was made of is not needed any more, and may be many times its size.
         del found
+        self._composed_bytes += encoded.size
+        most = self._services.settings.max_request_bytes
+        if self._composed_bytes > most:
+            # One part may belong to many instances: what is sent once would be stored for ever.
+            text = f"The instances of the request have more than {most} bytes together."
+            return could_not_spool(SpoolLimitExceeded.of(OBJECT_TOO_LARGE, text), identity)
         return self._write_and_store(encoded, identity)
 
     def _write_and_store(self, encoded: Encoded, identity: Identity) -> Outcome:

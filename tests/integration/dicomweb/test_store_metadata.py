@@ -506,6 +506,18 @@ def test_a_body_that_ends_early_stores_what_is_complete(
     assert stored_uids == [whole.SOPInstanceUID]
 
 
+def test_what_is_sent_once_is_not_stored_without_end(send: Send, server: Any, image: Image) -> None:
+    """Sixteen megabytes that nine instances refer to are more than a request may have."""
+    assert server.services.settings.max_request_bytes == 64 << 20
+    data_sets = [metadata(image(Rows=4096, Columns=2048, PixelData=b"12")) for _ in range(9)]
+
+    answer = send(as_json(*data_sets), bulk(bytes(16 << 20)))
+
+    assert answer.status_code == 202
+    assert len(answer.json()[REFERENCED]["Value"]) <= 4
+    assert "more than 67108864 bytes together" in comment(answer)
+
+
 def test_nothing_is_left_on_disk(server: Any, send: Send, image: Image) -> None:
     assert send(as_json(metadata(image())), bulk(b"x" * 3_000_000)).status_code in (200, 202)
     assert send(as_json({"00080018": {"vr": "UI"}}), bulk(b"x" * 3_000_000)).status_code == 409

@@ -113,6 +113,23 @@ def test_b5_a_damaged_head_is_read_or_refused(case: int, data: st.DataObject) ->
         assert 0 <= found.offset <= found.offset + found.length <= len(damaged)
 
 
+@pytest.mark.parametrize(
+    ("data", "media_type"),
+    [
+        (b"\xff\xd8" + b"\xff" * 50_000_000, "image/jpeg"),
+        (b"\xff\xd8" + b"\xff\xe1\0\2" * 10_000_000, "image/jpeg"),
+        (b"\xff\x4f\xff\x51" + bytes(8_000_000), "image/jp2"),
+        (b"\0\0\0\x08jP  " + b"\0\0\0\x08free" * 5_000_000, "image/jp2"),
+    ],
+    ids=["fill", "segments", "markers", "boxes"],
+)
+def test_c3_an_endless_head_is_given_up(data: bytes, media_type: str) -> None:
+    with pytest.raises(Failure) as caught:
+        examine(data, media_type)
+
+    assert caught.value.reason == CANNOT_UNDERSTAND.reason
+
+
 def test_what_says_nothing_of_itself_is_left_to_the_sender() -> None:
     assert examine(b"\0" * 64, "image/dicom-rle") is None
     assert examine(b"\0\0\0\x18ftypmp42", "video/mp4") is None

@@ -111,6 +111,25 @@ def test_one_that_is_too_much_is_refused_and_the_next_is_read(
                                                      strict=True)] == [True] * 3  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'[{"a": "' + b'\\"' * 2_000_000,
+        b'[{"a": "' + b"\\" * 3_999_999,
+        b"[{" + b",".join(b'"%d":1' % n for n in range(90_000)) + b',"7":1}]',
+    ],
+    ids=["quotes", "backslashes", "names"],
+)
+def test_c3_hostile_text_costs_no_more_than_its_length(read: Any, text: bytes) -> None:
+    # Each of these took minutes where a scan began again, or a count was made, at every name.
+    try:
+        (found,) = read(text)
+    except Failure as failure:
+        found = failure
+
+    assert found.reason == MALFORMED.reason
+
+
 def test_the_values_of_all_are_counted(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_array, "MAX_ARRAY_VALUES", 1000)
 
