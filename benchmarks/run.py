@@ -29,6 +29,9 @@ Our side always has tokens, row-level security and audit on.
 SECTIONS = (
     ("C-STORE of CBCT slices", "store", "--rounds 2 --slices 200", "--rounds 1 --slices 100"),
     ("DICOMweb", "web", "--rounds 2 --seconds 1.5", "--rounds 1 --quick"),
+    ("Rendered images", "rendered", "", "--quick"),
+    ("C-FIND", "find", "--instances 10000", "--instances 1000"),
+    ("C-MOVE and C-GET", "retrieve_dimse", "--rounds 2", "--rounds 1 --slices 100"),
     ("FHIR", "fhir", "--seconds 4 --patients 250", "--seconds 2 --patients 100"),
     ("FHIR writes", "fhir_write", "--seconds 6 --rounds 2", "--seconds 2 --rounds 1"),
     ("FHIR search", "fhir_search", "--sizes 10000,100000", "--sizes 2000 --seconds 1"),

@@ -30,6 +30,16 @@ _SELECT: LiteralString = (
 )
 # What this process and others remember of a tenant while studies arrive is out of date as soon as
 # its settings were touched (ingest.sql, ingest_resume).
+_PUT: LiteralString = (
+    "INSERT INTO dicom_routing_rules (tenant_id, name, predicate, application_entity_id,"
+    " web_destination_id, quiet_seconds, with_commitment, required_consent, enabled)"
+    " VALUES (%(tenant_id)s, %(name)s, %(predicate)s, %(entity)s, %(web)s, %(quiet)s,"
+    " %(commit)s, %(consent)s, %(enabled)s) ON CONFLICT (tenant_id, name) DO UPDATE SET"
+    " predicate = excluded.predicate, application_entity_id = excluded.application_entity_id,"
+    " web_destination_id = excluded.web_destination_id,"
+    " quiet_seconds = excluded.quiet_seconds, with_commitment = excluded.with_commitment,"
+    " required_consent = excluded.required_consent, enabled = excluded.enabled"
+)
 _TOUCH_SETTINGS: LiteralString = (
     "INSERT INTO tenant_settings (tenant_id) VALUES (%s)"
     " ON CONFLICT (tenant_id) DO UPDATE SET tenant_id = excluded.tenant_id"
@@ -93,6 +103,24 @@ def put(
         raise BadRequest(f"name {name!r}: 1 to 63 letters, digits, spaces, dots, dashes")
     if before is None and len(list_all(connection, tenant_id)) >= _MOST_RULES:
         raise BadRequest(f"a tenant has {_MOST_RULES} routing rules at most")
+    connection.execute(_PUT, _row(connection, tenant_id, name, values))
+    connection.execute(_TOUCH_SETTINGS, (tenant_id,))
+    made = find(connection, tenant_id, name)
+    assert made is not None
+    former = before.described() if before is not None else {}
+    changes = {
+        key: [former.get(key), value]
+        for key, value in made.described().items()
+        if former.get(key) != value and key != "id"
+    }
+    record_change(connection, tenant_id, SUBJECT, str(made.id), changes, actor)
+    return made
+
+
+def _row(
+    connection: Connection, tenant_id: UUID, name: str, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The row that the values describe. Raises BadRequest and NotFound."""
     try:
         predicate = Predicate.from_json(values.get("predicate") or {})
     except InvalidPredicate as error:
@@ -107,38 +135,17 @@ def put(
     with_commitment = bool(values.get("with_commitment"))
     if with_commitment and web_id is not None:
         raise BadRequest("with_commitment: storage commitment is a service of DICOM peers only")
-    connection.execute(
-        "INSERT INTO dicom_routing_rules (tenant_id, name, predicate, application_entity_id,"
-        " web_destination_id, quiet_seconds, with_commitment, required_consent, enabled)"
-        " VALUES (%(tenant_id)s, %(name)s, %(predicate)s, %(entity)s, %(web)s, %(quiet)s,"
-        " %(commit)s, %(consent)s, %(enabled)s) ON CONFLICT (tenant_id, name) DO UPDATE SET"
-        " predicate = excluded.predicate, application_entity_id = excluded.application_entity_id,"
-        " web_destination_id = excluded.web_destination_id,"
-        " quiet_seconds = excluded.quiet_seconds, with_commitment = excluded.with_commitment,"
-        " required_consent = excluded.required_consent, enabled = excluded.enabled",
-        {
-            "tenant_id": tenant_id,
-            "name": name,
-            "predicate": Jsonb(predicate.to_json()),
-            "entity": entity_id,
-            "web": web_id,
-            "quiet": quiet_seconds,
-            "commit": with_commitment,
-            "consent": consent,
-            "enabled": values.get("enabled", True),
-        },
-    )
-    connection.execute(_TOUCH_SETTINGS, (tenant_id,))
-    made = find(connection, tenant_id, name)
-    assert made is not None
-    former = before.described() if before is not None else {}
-    changes = {
-        key: [former.get(key), value]
-        for key, value in made.described().items()
-        if former.get(key) != value and key != "id"
+    return {
+        "tenant_id": tenant_id,
+        "name": name,
+        "predicate": Jsonb(predicate.to_json()),
+        "entity": entity_id,
+        "web": web_id,
+        "quiet": quiet_seconds,
+        "commit": with_commitment,
+        "consent": consent,
+        "enabled": values.get("enabled", True),
     }
-    record_change(connection, tenant_id, SUBJECT, str(made.id), changes, actor)
-    return made
 
 
 def remove(connection: Connection, tenant_id: UUID, name: str, actor: Actor = OPERATOR) -> Rule:

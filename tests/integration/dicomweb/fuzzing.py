@@ -9,8 +9,8 @@ from pathlib import Path
 import pydicom
 from pydicom.data import get_testdata_file
 
-# Small files of many kinds: images native and compressed, SR, RT, waveform, big-endian, implicit VR,
-# character sets, segmentation.
+# Small files of many kinds: images native and compressed, SR, RT, waveform, big-endian, implicit
+# VR, character sets, segmentation.
 BASES = (
     "CT_small.dcm",
     "MR_small_RLE.dcm",
