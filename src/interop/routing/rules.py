@@ -28,8 +28,6 @@ _SELECT: LiteralString = (
     " LEFT JOIN dicom_web_destinations AS w ON w.tenant_id = r.tenant_id"
     " AND w.id = r.web_destination_id WHERE r.tenant_id = %s"
 )
-# What this process and others remember of a tenant while studies arrive is out of date as soon as
-# its settings were touched (ingest.sql, ingest_resume).
 _PUT: LiteralString = (
     "INSERT INTO dicom_routing_rules (tenant_id, name, predicate, application_entity_id,"
     " web_destination_id, quiet_seconds, with_commitment, required_consent, enabled)"
@@ -40,6 +38,8 @@ _PUT: LiteralString = (
     " quiet_seconds = excluded.quiet_seconds, with_commitment = excluded.with_commitment,"
     " required_consent = excluded.required_consent, enabled = excluded.enabled"
 )
+# What this process and others remember of a tenant while studies arrive is out of date as soon as
+# its settings were touched (ingest.sql, ingest_resume).
 _TOUCH_SETTINGS: LiteralString = (
     "INSERT INTO tenant_settings (tenant_id) VALUES (%s)"
     " ON CONFLICT (tenant_id) DO UPDATE SET tenant_id = excluded.tenant_id"
