@@ -26,6 +26,7 @@ from interop.errors import BadRequest, NotAcceptable
 
 DICOM = "application/dicom"
 DICOM_JSON = "application/dicom+json"
+DICOM_XML = "application/dicom+xml"
 JSON = "application/json"
 OCTET_STREAM = "application/octet-stream"
 MULTIPART = "multipart/related"
@@ -116,15 +117,22 @@ def accepted(header: str | None, query: str | None) -> Accepted:
     return tuple(wanted) or (MediaType("*/*"),)
 
 
-def require_json(wanted: Iterable[MediaType]) -> str:
-    """Choose application/dicom+json, or application/json when only that is named."""
+def json_or_xml(wanted: Iterable[MediaType], what: str) -> str:
+    """Choose JSON, or XML where multipart is wanted (PS3.18 8.7.3.2). Raises NotAcceptable.
+
+    `what` is served, for the message; application/json is chosen when only that is named.
+    """
     for media_type in wanted:
         if media_type.is_multipart:
+            if media_type.admits(DICOM_XML):
+                return DICOM_XML
             continue
         for name in (DICOM_JSON, JSON):
             if media_type.admits(name):
                 return name
-    raise NotAcceptable(f"this resource is served as {DICOM_JSON}; accept that, or {JSON}")
+    raise NotAcceptable(
+        f'{what} as {DICOM_JSON}, {JSON} or {MULTIPART}; type="{DICOM_XML}"; accept one of them'
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from starlette.responses import Response
 
 from interop.access import Caller
 from interop.dicom import native_model
-from interop.dicomweb.media_types import DICOM_JSON, JSON, MULTIPART, MediaType, accepted
+from interop.dicomweb.media_types import DICOM_XML, accepted, json_or_xml
 from interop.dicomweb.multipart import MultipartWriter
 from interop.dicomweb.reading import Read, Row, admitted, reading, served, services_of
 from interop.dicomweb.responses import (
@@ -40,14 +40,13 @@ from interop.dicomweb.responses import (
 )
 from interop.dicomweb.results import BULK_DATA_BASE
 from interop.dicomweb.targets import Target, audited
-from interop.errors import NotAcceptable, NotFound
+from interop.errors import NotFound
 from interop.services import Services
 
 EVENT = "IMAGING_METADATA_VIEWED"
 # A series that received nothing for this long is taken for complete; a late instance costs one
 # more rebuild, never a wrong answer.
 QUIET = timedelta(seconds=5)
-DICOM_XML = native_model.MEDIA_TYPE
 # XML is made and sent in pieces of about this size.
 XML_CHUNK_BYTES = 256 << 10
 _PLACEHOLDER = BULK_DATA_BASE.encode()
@@ -106,27 +105,12 @@ def build(target: Target, rows: Iterable[Row]) -> Metadata:
     return Metadata(digest.hexdigest()[:32], b"[" + b",".join(parts) + b"]", False)
 
 
-def choose_metadata(wanted: Iterable[MediaType]) -> str:
-    """Choose JSON, or XML where multipart is wanted (PS3.18 8.7.3.2). Raises NotAcceptable."""
-    for media_type in wanted:
-        if media_type.is_multipart:
-            if media_type.admits(DICOM_XML):
-                return DICOM_XML
-            continue
-        for name in (DICOM_JSON, JSON):
-            if media_type.admits(name):
-                return name
-    raise NotAcceptable(
-        f"metadata is served as {DICOM_JSON}, {JSON} or {MULTIPART}; "
-        f'type="{DICOM_XML}"; accept one of them'
-    )
-
-
 async def retrieve_metadata(request: Request) -> Response:
     """The metadata of a series or an instance."""
     caller = await admitted(request, "r")
-    media_type = choose_metadata(
-        accepted(request.headers.get("accept"), request.query_params.get("accept"))
+    media_type = json_or_xml(
+        accepted(request.headers.get("accept"), request.query_params.get("accept")),
+        "metadata is served",
     )
     target = Target.of(request)
     services = services_of(request)
@@ -146,8 +130,9 @@ async def retrieve_metadata(request: Request) -> Response:
 async def retrieve_study_metadata(request: Request) -> Response:
     """The metadata of a study, series by series, so that memory holds one series at a time."""
     caller = await admitted(request, "r")
-    media_type = choose_metadata(
-        accepted(request.headers.get("accept"), request.query_params.get("accept"))
+    media_type = json_or_xml(
+        accepted(request.headers.get("accept"), request.query_params.get("accept")),
+        "metadata is served",
     )
     target = Target.of(request)
     services = services_of(request)

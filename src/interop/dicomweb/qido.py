@@ -21,13 +21,13 @@ from interop.dicom.query.matching import Parameters, readable_json
 from interop.dicom.query.results import INSTANCE_TAGS, Shape
 from interop.dicom.query.statements import columns_of, position_of, source
 from interop.dicom.query.tags import ready_tags
-from interop.dicomweb.media_types import accepted
+from interop.dicomweb.media_types import accepted, json_or_xml
 from interop.dicomweb.paths import is_uid, root_of
 from interop.dicomweb.query import CONTINUATION, Query, read_parameters, understood
 from interop.dicomweb.reading import PageQuery, Row, admitted, search, services_of
 from interop.dicomweb.responses import warning_headers
 from interop.dicomweb.results import result
-from interop.dicomweb.search_formats import search_body, search_format, search_response
+from interop.dicomweb.search_formats import search_body, search_response
 from interop.dicomweb.visibility import condition, permitted
 
 EVENT = "IMAGING_SEARCHED"
@@ -63,8 +63,9 @@ async def search_instances(request: Request) -> Response:
 
 async def _search(request: Request, level: Level) -> Response:
     caller = await admitted(request, "s")
-    media_type = search_format(
-        accepted(request.headers.get("accept"), request.query_params.get("accept"))
+    media_type = json_or_xml(
+        accepted(request.headers.get("accept"), request.query_params.get("accept")),
+        "search results are served",
     )
     asked = read_parameters(level, request.query_params.multi_items())
     tags = NO_TAGS

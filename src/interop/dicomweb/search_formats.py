@@ -9,31 +9,12 @@ from collections.abc import Iterable, Mapping
 
 from starlette.responses import Response
 
-from interop.dicom.native_model import MEDIA_TYPE as DICOM_XML
 from interop.dicom.native_model import to_xml
 from interop.dicomweb.errors import SECURITY_HEADERS
-from interop.dicomweb.media_types import DICOM_JSON, JSON, MULTIPART, MediaType
+from interop.dicomweb.media_types import DICOM_XML, MULTIPART
 from interop.dicomweb.multipart import MultipartWriter
 from interop.dicomweb.responses import json_response
 from interop.dicomweb.results import results
-from interop.errors import NotAcceptable
-
-_PARTS = f'{MULTIPART}; type="{DICOM_XML}"'
-
-
-def search_format(wanted: Iterable[MediaType]) -> str:
-    """Choose among application/dicom+json, application/json and XML parts. Raises NotAcceptable."""
-    for media_type in wanted:
-        if media_type.is_multipart:
-            if media_type.admits(DICOM_XML):
-                return DICOM_XML
-            continue
-        for name in (DICOM_JSON, JSON):
-            if media_type.admits(name):
-                return name
-    raise NotAcceptable(
-        f"search results are served as {DICOM_JSON}, {JSON} and {_PARTS}; accept one of them"
-    )
 
 
 def search_body(media_type: str, found: Iterable[bytes]) -> tuple[bytes, str]:

@@ -30,6 +30,7 @@ from interop.settings import Settings
 from storage.database import Database
 from storage.objects import ObjectStore
 from storage.tenancy import Tenant, TenantDirectory
+from tests.integration.dimse.dicom_jobs import WorkerServices
 from tests.integration.dimse.retrieving import Stored
 from tests.waiting import eventually
 
@@ -491,3 +492,23 @@ def registered(services: Services, tenant: Tenant) -> Callable[..., None]:
             register(connection, tenant, ae_title, **columns)
 
     return add
+
+
+@pytest.fixture(scope="module")
+def worker(
+    services: Services, object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory
+) -> WorkerServices:
+    """What the jobs of a worker beside the listener need."""
+    folder = tmp_path_factory.mktemp("data")
+    return worker_of(services, object_store, Settings(data_dir=folder))
+
+
+def worker_of(services: Services, object_store: ObjectStore, settings: Settings) -> WorkerServices:
+    return WorkerServices(
+        settings,
+        services.database,
+        object_store,
+        services.tenants,
+        services.spool,
+        services.ingest,
+    )

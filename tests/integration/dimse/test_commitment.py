@@ -22,8 +22,6 @@ from interop.dimse.commitment_messages import (
     Request,
     request_data_set,
 )
-from interop.settings import Settings
-from storage.objects import ObjectStore
 from storage.tenancy import Tenant
 from tests.integration.dimse.dicom_jobs import WorkerServices, running_jobs
 
@@ -101,20 +99,6 @@ class Device:
         self.arrived.wait(wait)
         association.release()
         return uid, int(status.Status)
-
-
-@pytest.fixture(scope="module")
-def worker(
-    services: Any, object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory
-) -> WorkerServices:
-    return WorkerServices(
-        Settings(data_dir=tmp_path_factory.mktemp("data")),
-        services.database,
-        object_store,
-        services.tenants,
-        services.spool,
-        services.ingest,
-    )
 
 
 @pytest.fixture

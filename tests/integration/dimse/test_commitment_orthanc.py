@@ -16,8 +16,6 @@ from benchmarks.orthanc import Orthanc, is_installed
 from interop.dimse import commitment_records as records
 from interop.dimse import scu
 from interop.dimse.commitment_messages import Failed, Reference, Request
-from interop.settings import Settings
-from storage.objects import ObjectStore
 from storage.tenancy import Tenant
 from tests.integration.dimse.dicom_jobs import WorkerServices, running_jobs
 from tests.waiting import eventually
@@ -27,18 +25,6 @@ pytestmark = [
     pytest.mark.skipif(not is_installed(), reason="Orthanc is not installed"),
 ]
 CT = "1.2.840.10008.5.1.4.1.1.2"
-
-
-@pytest.fixture
-def worker(services: Any, object_store: ObjectStore, tmp_path: Path) -> WorkerServices:
-    return WorkerServices(
-        Settings(data_dir=tmp_path / "data"),
-        services.database,
-        object_store,
-        services.tenants,
-        services.spool,
-        services.ingest,
-    )
 
 
 @pytest.fixture

@@ -23,8 +23,6 @@ from pynetdicom.presentation import build_context
 from benchmarks.live_server import free_port
 from interop.dimse.commitment_messages import PUSH_MODEL_SOP_CLASS
 from interop.routing import deliveries, forgotten, rules
-from interop.settings import Settings
-from storage.objects import ObjectStore
 from storage.tenancy import Tenant
 from tests.integration.dimse.dicom_jobs import WorkerServices, running_jobs
 from tests.waiting import eventually
@@ -35,20 +33,6 @@ pytestmark = [
 ]
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-
-
-@pytest.fixture(scope="module")
-def worker(
-    services: Any, object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory
-) -> WorkerServices:
-    return WorkerServices(
-        Settings(data_dir=tmp_path_factory.mktemp("data")),
-        services.database,
-        object_store,
-        services.tenants,
-        services.spool,
-        services.ingest,
-    )
 
 
 class StoreScp:

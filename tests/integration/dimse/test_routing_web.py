@@ -24,6 +24,7 @@ from interop.settings import Settings
 from storage.objects import ObjectStore
 from storage.tenancy import Tenant
 from tests.dicom_pki import Authority
+from tests.integration.dimse.conftest import worker_of
 from tests.integration.dimse.dicom_jobs import WorkerServices, running_jobs
 from tests.waiting import eventually
 
@@ -44,10 +45,7 @@ def worker(services: Any, object_store: ObjectStore, tmp_path: Path, pki: Any) -
         egress_private_networks="127.0.0.0/8",
         egress_ca_file=pki.bundle,
     )
-    return WorkerServices(
-        settings, services.database, object_store, services.tenants, services.spool,
-        services.ingest,
-    )  # fmt: skip
+    return worker_of(services, object_store, settings)
 
 
 class Cloud:
