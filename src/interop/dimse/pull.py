@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -37,9 +38,6 @@ from storage.database import Database
 from storage.tenancy import Tenant
 
 logger = logging.getLogger(__name__)
-
-# What comes in goes to a temporary file and not into memory.
-_config.STORE_RECV_CHUNKED_DATASET = True
 
 Method = Literal["get", "move"]
 # Called with how many objects are done now, and once, with 0, how many there are.
@@ -402,13 +400,27 @@ def _get_study(
     contexts += [build_context(uid, list(_WANTED_SYNTAXES)) for uid in classes]
     roles = [build_role(uid, scu_role=False, scp_role=True) for uid in classes]
     handlers = [(evt.EVT_C_STORE, on_store)]
-    with associated(peer, contexts, roles=roles, handlers=handlers) as association:
+    with (
+        _received_in_files(),
+        associated(peer, contexts, roles=roles, handlers=handlers) as association,
+    ):
         for asked in _requests(study):
             try:
                 for status, _ in association.send_c_get(asked, GetModel):
                     _note(status, study, report, "C-GET")
             except ValueError as error:
                 raise PullFailed(f"the peer offers no C-GET; try --method move: {error}") from error
+
+
+@contextmanager
+def _received_in_files() -> Iterator[None]:
+    """Have what comes in go to temporary files and not into memory; a setting of the process."""
+    before = _config.STORE_RECV_CHUNKED_DATASET
+    _config.STORE_RECV_CHUNKED_DATASET = True
+    try:
+        yield
+    finally:
+        _config.STORE_RECV_CHUNKED_DATASET = before
 
 
 def _sop_classes(study: StudyThere) -> list[str]:

@@ -29,6 +29,7 @@ from interop.dimse.transport_guard import TransportLimits
 from interop.settings import Settings
 from storage.database import Database
 from storage.objects import ObjectStore
+from storage.objects.files import LocalObjectStore
 from storage.tenancy import Tenant, TenantDirectory
 from tests.integration.dimse.dicom_jobs import WorkerServices
 from tests.integration.dimse.retrieving import Stored
@@ -79,7 +80,8 @@ def services(
             for ae_title in ("PEER", "STORESCU", "ECHOSCU"):
                 register(connection, one, ae_title)
     # Beside the objects, as in the product: ingest moves files there by renaming them.
-    objects_root = next(tmp_path_factory.getbasetemp().glob("objects*"))
+    assert isinstance(object_store, LocalObjectStore)
+    objects_root = object_store.root
     spool_root = tmp_path_factory.mktemp("spool")
     spool = Spool(spool_root, object_limit=OBJECT_LIMIT)
     ingest = Ingest(database, object_store, spool, Limits(object_bytes=OBJECT_LIMIT))

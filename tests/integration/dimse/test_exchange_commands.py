@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not is_installed(), reason="Orthanc is not installed"),
 ]
 FILES = Path(pydicom.data.__file__).parent / "test_files"
-CT, MR, RT = (FILES / name for name in ("CT_small.dcm", "MR_small.dcm", "rtplan.dcm"))
+CT, MR, SR = (FILES / name for name in ("CT_small.dcm", "MR_small.dcm", "test-SR.dcm"))
 CT_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
 MR_STUDY = "1.3.6.1.4.1.5962.1.2.4.20040826185059.5457"
 
@@ -83,7 +83,7 @@ def test_what_comes_in_is_sent_on(server: LiveServer, orthanc: Orthanc) -> None:
         server.cli("route", "list", "--tenant", "demo", "--json")
     )] == ["ct"]  # fmt: skip
 
-    report = scu.send([CT, RT], "127.0.0.1", server.dicom_port, "INTEROP", "PANO")
+    report = scu.send([CT, SR], "127.0.0.1", server.dicom_port, "INTEROP", "PANO")
 
     assert report.failed == []
     server.wait_for(lambda: [d["status"] for d in listed(server, "deliveries")] == ["DELIVERED"])

@@ -389,9 +389,11 @@ def test_a_worker_that_is_killed_loses_and_repeats_nothing(
                 "TEST_DATA": str(tmp_path / "killed"),
             },
         )
-        assert eventually(lambda: len(got) >= 2, 60)
-        os.kill(first.pid, signal.SIGKILL)
-        first.wait(10)
+        try:
+            assert eventually(lambda: len(got) >= 2, 60)
+        finally:
+            os.kill(first.pid, signal.SIGKILL)
+            first.wait(10)
         assert {d["status"] for d in listed()} == {"PENDING"}
         with services.database.connection(tenant.id) as connection:
             # What the dead worker holds is free after a minute; the test does not wait for that.

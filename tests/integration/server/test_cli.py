@@ -41,6 +41,7 @@ def test_doctor_checks_every_part(installation: LiveServer) -> None:
 
     assert set(checks) == {
         "disk", "database", "places", "objects", "ports", "listeners", "dicom tls", "ai",
+        "viewer",
     }  # fmt: skip
     assert all(check["ok"] for check in checks.values() if check["required"])
     assert "cannot bypass row-level security" in checks["database"]["detail"]
