@@ -267,7 +267,8 @@ def roomy(server: Any, tmp_path: Any) -> Iterator[Services]:
     services: Services = server.services
     spool = Spool(tmp_path / "spool", object_limit=1 << 30)
     ingest = Ingest(services.database, services.objects, spool, Limits(object_bytes=1 << 30))
-    yield replace(services, spool=spool, ingest=ingest)
+    settings = services.settings.model_copy(update={"max_request_bytes": 1 << 30})
+    yield replace(services, spool=spool, ingest=ingest, settings=settings)
     ingest.close()
     spool.close()
 
