@@ -22,7 +22,7 @@ from psycopg import sql
 from interop.fhir import json
 from interop.fhir.search.extraction import extract
 from interop.fhir.versions import stamped
-from storage.schema.declarative import Base
+from storage.schema import metadata
 
 BATCH = 5000
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -240,5 +240,5 @@ def _columns(table: str) -> list[str]:
     if table == "search_text":
         return [*KEY, "narrative", "content"]
     # As extraction writes them: in the order of the table.
-    columns = Base.metadata.tables[f"fhir_{table}"].columns.keys()
+    columns = metadata.tables[f"fhir_{table}"].columns.keys()
     return [*KEY, *(name for name in columns if name not in KEY)]
