@@ -26,15 +26,7 @@ import psycopg
 sys.path.insert(0, str(Path(__file__).parent))
 
 import web_client
-from web_servers import free_port, process
-
-from interop.access import Scopes
-from interop.connections import open_tokens
-from interop.settings import Settings
-from storage.database import Database
-from storage.embedded import EmbeddedPostgres
-from storage.migrations import upgrade
-from storage.tenancy import TenantDirectory
+from web_servers import started
 
 JSON = "application/dicom+json"
 
@@ -149,36 +141,9 @@ class Server:
 
 @contextmanager
 def running(folder: Path, workers: int) -> Iterator[Server]:
-    """Embedded PostgreSQL and granian, as `web_servers.ours`, open to the owner of the database."""
-    port = free_port()
-    with EmbeddedPostgres(folder / "postgres") as postgres:
-        upgrade(postgres.owner_url)
-        owner = Database(postgres.owner_url)
-        tenant = TenantDirectory(owner).create("bench", ae_title="BENCH")
-        owner.close()
-        url = f"http://127.0.0.1:{port}"
-        settings = Settings(
-            data_dir=folder, database_url=postgres.app_url, http_port=port, public_url=url
-        )
-        database = Database(postgres.app_url)
-        scopes = Scopes.parse("system/*.cruds")
-        token = open_tokens(settings, database).issue(tenant, None, "benchmark", scopes)
-        database.close()
-        argv = [
-            sys.executable, "-m", "granian", "--interface", "asgi", "--factory", "--host",
-            "127.0.0.1", "--port", str(port), "--workers", str(workers), "--loop", "uvloop",
-            "--log-level", "warning", "interop.app:create",
-        ]  # fmt: skip
-        environment = {
-            "INTEROP_DATA_DIR": str(folder),
-            "INTEROP_DATABASE_URL": postgres.app_url,
-            "INTEROP_HTTP_PORT": str(port),
-            "INTEROP_PUBLIC_URL": url,
-        }
-        with process(argv, port, folder / "http.log", environment):
-            bearer = {"Authorization": f"Bearer {token}"}
-            root = f"{url}/t/bench/dicom-web"
-            yield Server(root, bearer, postgres.owner_url, tenant.id)
+    """Our server, open to the owner of the database."""
+    with started(folder, "interop.app:create", workers) as server:
+        yield Server(server.root, server.headers, server.owner_url, server.tenant_id)
 
 
 def cases(server: Server, size: int) -> dict[str, list[str]]:

@@ -12,9 +12,6 @@ of its own.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import signal
 import sys
 import tempfile
 from collections import defaultdict
@@ -29,7 +26,7 @@ import web_corpus
 from web import DICOM, JPEG, Case, measure, of, report
 from web_client import Figures
 from web_corpus import Study
-from web_servers import Running, orthanc, ours
+from web_servers import Running, move_apart, orthanc, ours
 
 BARE = "application/dicom"
 JPEG_LS = 'multipart/related; type="image/jls"'
@@ -120,7 +117,6 @@ def run(options: argparse.Namespace, folder: Path) -> str:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
@@ -131,10 +127,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="12 intra-oral images, not 48")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    if "WEB_BENCH_NAMESPACE" not in os.environ and os.geteuid() == 0 and shutil.which("unshare"):
-        os.environ["WEB_BENCH_NAMESPACE"] = "1"
-        command = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-        os.execvp(command[0], [*command, sys.executable, *sys.argv])
+    move_apart()
     with tempfile.TemporaryDirectory(prefix="rendered-bench-") as folder:
         table = run(options, Path(folder))
     print(table)

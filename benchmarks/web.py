@@ -10,9 +10,6 @@ listens on every address, so the whole run moves into a network namespace of its
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import signal
 import statistics
 import sys
 import tempfile
@@ -27,7 +24,7 @@ import web_client
 import web_corpus
 from web_client import Figures
 from web_corpus import Study
-from web_servers import Running, orthanc, orthanc_on_postgres, ours
+from web_servers import Running, move_apart, orthanc, orthanc_on_postgres, ours
 
 JSON = "application/dicom+json"
 DICOM = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -190,12 +187,7 @@ def run(options: argparse.Namespace, folder: Path) -> str:
         return "\n".join(lines)
 
 
-def _end(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
 def main() -> None:
-    signal.signal(signal.SIGTERM, _end)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
@@ -207,10 +199,7 @@ def main() -> None:
     parser.add_argument("--gigabyte", action="store_true", help="also a 1 GB study in and out")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    if "WEB_BENCH_NAMESPACE" not in os.environ and os.geteuid() == 0 and shutil.which("unshare"):
-        os.environ["WEB_BENCH_NAMESPACE"] = "1"
-        command = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-        os.execvp(command[0], [*command, sys.executable, *sys.argv])
+    move_apart()
     with tempfile.TemporaryDirectory(prefix="web-bench-") as folder:
         table = run(options, Path(folder))
     print(table)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 
@@ -123,17 +125,34 @@ def process(argv: list[str], port: int, log: Path, env: dict[str, str]) -> Itera
             child.wait()
 
 
+@dataclass(frozen=True)
+class Started:
+    """Our server, with the database open to its owner too."""
+
+    root: str
+    headers: dict[str, str]
+    pid: int
+    database_pid: int | None
+    owner_url: str
+    tenant_id: UUID
+
+
 @contextmanager
-def ours(folder: Path, app: str, workers: int) -> Iterator[Running]:
+def started(folder: Path, app: str, workers: int) -> Iterator[Started]:
     """Embedded PostgreSQL, local objects, granian workers."""
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     with EmbeddedPostgres(folder / "postgres") as postgres:
         upgrade(postgres.owner_url)
         owner = Database(postgres.owner_url)
         tenant = TenantDirectory(owner).create("bench", ae_title="BENCH")
         owner.close()
         settings = Settings(
-            data_dir=folder, database_url=postgres.app_url, http_port=port, http_workers=workers
+            data_dir=folder,
+            database_url=postgres.app_url,
+            http_port=port,
+            http_workers=workers,
+            public_url=url,
         )
         database = Database(postgres.app_url)
         scopes = Scopes.parse("system/*.cruds")
@@ -148,13 +167,21 @@ def ours(folder: Path, app: str, workers: int) -> Iterator[Running]:
             "INTEROP_DATA_DIR": str(folder),
             "INTEROP_DATABASE_URL": postgres.app_url,
             "INTEROP_HTTP_PORT": str(port),
+            "INTEROP_PUBLIC_URL": url,
         }
         with process(argv, port, folder / "http.log", env) as pid:
-            root = f"http://127.0.0.1:{port}/t/bench/dicom-web"
             bearer = {"Authorization": f"Bearer {token}"}
-            running = Running("ours", root, bearer, pid, postgres.pid)
-            yield running
-            running.stop.set()
+            root = f"{url}/t/bench/dicom-web"
+            yield Started(root, bearer, pid, postgres.pid, postgres.owner_url, tenant.id)
+
+
+@contextmanager
+def ours(folder: Path, app: str, workers: int) -> Iterator[Running]:
+    """The same, its memory watched."""
+    with started(folder, app, workers) as server:
+        running = Running("ours", server.root, server.headers, server.pid, server.database_pid)
+        yield running
+        running.stop.set()
 
 
 @contextmanager
@@ -179,3 +206,16 @@ def _peer(name: str, server: Orthanc, database_pid: int | None = None) -> Iterat
     running = Running(name, server.dicom_web, {}, server.process.pid, database_pid)
     yield running
     running.stop.set()
+
+
+def move_apart() -> None:
+    """Go on in a network namespace of our own, where that can be had; a SIGTERM ends it cleanly."""
+    signal.signal(signal.SIGTERM, _end)
+    if "WEB_BENCH_NAMESPACE" not in os.environ and os.geteuid() == 0 and shutil.which("unshare"):
+        os.environ["WEB_BENCH_NAMESPACE"] = "1"
+        command = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+        os.execvp(command[0], [*command, sys.executable, *sys.argv])
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)

@@ -28,7 +28,6 @@ from interop.dicom.walker import standard_vr
 Json = dict[str, Any]
 
 NAMESPACE = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
-MEDIA_TYPE = "application/dicom+xml"
 _XML_NAMESPACE = "http://www.w3.org/XML/1998/namespace"
 _SCHEMA_INSTANCE = "http://www.w3.org/2001/XMLSchema-instance"
 _HEAD = (

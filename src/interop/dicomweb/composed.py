@@ -25,9 +25,8 @@ from interop.dicom.failures import (
 from interop.dicom.json_array import Json, JsonDataSet, data_sets
 from interop.dicom.json_dataset import BulkPart, Encoded, encode
 from interop.dicom.spool import Spool, SpoolLimitExceeded
-from interop.dicomweb.media_types import DICOM_JSON, MediaType
+from interop.dicomweb.media_types import DICOM_JSON, DICOM_XML, MediaType
 
-DICOM_XML = native_model.MEDIA_TYPE
 METADATA = (DICOM_JSON, DICOM_XML)
 # One document holds one instance; an array any number, read one by one.
 MAX_XML_BYTES = 16 << 20

@@ -14,14 +14,13 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from interop.dicom.native_model import MEDIA_TYPE as XML
 from interop.dicom.query.attributes import BY_PATH, Level, tag_of
 from interop.dicom.query.conditions import NO_TAGS, AnyOf, Condition, Tags
 from interop.dicom.query.matching import Parameters, readable_json
 from interop.dicom.query.results import INSTANCE_TAGS, Shape
-from interop.dicom.query.statements import columns_of, position_of, source
+from interop.dicom.query.statements import are_identifying, columns_of, position_of, source
 from interop.dicom.query.tags import ready_tags
-from interop.dicomweb.media_types import accepted, json_or_xml
+from interop.dicomweb.media_types import DICOM_XML, accepted, json_or_xml
 from interop.dicomweb.paths import is_uid, root_of
 from interop.dicomweb.query import CONTINUATION, Query, read_parameters, understood
 from interop.dicomweb.reading import PageQuery, Row, admitted, search, services_of
@@ -41,10 +40,6 @@ UNREAD_DISCOUNT = 16
 # More results than this are put together in a thread.
 INLINE_INSTANCES = 100
 
-# Keys that few rows share, each with an index or below one that has.
-_IDENTIFYING = frozenset(
-    ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "AccessionNumber")
-)
 _STUDY_UID = BY_PATH[(tag_of("StudyInstanceUID"),)]
 _SERIES_UID = BY_PATH[(tag_of("SeriesInstanceUID"),)]
 
@@ -95,7 +90,7 @@ async def _search(request: Request, level: Level) -> Response:
     headers = _paging(request, shape, query, page, is_last=len(rows) <= len(page))
     base = root_of(request)
     is_large = level is Level.INSTANCE and len(page) > INLINE_INSTANCES
-    if is_large or (media_type == XML and page):
+    if is_large or (media_type == DICOM_XML and page):
         body = await to_thread.run_sync(_body, media_type, base, shape, page, query)
     else:
         body = _body(media_type, base, shape, page, query)
@@ -186,12 +181,7 @@ def has_one_plan(shape: Shape, query: Query) -> bool:
         and not shape.more_of_study
         and not shape.more_of_series
         and query.after is None
-        and all(
-            condition.attribute.keyword in _IDENTIFYING
-            and isinstance(condition.matcher, AnyOf)
-            and len(condition.matcher.values) == 1
-            for condition in query.conditions
-        )
+        and are_identifying(query.conditions)
     )
 
 

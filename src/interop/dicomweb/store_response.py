@@ -25,10 +25,10 @@ from interop.dicom.failures import (
 )
 from interop.dicom.ingest_types import Kind, Outcome
 from interop.dicom.json_dataset import Identity
-from interop.dicom.native_model import MEDIA_TYPE, to_xml
+from interop.dicom.native_model import to_xml
 from interop.dicom.query.attributes import tag_of
 from interop.dicom.spool import SpoolLimitExceeded
-from interop.dicomweb.media_types import DICOM_JSON, JSON, MediaType
+from interop.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MediaType
 from interop.errors import NotAcceptable, ServerError
 
 Json = dict[str, Any]
@@ -81,7 +81,7 @@ class StoreReport:
     def body(self, root: str, media_type: str) -> bytes:
         """The response module; `root` is what retrieve URLs begin with."""
         module = self.module(root)
-        if media_type == MEDIA_TYPE:
+        if media_type == DICOM_XML:
             return to_xml(module)
         return orjson.dumps(module, option=orjson.OPT_SORT_KEYS)
 
@@ -112,11 +112,11 @@ def choose_report(wanted: Iterable[MediaType]) -> str:
     for media_type in wanted:
         if media_type.is_multipart:
             continue
-        for name in (DICOM_JSON, JSON, MEDIA_TYPE):
+        for name in (DICOM_JSON, JSON, DICOM_XML):
             if media_type.admits(name):
                 return name
     raise NotAcceptable(
-        f"the result is answered as {DICOM_JSON} or {MEDIA_TYPE}; accept one of them, or {JSON}"
+        f"the result is answered as {DICOM_JSON} or {DICOM_XML}; accept one of them, or {JSON}"
     )
 
 

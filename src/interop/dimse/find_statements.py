@@ -14,10 +14,9 @@ from operator import itemgetter
 from typing import Any, Final
 
 from interop.dicom.query.attributes import Level, tag_of
-from interop.dicom.query.conditions import AnyOf, Condition
 from interop.dicom.query.matching import Parameters, predicates, readable_json
 from interop.dicom.query.results import COLUMNS, Shape, Wanted, merged
-from interop.dicom.query.statements import Position, source
+from interop.dicom.query.statements import NEWEST_FIRST, Position, are_identifying, source
 from interop.dicom.received import SERIES_TAGS, STUDY_TAGS
 from interop.dicom.walker import standard_vr
 from interop.dimse.find_keys import (
@@ -114,12 +113,6 @@ _PATIENT_PLACE: Final = (
     "coalesce(s.issuer_of_patient_id, '')",
     f"CASE WHEN s.dicom_patient_id = '' THEN s.patient_id ELSE {_NOBODY} END",
 )
-_NEWEST_FIRST: Final = "s.study_date DESC, s.study_time DESC, s.study_uid DESC"
-
-# Keys that few rows share, each with an index or below one that has.
-_IDENTIFYING: Final = frozenset(
-    ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "AccessionNumber")
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +140,7 @@ class Plan:
     @property
     def keeps_statement(self) -> bool:
         """Whether the best way to find the rows is the same for all values."""
-        return bool(self.find.tests) and all(
-            isinstance(test, Condition)
-            and test.attribute.keyword in _IDENTIFYING
-            and isinstance(test.matcher, AnyOf)
-            and len(test.matcher.values) == 1
-            for test in self.find.tests
-        )
+        return bool(self.find.tests) and are_identifying(self.find.tests)
 
     def statement(
         self, parameters: Parameters, visible: str | None, limit: int, after: Row | None
@@ -337,5 +324,5 @@ def _patients(
     return (
         f"SELECT DISTINCT ON ({place}) {columns}, s.patient_id FROM imaging_studies s"
         f" WHERE {' AND '.join(wheres)} WINDOW patient AS (PARTITION BY {place})"
-        f" ORDER BY {place}, {_NEWEST_FIRST} LIMIT {limit}"
+        f" ORDER BY {place}, {NEWEST_FIRST} LIMIT {limit}"
     )

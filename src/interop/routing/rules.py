@@ -13,11 +13,11 @@ from interop.dicom.routing import InvalidPredicate, Predicate
 from interop.errors import BadRequest, NotFound
 from interop.routing import web_destinations
 from interop.routing.web_destinations import NAME
+from storage.consent_types import CONSENT_TYPES
 from storage.database import Connection
 from storage.tenants.changes import OPERATOR, Actor, record_change
 
 SUBJECT: Final = "ROUTING_RULE"
-CONSENTS: Final = ("AI_ANALYSIS", "RESEARCH", "DATA_SHARING", "MARKETING")
 MOST_QUIET_SECONDS: Final = 86400
 _MOST_RULES: Final = 100
 _SELECT: LiteralString = (
@@ -129,8 +129,10 @@ def _row(
     if not 0 <= quiet_seconds <= MOST_QUIET_SECONDS:
         raise BadRequest(f"quiet_seconds {quiet_seconds}: 0 to {MOST_QUIET_SECONDS}")
     consent = values.get("required_consent")
-    if consent not in (None, *CONSENTS):
-        raise BadRequest(f"required_consent {consent!r}: one of {', '.join(CONSENTS)}, or none")
+    if consent not in (None, *CONSENT_TYPES):
+        raise BadRequest(
+            f"required_consent {consent!r}: one of {', '.join(CONSENT_TYPES)}, or none"
+        )
     entity_id, web_id = _destination(connection, tenant_id, values)
     with_commitment = bool(values.get("with_commitment"))
     if with_commitment and web_id is not None:

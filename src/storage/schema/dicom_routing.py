@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import Index, Integer, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from storage.consent_types import CONSENT_TYPES
 from storage.schema.declarative import (
     Base,
     Exact,
@@ -27,7 +28,6 @@ from storage.schema.declarative import (
 )
 
 SECTION = "V. Integrations & Interoperability"
-_CONSENTS = ("AI_ANALYSIS", "RESEARCH", "DATA_SHARING", "MARKETING")
 # PS3.5 9: a UID has at most 64 characters of digits and dots.
 _UID = "{0} ~ '^[0-9.]{{1,64}}$'"
 
@@ -70,7 +70,7 @@ class DicomRoutingRule(TenantTable, Base):
     # How long nothing more of the study may have come; 0 sends each object at once.
     quiet_seconds: Mapped[int] = bounded(0, 86400, Integer(), server_default=text("0"))
     with_commitment: Mapped[bool] = flag()
-    required_consent: Mapped[str | None] = one_of(*_CONSENTS)
+    required_consent: Mapped[str | None] = one_of(*CONSENT_TYPES)
     enabled: Mapped[bool] = flag(True)
 
 
@@ -141,7 +141,7 @@ class DicomDelivery(TenantTable, Base):
     rule_name: Mapped[str]
     quiet_seconds: Mapped[int] = bounded(0, 86400, Integer(), server_default=text("0"))
     with_commitment: Mapped[bool] = flag()
-    required_consent: Mapped[str | None] = one_of(*_CONSENTS)
+    required_consent: Mapped[str | None] = one_of(*CONSENT_TYPES)
     status: Mapped[str] = one_of(
         "PENDING", "RETRYING", "DELIVERED", "WITHHELD", "DEAD_LETTER", default="PENDING"
     )

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from storage.consent_types import CONSENT_TYPES
 from storage.schema.declarative import (
     Base,
     GlobalTable,
@@ -255,7 +256,7 @@ class Consent(TenantTable, Base):
 
     subject_type: Mapped[str] = one_of("PATIENT", "PROVIDER", "TENANT", default="PATIENT")
     subject_id: Mapped[UUID]
-    consent_type: Mapped[str] = one_of("AI_ANALYSIS", "RESEARCH", "DATA_SHARING", "MARKETING")
+    consent_type: Mapped[str] = one_of(*CONSENT_TYPES)
     scope: Mapped[Json] = mapped_column(server_default=text("'{}'"))
     granted_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

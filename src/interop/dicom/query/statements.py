@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from interop.dicom.query.attributes import Level
-from interop.dicom.query.conditions import Test
+from interop.dicom.query.conditions import AnyOf, Condition, Test
 from interop.dicom.query.matching import Parameters, predicates
 from interop.dicom.query.results import Shape
 from interop.errors import BadRequest
@@ -35,15 +35,19 @@ TABLES = {
     ),
 }
 # The order of the index (tenant_id, study_date, study_time, study_uid), read backwards.
-_NEWEST_FIRST = "s.study_date DESC, s.study_time DESC, s.study_uid DESC"
+NEWEST_FIRST = "s.study_date DESC, s.study_time DESC, s.study_uid DESC"
 ORDER = {
-    Level.PATIENT: _NEWEST_FIRST,
-    Level.STUDY: _NEWEST_FIRST,
-    Level.SERIES: f"{_NEWEST_FIRST}, e.series_number, e.series_uid",
+    Level.PATIENT: NEWEST_FIRST,
+    Level.STUDY: NEWEST_FIRST,
+    Level.SERIES: f"{NEWEST_FIRST}, e.series_number, e.series_uid",
     Level.INSTANCE: (
-        f"{_NEWEST_FIRST}, e.series_number, e.series_uid, o.instance_number, o.sop_instance_uid"
+        f"{NEWEST_FIRST}, e.series_number, e.series_uid, o.instance_number, o.sop_instance_uid"
     ),
 }
+# Keys that few rows share, each with an index or below one that has.
+_IDENTIFYING = frozenset(
+    ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "AccessionNumber")
+)
 # What of the order the UIDs in front of a row do not say.
 _KEYS = {
     Level.STUDY: "s.study_date, s.study_time",
@@ -192,7 +196,7 @@ def _patients(
         f"SELECT DISTINCT ON ({_SAME_PATIENT}) {shape.columns}, s.patient_id"
         f" FROM {TABLES[Level.PATIENT]} WHERE {' AND '.join(wheres)}"
         f" WINDOW patient AS (PARTITION BY {_SAME_PATIENT})"
-        f" ORDER BY {_SAME_PATIENT}, {_NEWEST_FIRST}{paging}"
+        f" ORDER BY {_SAME_PATIENT}, {NEWEST_FIRST}{paging}"
     )
 
 
@@ -246,3 +250,14 @@ def _after_numbered(
         return f"({number} IS NULL AND {uid} > {bound})"
     least = parameters.bind(value)
     return f"({number} > {least} OR {number} IS NULL OR ({number} = {least} AND {uid} > {bound}))"
+
+
+def are_identifying(tests: Iterable[Test]) -> bool:
+    """Whether each asks one value of a key that few rows share: then one plan suits all values."""
+    return all(
+        isinstance(test, Condition)
+        and test.attribute.keyword in _IDENTIFYING
+        and isinstance(test.matcher, AnyOf)
+        and len(test.matcher.values) == 1
+        for test in tests
+    )
