@@ -89,11 +89,6 @@ class Draft:
         return self.include_all or not self.include - named <= _KNOWN
 
 
-def parse_query(level: Level, parameters: Iterable[tuple[str, str]], tags: Tags = NO_TAGS) -> Query:
-    """Read the parameters of a search at `level`. Raises BadRequest."""
-    return understood(read_parameters(level, parameters), tags)
-
-
 def understood(draft: Draft, tags: Tags = NO_TAGS) -> Query:
     """Make conditions of the keys. Raises BadRequest.
 

@@ -18,7 +18,7 @@ from interop.dicom.query.conditions import NO_TAGS
 from interop.dicom.query.matching import Parameters
 from interop.dicom.query.statements import position_of
 from interop.dicomweb import qido
-from interop.dicomweb.query import parse_query
+from interop.dicomweb.query import read_parameters, understood
 from storage.database import Database
 from storage.tenancy import Tenant
 
@@ -250,7 +250,7 @@ def pages(
     found = 0
     while True:
         paging = [("limit", str(limit)), *([after] if after else [])]
-        query = parse_query(Level.STUDY, [*asked.items(), *paging])
+        query = understood(read_parameters(Level.STUDY, [*asked.items(), *paging]))
         parameters = Parameters(tenant_id=tenant.id)
         shape = qido.shape_of(Level.STUDY, query, NO_TAGS)
         statement = qido.statement(shape, query, (), parameters)

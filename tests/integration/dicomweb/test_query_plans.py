@@ -13,7 +13,7 @@ from interop.dicom.query.conditions import NO_TAGS, AnyOf, Condition
 from interop.dicom.query.matching import Parameters
 from interop.dicom.query.statements import Position
 from interop.dicomweb import qido
-from interop.dicomweb.query import parse_query
+from interop.dicomweb.query import read_parameters, understood
 from storage.database import Database
 from storage.tenancy import Tenant
 
@@ -77,9 +77,11 @@ def explain(filled: Database, tenant: Tenant) -> Explain:
         after: Position | None = None,
         **asked: str,
     ) -> list[Plan]:
-        query = parse_query(level, asked.items())
+        query = understood(read_parameters(level, asked.items()))
         if after is not None:
-            query = parse_query(level, [*asked.items(), ("continuation", after.token())])
+            query = understood(
+                read_parameters(level, [*asked.items(), ("continuation", after.token())])
+            )
         parameters = Parameters(tenant_id=tenant.id)
         shape = qido.shape_of(Level(len(below)), query, NO_TAGS)
         page = qido.statement(shape, query, below, parameters)

@@ -4,12 +4,12 @@ import pytest
 
 from interop.dicom.query.attributes import BY_PATH, Level
 from interop.dicom.query.conditions import AnyOf, Between, Matcher, Wildcard
-from interop.dicomweb.query import FUZZY_WARNING, MAX_LIMIT, Query, parse_query
+from interop.dicomweb.query import FUZZY_WARNING, MAX_LIMIT, Query, read_parameters, understood
 from interop.errors import BadRequest, TooCostly, UnsupportedParameter
 
 
 def parse(*parameters: tuple[str, str], level: Level = Level.STUDY) -> Query:
-    return parse_query(level, parameters)
+    return understood(read_parameters(level, parameters))
 
 
 def matcher(name: str, value: str, level: Level = Level.INSTANCE) -> Matcher | None:

@@ -4,7 +4,7 @@ import json
 
 from interop.dicom.query.attributes import Level
 from interop.dicom.query.results import Shape, Wanted
-from interop.dicomweb.query import parse_query
+from interop.dicomweb.query import read_parameters, understood
 from interop.dicomweb.results import result, results
 
 STUDY = json.dumps({"00100010": {"vr": "PN", "Value": [{"Alphabetic": "A^B"}]}})
@@ -25,7 +25,7 @@ ROOT = "http://x/t/demo/dicom-web"
 
 
 def query(*pairs: tuple[str, str]) -> Wanted:
-    return parse_query(Level.INSTANCE, pairs).wanted
+    return understood(read_parameters(Level.INSTANCE, pairs)).wanted
 
 
 def test_a_study_is_completed_and_in_tag_order() -> None:

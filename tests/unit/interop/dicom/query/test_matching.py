@@ -12,12 +12,12 @@ from interop.dicom.query.matching import (
     prefix_of,
     readable_json,
 )
-from interop.dicomweb.query import parse_query
+from interop.dicomweb.query import read_parameters, understood
 
 
 def sql(*pairs: tuple[str, str], level: Level = Level.INSTANCE) -> tuple[list[str], list[object]]:
     parameters = Parameters()
-    tests = predicates(parse_query(level, pairs).tests, parameters)
+    tests = predicates(understood(read_parameters(level, pairs)).tests, parameters)
     return tests, list(parameters.values.values())
 
 
