@@ -55,7 +55,6 @@ __all__ = [
     "native_frame",
     "read_frame",
     "stored_frame",
-    "stored_row",
 ]
 
 _HEAD = 256 << 10
@@ -313,11 +312,6 @@ def parse_stored(objects: FrameObjects, key: str) -> Instance:
         return parse_head(head, size) or parse(objects.get(key))
     except Failure as failure:
         raise Unprocessable(failure.message) from failure
-
-
-def stored_row(objects: FrameObjects, key: str) -> FrameRow:
-    """Return what a row of the object says, read from the object itself. Raises Unprocessable."""
-    return OpenedObject(objects, key).row
 
 
 def _inflated(objects: FrameObjects, key: str, instance: Instance) -> bytes:

@@ -7,7 +7,6 @@ happen in the limited child process (security.md B5).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,19 +19,15 @@ from interop.dicom.decode_pool import DecodePool, shared_pool
 from interop.dicom.frames import (
     FrameObjects,
     FrameRow,
-    OneFile,
     bulk_value,
     description,
     stored_frame,
-    stored_row,
 )
 from interop.dicom.pixels import PixelDescription, stored_profile
 from interop.errors import NotAcceptable, PayloadTooLarge, Unprocessable
 
 # Part of the entity tag of every image: raise it when the same pixels come out differently.
 VERSION = "4"
-THUMBNAIL_SIDE = 256
-_THUMBNAIL_QUALITY = 80
 _MOST_SAMPLES = 256_000_000
 # Displayed values of all images of one animation, which are held at once.
 _MOST_ANIMATED = 32 << 20
@@ -166,45 +161,6 @@ def _wanted(
             row.dicom_json, lambda path: bulk_value(objects, row.storage_uri, path)[1]
         ).hex()
     return wanted
-
-
-def render_object(
-    objects: FrameObjects,
-    key: str,
-    index: int,
-    parameters: RenderParameters,
-    pool: DecodePool | None = None,
-) -> bytes:
-    """Render a frame of a stored object of which only the key is known; parses its header."""
-    return render_frame(objects, stored_row(objects, key), index, parameters, pool)
-
-
-def render(
-    file: Path, index: int, parameters: RenderParameters, pool: DecodePool | None = None
-) -> bytes:
-    """Render a frame of a file, counted from 0."""
-    return render_object(OneFile(file), str(file), index, parameters, pool)
-
-
-def thumbnail(
-    objects: FrameObjects,
-    row: FrameRow,
-    index: int | None = None,
-    *,
-    side: int = THUMBNAIL_SIDE,
-    media_type: str = "image/jpeg",
-    pool: DecodePool | None = None,
-) -> bytes:
-    """Return a small image of a frame, of the middle one when none is named."""
-    if index is None:
-        index = max(row.number_of_frames - 1, 0) // 2
-    wanted = {
-        "media_type": media_type,
-        "quality": _THUMBNAIL_QUALITY,
-        "window": None,
-        "viewport": [side, side, None, False, True],
-    }
-    return _picture(objects, row, index, wanted, pool)[1]
 
 
 def display_pixels(

@@ -153,21 +153,6 @@ def test_viewport_crops_and_keeps_the_aspect_ratio(objects: ObjectStore) -> None
     assert part.shape == (80, 80)
 
 
-def test_file_object_and_row_render_the_same(objects: ObjectStore, tmp_path: Path) -> None:
-    content = encoded(instance(rows=20, columns=30, frames=3))
-    stored = row(objects, content)
-    file = tmp_path / "file"
-    file.write_bytes(content)
-
-    made = {
-        render.render_frame(objects, stored, 1, Parameters()),
-        render.render_object(objects, stored.storage_uri, 1, Parameters()),
-        render.render(file, 1, Parameters()),
-    }
-
-    assert len(made) == 1
-
-
 @pytest.mark.parametrize("size", [20, 600])
 def test_objects_of_a_network_store_are_read_by_range(objects: ObjectStore, size: int) -> None:
     made = instance(rows=size, columns=size, frames=2)
@@ -177,7 +162,7 @@ def test_objects_of_a_network_store_are_read_by_range(objects: ObjectStore, size
 
     assert frames.native_frame(remote, stored, 1) == made.PixelData[size * size * 2 :]
     assert frames.bulk_value(remote, stored.storage_uri, "7FE00010") == ("OW", made.PixelData)
-    assert render.render_object(remote, stored.storage_uri, 1, Parameters())
+    assert render.render_frame(remote, stored, 1, Parameters())
 
 
 @pytest.mark.parametrize("media_type", ["image/jpeg", "image/png", "image/gif"])
@@ -191,15 +176,15 @@ def test_image_types(objects: ObjectStore, media_type: str) -> None:
     assert image.format == media_type.rpartition("/")[2].upper()
 
 
-def test_thumbnail_is_small_and_of_the_middle_frame(objects: ObjectStore) -> None:
-    made = instance(rows=600, columns=900, frames=3)
-    made.PixelData = b"".join(np.full((600, 900), n * 1000, "<u2").tobytes() for n in range(3))
+def test_a_frame_fits_into_a_thumbnail(objects: ObjectStore) -> None:
+    made = instance(rows=600, columns=900)
+    made.PixelData = np.full((600, 900), 1000, "<u2").tobytes()
     made.WindowCenter, made.WindowWidth = 1000, 2001
 
-    shown = Image.open(io.BytesIO(render.thumbnail(objects, row(objects, made))))
+    shown = picture(objects, made, viewport=Viewport(256, 256))
 
-    assert shown.size == (256, 171)
-    assert np.asarray(shown)[50, 50] == 128
+    assert shown.shape == (171, 256)
+    assert shown[50, 50] == 128
 
 
 # Neither we nor pydicom's own plugins read it: its codestream is damaged on purpose.
@@ -404,15 +389,15 @@ def test_b5_child_that_is_killed_is_replaced(objects: ObjectStore) -> None:
     pool = DecodePool(size=1)
     stored = row(objects, grey([0, 4095]))
     try:
-        render.thumbnail(objects, stored, pool=pool)
+        render.render_frame(objects, stored, 0, Parameters(), pool)
         child = pool._idle.queue[0]
         assert child is not None
         os.kill(child.pid, signal.SIGKILL)
 
         with pytest.raises(Unprocessable):
-            render.thumbnail(objects, stored, pool=pool)
+            render.render_frame(objects, stored, 0, Parameters(), pool)
 
-        assert render.thumbnail(objects, stored, pool=pool)
+        assert render.render_frame(objects, stored, 0, Parameters(), pool)
     finally:
         pool.close()
 
@@ -423,7 +408,7 @@ def test_b5_child_that_takes_too_long_is_stopped(objects: ObjectStore) -> None:
     stored = row(objects, made)
     try:
         with pytest.raises(Unprocessable, match="too long"):
-            render.thumbnail(objects, stored, pool=pool)
+            render.render_frame(objects, stored, 0, Parameters(), pool)
     finally:
         pool.close()
 
