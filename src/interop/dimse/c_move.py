@@ -20,9 +20,12 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
+from interop.access import Caller
+from interop.access.devices import device
 from interop.dimse import peers, registry
 from interop.dimse.command_set import C_MOVE_RQ
 from interop.dimse.outgoing import OutgoingObject
+from interop.dimse.registry import ApplicationEntity
 from interop.dimse.requestor import Destination
 from interop.dimse.retrieval import Plan
 from interop.dimse.sender import Originator, SendCancelled, Sender, SendFailed
@@ -52,8 +55,9 @@ def handle_c_move(request: ServiceRequest) -> Served:
     """Send what the identifier names to the Move Destination."""
     title = request.command.elements.get(_MOVE_DESTINATION, b"").decode("latin-1").strip(" \0")
     try:
-        destination = _destination(request, title)
-        planned = planned_of(request, title, PATIENT_ROOT_MOVE)
+        entity = _registered(request, title)
+        destination = _address(request, entity)
+        planned = planned_of(request, title, PATIENT_ROOT_MOVE, _receiver(request, entity))
     except Refused as why:
         return answer_refused(request, why)
     counts = SubOperations(request, planned.count, title)
@@ -61,7 +65,7 @@ def handle_c_move(request: ServiceRequest) -> Served:
     return counts.finish(is_cancelled=is_cancelled)
 
 
-def _destination(request: ServiceRequest, title: str) -> Destination:
+def _registered(request: ServiceRequest, title: str) -> ApplicationEntity:
     """The registered peer of this AE title. Raises Refused where nothing may be sent to it."""
     unknown = Refused(MOVE_DESTINATION_UNKNOWN, f"{title[:16]!r} is no registered destination")
     if not AE_TITLE.fullmatch(title):
@@ -76,8 +80,26 @@ def _destination(request: ServiceRequest, title: str) -> Destination:
         or (found.valid_until is not None and now >= found.valid_until)
     ):
         raise unknown
+    return found
+
+
+def _receiver(request: ServiceRequest, entity: ApplicationEntity) -> Caller:
+    """The destination as somebody who sees images: only of whom has consented to its purpose."""
+    return device(
+        request.admission.tenant,
+        entity.ae_title,
+        "",
+        may_send=False,
+        may_query=True,
+        required_consent=entity.required_consent,
+    )
+
+
+def _address(request: ServiceRequest, entity: ApplicationEntity) -> Destination:
+    """Where the destination listens. Raises Refused."""
+    settings = request.conversation.backend.settings
     try:
-        return peers.destination(backend.settings, tenant, found)
+        return peers.destination(settings, request.admission.tenant, entity)
     except TlsConfigurationError as error:
         logger.error("tls_files_not_usable", extra={"detail": str(error)})
         raise Refused(UNABLE_TO_PERFORM, "TLS is not configured for the destination") from error

@@ -153,11 +153,16 @@ def _split(value: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Disclosure:
-    """Who asks, by which operation, and who will get the objects; for the audit."""
+    """Who asks, by which operation, and who will get the objects.
+
+    `receiver` stands for the latter where it is somebody else: what it may not see, whoever asks
+    for it may not have sent there.
+    """
 
     caller: Caller
     operation: str
     receiving_ae_title: str
+    receiver: Caller | None = None
 
 
 @dataclass(slots=True)
@@ -204,11 +209,12 @@ def plan(database: Database, identifier: Identifier, disclosure: Disclosure) -> 
     """
     caller = disclosure.caller
     tenant_id = caller.tenant.id
-    visible = decide(caller, "r", RESOURCE_TYPE).require()
     parameters = Parameters(tenant_id=tenant_id)
     tests = _tests(identifier, parameters)
-    if (seen := condition(visible, parameters)) is not None:
-        tests.append(seen)
+    for who in filter(None, (caller, disclosure.receiver)):
+        visible = decide(who, "r", RESOURCE_TYPE).require()
+        if (seen := condition(visible, parameters)) is not None:
+            tests.append(seen)
     source = "".join([_FROM, *(f" AND {test}" for test in tests)])
     with database.connection(tenant_id) as connection:
         found, counts = _look_up(connection, source, parameters)

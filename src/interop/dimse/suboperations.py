@@ -14,6 +14,7 @@ from typing import Final
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from interop.access import Caller
 from interop.dicom.filemeta import EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from interop.dimse.c_store import audit_row
 from interop.dimse.retrieval import Disclosure, InvalidIdentifier, Plan, plan, read_identifier
@@ -141,10 +142,17 @@ class Refused(Exception):
         self.comment = comment
 
 
-def planned_of(request: ServiceRequest, receiving_ae_title: str, patient_root: str) -> Plan:
+def planned_of(
+    request: ServiceRequest,
+    receiving_ae_title: str,
+    patient_root: str,
+    receiver: Caller | None = None,
+) -> Plan:
     """What the request names, audited. Raises Refused, Forbidden."""
     context = request.context
-    disclosure = Disclosure(request.admission.caller, request.service.operation, receiving_ae_title)
+    disclosure = Disclosure(
+        request.admission.caller, request.service.operation, receiving_ae_title, receiver
+    )
     try:
         identifier = read_identifier(
             request.data_set,

@@ -111,25 +111,35 @@ def renew(connection: Connection, tenant_id: UUID, ids: Sequence[UUID]) -> None:
 
 
 def withheld(
-    connection: Connection, tenant: Tenant, destination: str, due: Sequence[Due]
+    connection: Connection,
+    tenant: Tenant,
+    destination: str,
+    due: Sequence[Due],
+    of_destination: str | None = None,
 ) -> set[UUID]:
-    """Those that the one policy does not let go: their patients have not consented to that."""
+    """Those that the one policy does not let go: their patients have not consented to that.
+
+    `of_destination` is what its purpose asks for, whatever the rule says (dimse/registry.py).
+    """
     found: set[UUID] = set()
+    receiver = device(tenant, destination, "", may_send=False, may_query=True)
     for consent in {one.required_consent for one in due}:
-        caller = replace(
-            device(tenant, destination, "", may_send=False, may_query=True),
-            required_consent=consent,
-        )
-        filter_ = decide(caller, "r", "ImagingStudy").require()
-        if filter_.is_whole_tenant:
+        parameters = Parameters(tenant_id=tenant.id)
+        tests = [
+            condition(
+                decide(replace(receiver, required_consent=each), "r", "ImagingStudy").require(),
+                parameters,
+            )
+            for each in sorted({consent, of_destination} - {None}, key=str)
+        ]
+        if not tests:
             continue
         asked = [one for one in due if one.required_consent == consent]
-        parameters = Parameters(tenant_id=tenant.id)
         studies = "{" + ",".join(sorted({str(one.study_id) for one in asked})) + "}"
         query = (
             "SELECT s.id FROM imaging_studies AS s WHERE s.tenant_id = %(tenant_id)s"
             f" AND s.id = ANY ({parameters.bind(studies)}::uuid[])"
-            f" AND {condition(filter_, parameters)}"
+            + "".join(f" AND {test}" for test in tests)
         )
         allowed = {row[0] for row in connection.execute(query.encode(), parameters.values)}
         found |= {one.id for one in asked if one.study_id not in allowed}

@@ -110,7 +110,7 @@ def _deliver(
     services: Services, tenant: Tenant, kind: str, destination_id: UUID, due: Sequence[Due]
 ) -> None:
     found = _destination(services, tenant, kind, destination_id)
-    due = _allowed(services.database, tenant, found.name, due)
+    due = _allowed(services.database, tenant, found, due)
     if not due:
         return
     book = _Book(services.database, tenant, found)
@@ -122,17 +122,18 @@ def _deliver(
     book.close()
 
 
-def _allowed(database: Database, tenant: Tenant, destination: str, due: Sequence[Due]) -> list[Due]:
+def _allowed(database: Database, tenant: Tenant, place: _Place, due: Sequence[Due]) -> list[Due]:
     """What the policy lets go, with the rows that say so: before a byte leaves."""
+    of_place = place.entity.required_consent if place.entity is not None else None
     with database.connection(tenant.id) as connection:
-        kept = deliveries.withheld(connection, tenant, destination, due)
+        kept = deliveries.withheld(connection, tenant, place.name, due, of_place)
         if kept:
             deliveries.withhold(connection, tenant.id, sorted(kept))
         for event, chosen in (
             ("IMAGES_WITHHELD", [one for one in due if one.id in kept]),
             ("IMAGES_SENT", [one for one in due if one.id not in kept]),
         ):
-            for row in _audit_rows(tenant, event, destination, chosen):
+            for row in _audit_rows(tenant, event, place.name, chosen):
                 connection.execute(INSERT_AUDIT, row)
     return [one for one in due if one.id not in kept]
 

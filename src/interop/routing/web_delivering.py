@@ -11,12 +11,14 @@ import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 from uuid import UUID, uuid4
 
 import orjson
 
+from interop.dicom.failures import PROCESSING_FAILURE
 from interop.events import egress
 from interop.events.egress import Answer, EgressFailed, EgressPolicy, EgressRefused
 from interop.routing.deliveries import Due, Result
@@ -49,6 +51,8 @@ class NotSent(Exception):
 class _Token:
     value: str
     good_until: float
+    # As whom it was fetched where, and for which service: it goes nowhere else.
+    given_to: tuple[WebDestination, bytes]
 
 
 # By destination; access tokens of client credentials (RFC 6749 4.4).
@@ -167,8 +171,7 @@ def _said(answer: Answer) -> tuple[set[str], dict[str, int]]:
             found = found[0] if found else {}
         stored = {_value(item, _INSTANCE_UID) for item in _items(found, _REFERENCED)}
         failed = {
-            str(_value(item, _INSTANCE_UID)): int(_value(item, _FAILURE_REASON) or 0x0110)
-            for item in _items(found, _FAILED)
+            str(_value(item, _INSTANCE_UID)): _reason(item) for item in _items(found, _FAILED)
         }
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise NotSent(f"HTTP status {answer.status} with an answer that is no JSON") from error
@@ -182,6 +185,13 @@ def _items(found: Mapping[str, Any], tag: str) -> list[Any]:
 def _value(item: Mapping[str, Any], tag: str) -> Any:
     values = item.get(tag, {}).get("Value", [])
     return values[0] if values else None
+
+
+def _reason(item: Mapping[str, Any]) -> int:
+    """The Failure Reason of an object; of one that fits no US, Processing failure."""
+    said = _value(item, _FAILURE_REASON)
+    is_us = isinstance(said, int) and 0 <= said <= 0xFFFF
+    return said if is_us else PROCESSING_FAILURE.reason
 
 
 # -- who we are there ---------------------------------------------------------------------------
@@ -211,8 +221,9 @@ async def _token(
 ) -> str:
     """An access token, kept until shortly before it ends."""
     key = (tenant_id, destination.id)
+    given_to = (destination, sha256(secret.encode()).digest())
     known = _tokens.get(key)
-    if known is not None and known.good_until > time.monotonic():
+    if known and known.given_to == given_to and known.good_until > time.monotonic():
         return known.value
     body = {"grant_type": "client_credentials"}
     if destination.scope:
@@ -236,5 +247,5 @@ async def _token(
     except (ValueError, TypeError, KeyError) as error:
         raise NotSent(f"HTTP status {answer.status} and no access token") from error
     good_for = min(seconds, _LONGEST_TOKEN_SECONDS) - _EARLY_SECONDS
-    _tokens[key] = _Token(value, time.monotonic() + good_for)
+    _tokens[key] = _Token(value, time.monotonic() + good_for, given_to)
     return value

@@ -104,6 +104,35 @@ def test_movescu_moves_what_the_identifier_names(
     assert received == {sample.sop_instance_uid: sample.dataset for sample in wanted}
 
 
+def test_a_destination_of_another_purpose_gets_only_patients_who_consented(
+    request: pytest.FixtureRequest, start: Any, archive: Stored, make_ct: Any, store: Store,
+    registered: Any, services: Any, tenant: Any,
+) -> None:  # fmt: skip
+    """Who asks may see everything; who receives may not."""
+    willing = make_ct(side=4, PatientID=f"W{generate_uid()[-12:]}")
+    store(willing.path)
+    rows(
+        services, tenant,
+        "INSERT INTO consents (tenant_id, subject_type, subject_id, consent_type, granted_at)"
+        " SELECT tenant_id, 'PATIENT', patient_id, 'RESEARCH', now() - interval '1 minute'"
+        " FROM imaging_studies WHERE tenant_id = %(tenant_id)s AND study_uid = %(study)s"
+        " RETURNING id",
+        study=willing.study_instance_uid,
+    )  # fmt: skip
+    running, arrived = start(), []
+    title = title_of(request)
+
+    with accepting(noting(arrived, lambda event: event.dataset.SOPInstanceUID)) as port:
+        registered(title, host="127.0.0.1", port=port, may_be_sent_to=True, purpose="RESEARCH")
+        refused = move(running.port, title, archive.study)
+        sent = move(running.port, title, willing.study_instance_uid)
+
+    assert refused[-1].Status == 0
+    assert refused[-1].NumberOfCompletedSuboperations == 0
+    assert sent[-1].NumberOfCompletedSuboperations == 1
+    assert arrived == [willing.sop_instance_uid]
+
+
 @needs_dcmtk
 def test_a_series_arrives_in_viewing_order(
     request: pytest.FixtureRequest, start: Any, make_ct: Any, store: Store, destination: Any

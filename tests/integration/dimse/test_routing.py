@@ -76,8 +76,8 @@ def destination(services: Any, tenant: Tenant, registered: Callable[..., None]) 
         registered("ARCHIVE", host="127.0.0.1", port=port, may_be_sent_to=True)
         with services.database.connection(tenant.id) as connection:
             connection.execute(
-                "UPDATE dicom_application_entities SET port = %s WHERE tenant_id = %s"
-                " AND ae_title = 'ARCHIVE'",
+                "UPDATE dicom_application_entities SET port = %s, purpose = 'CARE'"
+                " WHERE tenant_id = %s AND ae_title = 'ARCHIVE'",
                 (port, tenant.id),
             )
 
@@ -300,6 +300,27 @@ def test_without_the_patients_consent_nothing_goes(
         )
 
     assert archive.received == {willing.sop_instance_uid}
+
+
+def test_a_destination_of_another_purpose_gets_only_patients_who_consented(
+    archive: StoreScp, rule: Any, store: Any, make_ct: Any, listed: Any, services: Any,
+    tenant: Tenant, worker: WorkerServices,
+) -> None:  # fmt: skip
+    """Whatever the rule says: for whom the AE works is said where it is registered."""
+    rule()
+    with services.database.connection(tenant.id) as connection:
+        connection.execute(
+            "UPDATE dicom_application_entities SET purpose = 'RESEARCH'"
+            " WHERE tenant_id = %s AND ae_title = 'ARCHIVE'",
+            (tenant.id,),
+        )
+    sample = make_ct(PatientID=f"R{uuid4().hex}")
+    store(sample)
+
+    with running_jobs(worker):
+        assert eventually(lambda: [d["status"] for d in listed()] == ["WITHHELD"])
+
+    assert archive.received == set()
 
 
 def test_the_destination_is_asked_to_keep_what_it_got(

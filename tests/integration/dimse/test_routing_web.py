@@ -77,6 +77,10 @@ class Cloud:
         self.url = f"https://localhost:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
     def serve(self, path: str, headers: Any, body: bytes) -> tuple[int, bytes]:
         if path == "/token":
             self.grants.append(headers["Authorization"] + " " + body.decode())
@@ -101,8 +105,7 @@ def stored(uid: str) -> dict[str, Any]:
 def cloud(pki: Any) -> Iterator[Cloud]:
     made = Cloud(pki)
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.close()
 
 
 @pytest.fixture
@@ -228,6 +231,29 @@ def test_a_token_is_asked_for_once_and_used(
     assert cloud.grants == [f"Basic {expected} grant_type=client_credentials&scope=dicom.write"]
 
 
+def test_f1_a_token_goes_only_to_the_service_that_it_was_fetched_for(
+    cloud: Cloud, pki: Any, worker: WorkerServices, route: Any, store: Any, make_ct: Any,
+    listed: Any,
+) -> None:  # fmt: skip
+    """A token that one service trusts would open that service to whoever is called instead."""
+    other = Cloud(pki)
+    wanted = {"authentication": "CLIENT_CREDENTIALS", "client_id": "us"}
+    try:
+        with running_jobs(worker):
+            for service, secret in ((cloud, SECRET), (other, "an0ther")):
+                urls = {"url": f"{service.url}/dicom-web", "token_url": f"{service.url}/token"}
+                route(secret, **urls, **wanted)
+                store(make_ct())
+                assert eventually(lambda: {d["status"] for d in listed()} == {"DELIVERED"}, 40)
+    finally:
+        other.close()
+
+    pairs = [base64.b64encode(f"us:{secret}".encode()).decode() for secret in (SECRET, "an0ther")]
+    grant = "grant_type=client_credentials"
+    assert cloud.grants == [f"Basic {pairs[0]} {grant}"]
+    assert other.grants == [f"Basic {pairs[1]} {grant}"]
+
+
 def test_each_object_is_settled_by_what_the_service_says_of_it(
     cloud: Cloud, worker: WorkerServices, route: Any, store: Any, make_ct: Any, listed: Any
 ) -> None:
@@ -247,6 +273,23 @@ def test_each_object_is_settled_by_what_the_service_says_of_it(
     states = {d["sop_instance_uid"]: (d["status"], d["status_code"]) for d in listed()}
     assert states[good.sop_instance_uid][0] == "DELIVERED"
     assert states[bad.sop_instance_uid] == ("RETRYING", 0x0122)
+
+
+@pytest.mark.parametrize("reason", [1 << 70, -1, "many", None])
+def test_a_failure_reason_that_is_none_is_a_failure_all_the_same(
+    cloud: Cloud, worker: WorkerServices, route: Any, store: Any, make_ct: Any, listed: Any,
+    reason: object,
+) -> None:  # fmt: skip
+    route(url=f"{cloud.url}/dicom-web")
+    bad = make_ct()
+    item = {"00081155": {"Value": [bad.sop_instance_uid]}, "00081197": {"Value": [reason]}}
+    cloud.answer = (409, json.dumps({"00081198": {"vr": "SQ", "Value": [item]}}).encode())
+    store(bad)
+
+    with running_jobs(worker):
+        assert eventually(lambda: [d["status"] for d in listed()] == ["RETRYING"], 40)
+
+    assert listed()[0]["status_code"] == 0x0110
 
 
 @pytest.mark.parametrize(
