@@ -26,6 +26,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
+from storage.blocking_statements import run_batch
 from storage.places import IDLE_SECONDS, POOL_SIZE, TenantRouter, is_elsewhere
 from storage.statements import Row, Statement, StatementPool
 
@@ -232,6 +233,15 @@ class Database:
         except psycopg.errors.CannotConnectNow as error:
             self._forget_place(error)
             raise
+
+    def run_blocking(self, tenant_id: UUID, *statements: Statement) -> list[list[Row]]:
+        """The blocking twin of `run`."""
+        require_tenant(tenant_id)
+        return self.router.enter(tenant_id, lambda place: place._run_blocking(statements))
+
+    def _run_blocking(self, statements: tuple[Statement, ...]) -> list[list[Row]]:
+        with self._lent() as connection:
+            return run_batch(connection, statements)
 
     def _forget_place(self, error: psycopg.Error) -> None:
         if is_elsewhere(error):

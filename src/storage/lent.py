@@ -27,10 +27,11 @@ class LentDatabase(Database):
 
     async def run(self, tenant_id: UUID, *statements: Statement) -> list[list[Row]]:
         """Run the statements, in a thread; what they set of commits does not hold afterwards."""
-        self._require(tenant_id)
-        return await asyncio.to_thread(self._run_here, statements)
+        return await asyncio.to_thread(self.run_blocking, tenant_id, *statements)
 
-    def _run_here(self, statements: tuple[Statement, ...]) -> list[list[Row]]:
+    def run_blocking(self, tenant_id: UUID, *statements: Statement) -> list[list[Row]]:
+        """The same for a thread."""
+        self._require(tenant_id)
         found: list[list[Row]] = []
         for statement in statements:
             cursor = self._connection.execute(statement.sql.encode(), dict(statement.parameters))

@@ -12,7 +12,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -189,6 +189,79 @@ def _expire(place: asyncio.Future[_Connection | None], seconds: float) -> None:
         place.set_exception(PoolTimeout(f"no connection was free within {seconds:.0f} s"))
 
 
+Ready = tuple[bytes, Sequence[Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How a batch ended: the results that have rows, or why it failed and left nothing."""
+
+    results: Sequence[pq.abc.PGresult]
+    error: psycopg.Error | None = None
+    # Whether the connection may serve another batch.
+    is_sound: bool = True
+
+
+class Wire:
+    """Batches as they go out over one connection in pipeline mode, and what comes back."""
+
+    def __init__(self, connection: psycopg.Connection[Row] | psycopg.AsyncConnection[Row]) -> None:
+        self._wire = connection.pgconn
+        self._transformer = Transformer(connection)
+        self._plans: dict[bytes, bytes] = {}
+        self._unconfirmed: dict[bytes, bytes] = {}
+        self._prepared = 0
+
+    def ready(self, statements: Sequence[Statement]) -> list[Ready]:
+        """What `send` takes; values that cannot be sent are found out before anything is."""
+        return [self._adapted(statement) for statement in statements]
+
+    def send(self, batch: Sequence[Ready]) -> None:
+        """Give a batch and its end to libpq; whoever calls flushes."""
+        if len(self._plans) + len(batch) > MAX_PLANS:
+            # One by one: psycopg may keep some of its own on this connection.
+            for name in self._plans.values():
+                self._wire.send_query_params(b"DEALLOCATE " + name, None)
+            self._plans.clear()
+        for text, values, keeps_plan in batch:
+            self._send(text, values, keeps_plan)
+        self._wire.pipeline_sync()
+
+    def settle(self, results: Sequence[pq.abc.PGresult]) -> Settled:
+        """Read the results of a batch, which are all there."""
+        unconfirmed, self._unconfirmed = self._unconfirmed, {}
+        failed = next((r for r in results if r.status == pq.ExecStatus.FATAL_ERROR), None)
+        if failed is None:
+            self._plans |= unconfirmed
+            return Settled([r for r in results if r.status == pq.ExecStatus.TUPLES_OK])
+        error = errors.error_from_result(failed)
+        # What is kept prepared is not known any more where this prepared, or met a stale plan.
+        return Settled((), error, not unconfirmed and not isinstance(error, _STALE_PLAN))
+
+    def rows(self, result: pq.abc.PGresult) -> list[Row]:
+        """The rows of one result."""
+        transformer = self._transformer
+        transformer.set_pgresult(result)
+        return transformer.load_rows(0, result.ntuples, tuple)
+
+    def _adapted(self, statement: Statement) -> Ready:
+        text, names = positional(statement.sql)
+        values = [statement.parameters[name] for name in names]
+        dumped = self._transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
+        return text, dumped, statement.keeps_plan
+
+    def _send(self, text: bytes, values: Sequence[Any], keeps_plan: bool) -> None:
+        if not keeps_plan:
+            self._wire.send_query_params(text, values, result_format=_BINARY)
+            return
+        name = self._plans.get(text) or self._unconfirmed.get(text)
+        if name is None:
+            self._prepared += 1
+            name = self._unconfirmed[text] = b"p%d" % self._prepared
+            self._wire.send_prepare(name, text)
+        self._wire.send_query_prepared(name, values, result_format=_BINARY)
+
+
 class _Connection:
     """One connection in pipeline mode, with at most one batch under way."""
 
@@ -197,10 +270,8 @@ class _Connection:
         self._wire = connection.pgconn
         self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._transformer = Transformer(connection)
-        self._plans: dict[bytes, bytes] = {}
-        self._unconfirmed: dict[bytes, bytes] = {}
-        self._batch: asyncio.Future[list[pq.abc.PGresult]] | None = None
+        self._statements = Wire(connection)
+        self._batch: asyncio.Future[Sequence[pq.abc.PGresult]] | None = None
         self._results: list[pq.abc.PGresult] = []
         self._born = time.monotonic()
         self._socket = self._wire.socket
@@ -213,45 +284,23 @@ class _Connection:
 
     async def run(self, statements: tuple[Statement, ...]) -> list[list[Row]]:
         """Send a batch and wait for its end. Gives the connection back, now or at the end."""
-        batch: asyncio.Future[list[pq.abc.PGresult]] = self._loop.create_future()
+        batch: asyncio.Future[Sequence[pq.abc.PGresult]] = self._loop.create_future()
         try:
-            # Values that cannot be sent are found out before anything is.
-            ready = [self._adapted(statement) for statement in statements]
+            ready = self._statements.ready(statements)
         except BaseException:
             self._pool.give_back(self)
             raise
         self._batch = batch
         try:
-            if len(self._plans) + len(ready) > MAX_PLANS:
-                self._plans.clear()
-                self._wire.send_query_params(b"DEALLOCATE ALL", None)
-            for text, values, keeps_plan in ready:
-                self._send(text, values, keeps_plan)
-            self._wire.pipeline_sync()
+            self._statements.send(ready)
             self._flush()
         except psycopg.Error as error:
             self._fail(error)
-        return [self._rows(result) for result in await batch]
+        return [self._statements.rows(result) for result in await batch]
 
     def discard(self) -> None:
         """Close; whoever waits for the batch gets an OperationalError."""
         self._fail(psycopg.OperationalError("the connection was closed"))
-
-    def _adapted(self, statement: Statement) -> tuple[bytes, list[Any], bool]:
-        text, names = positional(statement.sql)
-        values = [statement.parameters[name] for name in names]
-        dumped = self._transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
-        return text, list(dumped), statement.keeps_plan
-
-    def _send(self, text: bytes, values: list[Any], keeps_plan: bool) -> None:
-        if not keeps_plan:
-            self._wire.send_query_params(text, values, result_format=_BINARY)
-            return
-        name = self._plans.get(text) or self._unconfirmed.get(text)
-        if name is None:
-            name = self._unconfirmed[text] = b"p%d" % len(self._plans | self._unconfirmed)
-            self._wire.send_prepare(name, text)
-        self._wire.send_query_prepared(name, values, result_format=_BINARY)
 
     def _flush(self) -> None:
         if self._wire.flush():
@@ -294,29 +343,18 @@ class _Connection:
     def _end(self) -> None:
         """The batch is over, well or not."""
         batch, results, self._results = self._batch, self._results, []
-        unconfirmed, self._unconfirmed = self._unconfirmed, {}
         self._batch = None
         assert batch is not None
-        failed = next((r for r in results if r.status == pq.ExecStatus.FATAL_ERROR), None)
-        if failed is None:
-            self._plans |= unconfirmed
-            if not batch.done():
-                batch.set_result([r for r in results if r.status == pq.ExecStatus.TUPLES_OK])
-            self._pool.give_back(self)
-            return
-        error = errors.error_from_result(failed)
+        settled = self._statements.settle(results)
         if not batch.done():
-            batch.set_exception(error)
-        if unconfirmed or isinstance(error, _STALE_PLAN):
-            # What it keeps prepared is not known any more.
-            self.discard()
-        else:
+            if settled.error is None:
+                batch.set_result(settled.results)
+            else:
+                batch.set_exception(settled.error)
+        if settled.is_sound:
             self._pool.give_back(self)
-
-    def _rows(self, result: pq.abc.PGresult) -> list[Row]:
-        transformer = self._transformer
-        transformer.set_pgresult(result)
-        return transformer.load_rows(0, result.ntuples, tuple)
+        else:
+            self.discard()
 
     def _fail(self, error: psycopg.Error) -> None:
         if self._socket < 0:

@@ -1,0 +1,79 @@
+"""Batches for threads, as `storage.statements` runs them for an event loop.
+
+On a connection that its pool has lent: psycopg's pool and errors, and libpq for what is in between.
+A batch is one transaction and one round trip; a psycopg pipeline of two cursors costs several times
+the CPU.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import pq
+
+from storage.statements import MAX_GAPS, Row, Statement, Wire
+
+# The attribute of a connection that keeps its prepared statements.
+_WIRE = "interop_wire"
+
+
+def run_batch(
+    connection: psycopg.Connection[Row], statements: Sequence[Statement]
+) -> list[list[Row]]:
+    """Run the statements in one transaction; the rows of each that has rows.
+
+    Closes the connection where it cannot be used again.
+    """
+    wire = _wire_of(connection)
+    ready = wire.ready(statements)
+    pgconn = connection.pgconn
+    try:
+        pgconn.enter_pipeline_mode()
+        wire.send(ready)
+        settled = wire.settle(_results(pgconn))
+        pgconn.exit_pipeline_mode()
+    except BaseException:
+        connection.close()
+        raise
+    if not settled.is_sound:
+        connection.close()
+    if settled.error is not None:
+        raise settled.error
+    return [wire.rows(result) for result in settled.results]
+
+
+def _wire_of(connection: psycopg.Connection[Row]) -> Wire:
+    wire: Wire | None = getattr(connection, _WIRE, None)
+    if wire is None:
+        wire = Wire(connection)
+        setattr(connection, _WIRE, wire)
+    return wire
+
+
+def _results(pgconn: pq.abc.PGconn) -> list[pq.abc.PGresult]:
+    """Send what libpq holds and wait for the end of the batch."""
+    poll = select.poll()
+    # While it cannot send it must read, or both sides wait for each other.
+    poll.register(pgconn.socket, select.POLLIN | select.POLLOUT)
+    while pgconn.flush():
+        poll.poll()
+        pgconn.consume_input()
+    poll.modify(pgconn.socket, select.POLLIN)
+    found: list[pq.abc.PGresult] = []
+    gaps = 0
+    while gaps <= MAX_GAPS:
+        while pgconn.is_busy():
+            poll.poll()
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            # One stands between two statements; many, where libpq has lost the batch.
+            gaps += 1
+        elif result.status == pq.ExecStatus.PIPELINE_SYNC:
+            return found
+        else:
+            gaps = 0
+            found.append(result)
+    raise psycopg.OperationalError("the database left statements unanswered")
