@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from anyio import to_thread
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -23,6 +24,7 @@ from interop.access.limits import RateLimiter
 from interop.administration import application as administration
 from interop.administration import documentation
 from interop.dicom.decode_pool import shared_pool
+from interop.dicom.picture_keeper import PictureKeeper
 from interop.dicomweb import router as dicomweb
 from interop.fhir import router as fhir
 from interop.identity import router as identity
@@ -65,9 +67,11 @@ def application(
         app.state.viewer = ViewerFolder(settings.effective_viewer_dir)
         app.state.administration = api
         api.state.services = services
+        pictures = PictureKeeper(services)
         try:
             yield
         finally:
+            await to_thread.run_sync(pictures.close)
             await app.state.limiter.close()
             await services.database.close_async()
             services.close()

@@ -263,6 +263,10 @@ class Settings(BaseSettings):
     def spool_dir(self) -> Path:
         return self.data_dir / "spool"
 
+    @property
+    def picture_dir(self) -> Path:
+        return self.data_dir / "cache" / "pictures"
+
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for the processes of the supervisor."""
         values = self.model_dump(exclude_none=True)

@@ -3,8 +3,8 @@
 Each tenant has a folder, and a key says of which bytes an image is (the storage key, which is never
 used again) and everything that was asked for, so nobody is ever given what was rendered for another
 tenant. Who may see an image is decided before the cache is asked, so a deleted object's is never
-shown. It is bounded in size and age. Images with burned-in names are not kept at all; that is the
-caller's to see to.
+shown, and is gone soon after (picture_keeper.py). It is bounded in size and age. Images with
+burned-in names are not kept at all; that is the caller's to see to.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +24,8 @@ _LISTING_SECONDS = 3_600.0
 LARGEST_BYTES = 8 << 20
 # Room is made in one go, so that the folder is not listed for each image.
 _KEPT_PART = 0.8
+# Stands for the slashes of a storage key, which has none of these itself (storage/objects/keys.py).
+_SLASH = "_"
 
 
 class PictureCache:
@@ -38,9 +41,10 @@ class PictureCache:
         self._listed_at = 0.0
 
     @staticmethod
-    def key(tenant_id: UUID, *what: object) -> str:
-        """The name under which a tenant's image is kept."""
-        return f"{tenant_id}/{sha256(repr(what).encode()).hexdigest()}"
+    def key(tenant_id: UUID, storage_key: str, *how: object) -> str:
+        """The name under which an image of a tenant's stored object is kept."""
+        of = storage_key.replace("/", _SLASH)
+        return f"{tenant_id}/{of}.{sha256(repr((storage_key, how)).encode()).hexdigest()}"
 
     def get(self, key: str) -> bytes | None:
         """The image, unless it was never kept or is too old."""
@@ -76,6 +80,24 @@ class PictureCache:
             if is_stale or self._listed_bytes + self._written > self._limit:
                 self._make_room()
 
+    def tenants(self) -> list[UUID]:
+        """Whose images there are."""
+        return [UUID(path.name) for path in self._folder.glob("*-*-*-*-*")]
+
+    def storage_keys(self, tenant_id: UUID) -> set[str]:
+        """Of which stored objects of a tenant there are images."""
+        return {_storage_key(path) for path in self._images(tenant_id)}
+
+    def forget(self, tenant_id: UUID, storage_keys: Collection[str]) -> None:
+        """Remove every image of these objects."""
+        for path in self._images(tenant_id):
+            if _storage_key(path) in storage_keys:
+                with suppress(OSError):
+                    path.unlink()
+
+    def _images(self, tenant_id: UUID) -> list[Path]:
+        return list((self._folder / str(tenant_id)).glob("*"))
+
     def _path(self, key: str) -> Path:
         return self._folder / key
 
@@ -96,3 +118,7 @@ class PictureCache:
                 path.unlink()
                 total -= size
         self._listed_bytes, self._written, self._listed_at = total, 0, time.time()
+
+
+def _storage_key(path: Path) -> str:
+    return path.name.partition(".")[0].replace(_SLASH, "/")

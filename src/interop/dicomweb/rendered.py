@@ -299,11 +299,11 @@ def _key(
     if wanted.rendering.annotation or wanted.wants_animation:
         return None
     settings = services.settings
-    cache = _cache(settings.data_dir / "cache" / "pictures", settings.picture_cache_bytes)
+    cache = _cache(settings.picture_dir, settings.picture_cache_bytes)
     key = PictureCache.key(
         caller.tenant.id,
-        render.VERSION,
         picture.row.instance.storage_uri,
+        render.VERSION,
         picture.frame,
         wanted.rendering,
     )

@@ -11,8 +11,9 @@ import pytest
 
 from interop.dicom import picture_cache
 from interop.dicom.picture_cache import LARGEST_BYTES, MOST_AGE_SECONDS, PictureCache
+from storage.objects.keys import new_key
 
-TENANT = uuid4()
+TENANT, NEIGHBOUR = uuid4(), uuid4()
 
 
 def files(folder: Path) -> list[Path]:
@@ -33,7 +34,7 @@ def test_what_was_put_is_got_under_its_own_key_only(tmp_path: Path) -> None:
 
 def test_the_oldest_make_room(tmp_path: Path) -> None:
     cache = PictureCache(tmp_path, 10_000)
-    keys = [cache.key(TENANT, n) for n in range(40)]
+    keys = [cache.key(TENANT, str(n)) for n in range(40)]
 
     for age, key in enumerate(keys):
         cache.put(key, bytes(1000))
@@ -83,3 +84,20 @@ def test_a_disk_that_fails_costs_time_and_nothing_else(
     cache.put(key, b"image")
 
     assert cache.get(key) is None
+
+
+def test_images_of_an_object_are_found_and_forgotten_together(tmp_path: Path) -> None:
+    cache = PictureCache(tmp_path, 1 << 20)
+    gone, other = (new_key(TENANT) for _ in range(2))
+    first, second = (cache.key(TENANT, gone, frame) for frame in (1, 2))
+    kept, elsewhere = cache.key(TENANT, other, 1), cache.key(NEIGHBOUR, gone, 1)
+    for key in (first, second, kept, elsewhere):
+        cache.put(key, b"image")
+
+    assert set(cache.tenants()) == {TENANT, NEIGHBOUR}
+    assert cache.storage_keys(TENANT) == {gone, other}
+    cache.forget(TENANT, {gone})
+
+    assert [cache.get(key) for key in (first, second)] == [None, None]
+    assert [cache.get(key) for key in (kept, elsewhere)] == [b"image"] * 2
+    assert cache.storage_keys(uuid4()) == set()
