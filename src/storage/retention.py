@@ -20,6 +20,21 @@ _KEPT_UNTIL: LiteralString = (
     " AND p.data_class = 'IMAGING'"
     " WHERE s.tenant_id = %(tenant_id)s AND s.id = %(study)s"
 )
+_KEPT_UNTIL_SINCE: LiteralString = (
+    "SELECT %(since)s::timestamptz"
+    " + make_interval(years => coalesce(p.min_years, t.default_retention_min_years, 0))"
+    " FROM tenant_settings AS t"
+    " LEFT JOIN data_retention_policies AS p ON p.tenant_id = t.tenant_id"
+    " AND p.data_class = 'IMAGING'"
+    " WHERE t.tenant_id = %(tenant_id)s"
+)
+
+
+def kept_until(connection: Connection, tenant_id: UUID, since: datetime) -> datetime | None:
+    """When an image of a time may be deleted at the earliest; None where nobody says so."""
+    values = {"tenant_id": tenant_id, "since": since}
+    row = connection.execute(_KEPT_UNTIL_SINCE, values).fetchone()
+    return row[0] if row else None
 
 
 def study_kept_until(connection: Connection, tenant_id: UUID, study_id: UUID) -> datetime | None:

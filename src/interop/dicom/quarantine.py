@@ -24,7 +24,7 @@ from storage import legal_holds
 from storage.audit import INSERT_AUDIT
 from storage.database import Connection, Database
 from storage.objects import ObjectNotFound, ObjectStore
-from storage.retention import study_kept_until
+from storage.retention import kept_until, study_kept_until
 from storage.tenancy import Tenant
 
 PENDING = "PENDING"
@@ -157,10 +157,13 @@ def _shown(text: str | bytes) -> dict[str, Any]:
 def let_in(
     services: QuarantineServices, tenant: Tenant, quarantined_id: UUID, source: Source
 ) -> Outcome:
-    """Store the object in the place of what contradicts it. Raises NotFound and Conflict."""
+    """Store the object in the place of what contradicts it. Raises NotFound and Conflict.
+
+    deletion.Held, which is a Conflict, where what is stored must stay as it is.
+    """
     with services.database.connection(tenant.id) as connection:
         one = _pending(find(connection, tenant.id, quarantined_id))
-        _require_unreviewed(connection, tenant.id, one)
+        _require_replaceable(connection, tenant.id, one)
     spooled = _spooled(services, one)
     outcome = services.ingest.store(tenant, spooled, source, released_id=one.id)
     if outcome.failure is not None:
@@ -220,34 +223,56 @@ def _holding(
     connection: Connection, tenant_id: UUID, one: Quarantined, despite_retention: str | None
 ) -> list[str]:
     study = _study_of(connection, tenant_id, one)
-    if study is None:
-        held = [
-            hold
-            for hold in legal_holds.standing(connection, tenant_id)
-            if hold.entity_type.upper() == "TENANT"
-        ]
-        return [f"legal hold {hold.id}" for hold in held]
     reasons = [
         f"legal hold {hold.id} on {hold.entity_type} {hold.entity_id}"
-        for hold in legal_holds.on_images(connection, tenant_id, study.id, [])
+        for hold in _holds(connection, tenant_id, one, study)
     ]
     # What never was a record need not be kept as one.
-    until = study_kept_until(connection, tenant_id, study.id) if one.was_stored else None
-    if until is not None and until > datetime.now(UTC) and despite_retention is None:
+    if not one.was_stored or despite_retention is not None:
+        return reasons
+    if study is not None:
+        until = study_kept_until(connection, tenant_id, study.id)
+    else:
+        # It was the last of its study, whose age nobody knows any more.
+        until = kept_until(connection, tenant_id, one.received_at)
+    if until is not None and until > datetime.now(UTC):
         reasons.append(f"images are kept until {until:%Y-%m-%d} by the organization's retention")
     return reasons
 
 
-def _require_unreviewed(connection: Connection, tenant_id: UUID, one: Quarantined) -> None:
-    """What people have judged on the stored image must not vanish with it unasked."""
+def _holds(
+    connection: Connection, tenant_id: UUID, one: Quarantined, study: removal.StudyKey | None
+) -> list[legal_holds.LegalHold]:
+    """The holds on a kept object. Of whom a record is whose study is gone, none can exclude."""
+    if study is not None:
+        return legal_holds.on_images(connection, tenant_id, study.id, [])
+    return [
+        hold
+        for hold in legal_holds.standing(connection, tenant_id)
+        if one.was_stored or hold.entity_type.upper() == "TENANT"
+    ]
+
+
+def _require_replaceable(connection: Connection, tenant_id: UUID, one: Quarantined) -> None:
+    """What is stored goes to quarantine whole, but what was made of it is deleted with it.
+
+    So what forbids a deletion forbids this, but for retention: the image itself is kept. What
+    people have judged must not vanish unasked. Raises Conflict.
+    """
     row = connection.execute(
-        "SELECT o.id, o.study_id FROM imaging_objects AS o"
+        "SELECT s.id, s.study_uid, s.patient_id, o.id FROM imaging_objects AS o"
+        " JOIN imaging_studies AS s ON s.tenant_id = o.tenant_id AND s.id = o.study_id"
         " WHERE o.tenant_id = %s AND o.sop_instance_uid = %s",
         (tenant_id, one.sop_instance_uid),
     ).fetchone()
     if row is None:
         return
-    values = {"tenant_id": tenant_id, "study": row[1], "objects": [row[0]], "is_whole": False}
+    study, stored = removal.StudyKey(*row[:3]), [row[3]]
+    objects = removal.with_what_the_ai_made(connection, tenant_id, study, stored)
+    waived = deletion.Waiver(despite_retention="replaced", with_reviewed_findings=True)
+    if reasons := deletion.holding(connection, tenant_id, study, objects, waived):
+        raise deletion.Held(reasons)
+    values = {"tenant_id": tenant_id, "study": study.id, "objects": objects, "is_whole": False}
     counted = connection.execute(removal.REVIEWED, values).fetchone()
     if counted is not None and counted[0]:
         raise Conflict(

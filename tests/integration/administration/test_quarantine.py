@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -193,18 +193,64 @@ def test_what_was_a_record_before_is_kept_as_long_as_one(
 
     assert "kept until" in assert_problem(office.operator.post(url, json={}), 409)
     assert_problem(office.user(IMAGES).post(url, json=why), 403)
-    office.door.execute(
-        "INSERT INTO legal_holds (tenant_id, entity_type, entity_id, reason)"
-        " SELECT tenant_id, 'PATIENT', patient_id, 'a lawsuit' FROM imaging_studies"
-        " WHERE tenant_id = %s AND study_uid = %s",
-        tenant.id,
-        first.StudyInstanceUID,
-    )
+    hold(office, tenant, first.StudyInstanceUID)
     assert "legal hold" in assert_problem(office.operator.post(url, json=why), 409)
     office.door.execute(
         "UPDATE legal_holds SET released_at = now() WHERE tenant_id = %s", tenant.id
     )
     assert office.operator.post(url, json=why).status_code == 200
+
+
+def hold(office: Office, tenant: Tenant, study: str) -> None:
+    office.door.execute(
+        "INSERT INTO legal_holds (tenant_id, entity_type, entity_id, reason)"
+        " SELECT tenant_id, 'PATIENT', patient_id, 'a lawsuit' FROM imaging_studies"
+        " WHERE tenant_id = %s AND study_uid = %s",
+        tenant.id,
+        study,
+    )
+
+
+@pytest.fixture
+def released_holds(office: Office, tenant: Tenant) -> Iterator[None]:
+    yield
+    office.door.execute(
+        "UPDATE legal_holds SET released_at = now() WHERE tenant_id = %s", tenant.id
+    )
+
+
+def test_d15_what_is_held_is_not_replaced(
+    office: Office, stow: Stow, dicomweb: httpx.Client, tenant: Tenant, released_holds: None
+) -> None:
+    """What the AI made of the stored image would be erased with it."""
+    first, _ = contradicting(stow)
+    one = kept(office, first)
+    hold(office, tenant, first.StudyInstanceUID)
+
+    answer = office.operator.post(f"/quarantine/{one['id']}/release")
+
+    assert "legal hold" in assert_problem(answer, 409)
+    assert kept(office, first)["state"] == "PENDING"
+    assert stored(dicomweb, first)["0008103E"]["Value"] == ["first"]
+
+
+def test_d15_a_record_whose_study_is_gone_is_kept_as_long_as_any(
+    office: Office, stow: Stow, tenant: Tenant, released_holds: None
+) -> None:
+    first = make_image(PatientID=patient_id())
+    second = make_image(PatientID=patient_id(), SOPInstanceUID=first.SOPInstanceUID)
+    stow(first)
+    stow(second)
+    office.operator.post(f"/quarantine/{kept(office, first)['id']}/release").raise_for_status()
+    former = kept(office, first)
+    assert former["study_instance_uid"] == first.StudyInstanceUID
+    url = f"/quarantine/{former['id']}/discard"
+    why = {"despite_retention": "a test pattern"}
+
+    assert "kept until" in assert_problem(office.operator.post(url, json={}), 409)
+    # Of whom it is nobody can say any more, so every hold may mean it.
+    hold(office, tenant, second.StudyInstanceUID)
+    assert "legal hold" in assert_problem(office.operator.post(url, json=why), 409)
 
 
 def test_who_may_and_who_may_not(office: Office, stow: Stow) -> None:
