@@ -48,7 +48,10 @@ class Settings(Body):
     tooth_numbering_system: Literal["FDI", "UNIVERSAL", "PALMER"] | None = None
     requires_ai_review: Flag | None = None
     clinical_workflow: JsonObject | None = None
-    allow_any_calling_ae: Flag | None = None
+    allow_any_calling_ae: Flag | None = Field(
+        None,
+        description="Whether DICOM devices that are not registered may send. They never query.",
+    )
     quiet_window_seconds: Annotated[int, Field(strict=True, ge=0, le=86400)] | None = None
     require_reference_resolution: Flag | None = None
     require_if_match: Flag | None = Field(

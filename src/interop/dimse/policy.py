@@ -95,13 +95,17 @@ class Admission:
 
     @property
     def caller(self) -> Caller:
-        """For whom the one policy decides."""
+        """For whom the one policy decides.
+
+        Who is not registered may send where the tenant admits anybody, and sees nothing: an AE
+        title is no proof of anything.
+        """
         return device(
             self.tenant,
             self.calling_ae_title,
             self.remote_address,
             may_send=self.entity is None or self.entity.may_send,
-            may_query=self.entity is None or self.entity.may_query,
+            may_query=self.entity is not None and self.entity.may_query,
             required_consent=self.entity.required_consent if self.entity is not None else None,
         )
 

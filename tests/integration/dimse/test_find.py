@@ -11,8 +11,9 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
+from pynetdicom.sop_class import CTImageStorage
 
-from interop.dimse import find_statements
+from interop.dimse import c_get, c_move, find_statements
 from tests.integration.dimse.finding import (
     PATIENT_ROOT,
     STUDY_ROOT,
@@ -429,6 +430,26 @@ def test_an_entity_without_the_right_gets_no_context(
 
     assert [context.result for context in association.rejected_contexts] == [3]
     association.release()
+
+
+def test_who_is_not_registered_may_send_where_anybody_may_and_query_nowhere(
+    services: Any, port: int, tenant: Any, archive: Archive
+) -> None:
+    statement = "UPDATE tenant_settings SET allow_any_calling_ae = %s WHERE tenant_id = %s"
+    entity = AE("ANYBODY")
+    for uid in (STUDY_ROOT, c_move.STUDY_ROOT_MOVE, c_get.PATIENT_ROOT_GET, CTImageStorage):
+        entity.add_requested_context(uid)
+    try:
+        with services.database.connection(tenant.id) as connection:
+            connection.execute(statement, (True, tenant.id))
+        association = entity.associate("127.0.0.1", port, ae_title="INTEROP")
+        accepted = [str(context.abstract_syntax) for context in association.accepted_contexts]
+        association.release()
+    finally:
+        with services.database.connection(tenant.id) as connection:
+            connection.execute(statement, (False, tenant.id))
+
+    assert accepted == [CTImageStorage]
 
 
 def test_an_entity_of_another_purpose_sees_only_patients_who_consented(
