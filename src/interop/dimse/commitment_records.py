@@ -25,7 +25,8 @@ CLAIM: Final = timedelta(seconds=60)
 _PAGE = 200
 
 _COLUMNS: LiteralString = (
-    "id, role, transaction_uid, peer_ae_title, local_ae_title, status, attempts, next_attempt_at"
+    "id, role, transaction_uid, peer_ae_title, local_ae_title, status, attempts, next_attempt_at,"
+    " message"
 )
 
 # Two requests under one Transaction UID of a peer are judged one after the other.
@@ -60,6 +61,7 @@ class Commitment:
     status: str
     attempts: int
     next_attempt_at: datetime
+    message: str | None
 
 
 @dataclass(frozen=True, slots=True)

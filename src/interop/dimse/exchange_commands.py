@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _METHODS = ("get", "move")
 _SHOWN = 20
+# A peer mostly reports within seconds, on this association or on one to the running server.
+_REPORT_SECONDS = 15.0
 
 
 def reached(interop: Opened, tenant: Tenant, ae_title: str, *, to_send: bool) -> Destination:
@@ -50,7 +52,7 @@ def reached(interop: Opened, tenant: Tenant, ae_title: str, *, to_send: bool) ->
 def send(
     tenant: TenantOption,
     ae_title: Annotated[str, typer.Option(help="Registered AE to send to.")],
-    paths: Annotated[list[Path], typer.Argument(help="DICOM files.")],
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],
     commit: Annotated[
         bool, typer.Option("--commit", help="Ask the peer to commit itself to keep them.")
     ] = False,
@@ -61,8 +63,9 @@ def send(
     from interop.dimse.sender import SendFailed
     from interop.progress import progress_bar
 
-    files = [p for path in paths for p in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    files = [path for path in files if path.is_file()]
+    files = list(scu.files_below(paths))
+    if not files:
+        raise CommandFailed(f"there is no file in {', '.join(map(str, paths))}")
     with opened() as interop:
         owner = require(interop.tenants, tenant)
         peer = reached(interop, owner, ae_title, to_send=True)
@@ -78,12 +81,9 @@ def send(
         record(interop, owner, "IMAGES_SENT", called_ae_title=ae_title, objects=stored)
         commitment = _commitment(interop, owner, peer, report) if commit and stored else None
     _show_sent(report, ae_title, commitment, as_json)
-    if report.failed or (commitment is not None and commitment["status"] not in _GOOD):
+    # Who deletes its files after this command must have the peer's word for them.
+    if report.failed or (commitment is not None and commitment["status"] != "COMMITTED"):
         raise typer.Exit(1)
-
-
-# A report that has not come yet is no failure: the server takes it when it does.
-_GOOD = ("COMMITTED", "REQUESTED")
 
 
 def _commitment(
@@ -112,7 +112,7 @@ def _commitment(
         id_ = records.begin_asking(connection, tenant.id, parties, asked, overdue_at)
     services = open_services(interop.settings)
     try:
-        commitment_jobs.ask(services, tenant, id_)
+        commitment_jobs.ask(services, tenant, id_, _REPORT_SECONDS)
     finally:
         services.close()
     with interop.database.connection(tenant.id) as connection:
@@ -123,6 +123,7 @@ def _commitment(
         "id": str(id_),
         "transaction_uid": found.transaction_uid,
         "status": found.status,
+        "message": found.message,
         "failed": {one.reference.sop_instance_uid: f"0x{one.reason:04X}" for one in failed},
     }
 
@@ -147,9 +148,16 @@ def _show_sent(
     for entry in report.failed[:_SHOWN]:
         err.print(f"{entry.path}: {_status(entry.status)} {entry.message}", soft_wrap=True)
     if commitment is not None:
-        out.print(f"commitment {commitment['id']}: {commitment['status']}", soft_wrap=True)
+        out.print(f"commitment {commitment['id']}: {_state(commitment)}", soft_wrap=True)
         for uid, reason in list(commitment["failed"].items())[:_SHOWN]:
             err.print(f"not committed: {uid} {reason}", soft_wrap=True)
+
+
+def _state(commitment: dict[str, Any]) -> str:
+    said = f" ({commitment['message']})" if commitment["message"] else ""
+    if commitment["status"] != "REQUESTED":
+        return f"{commitment['status']}{said}"
+    return f"no report yet{said}; 'interop commitments' shows it when it has come"
 
 
 def _status(status: int | None) -> str:

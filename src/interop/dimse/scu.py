@@ -112,7 +112,7 @@ def send(
         note(Sent(Path(outgoing.location), found.status, found.message, *uids))
 
     objects = []
-    for path in _files(paths):
+    for path in files_below(paths):
         try:
             objects.append(outgoing_file(path))
         except NotReadable as error:
@@ -123,7 +123,8 @@ def send(
     return report
 
 
-def _files(paths: Iterable[Path | str]) -> Iterator[Path]:
+def files_below(paths: Iterable[Path | str]) -> Iterator[Path]:
+    """The files named, and those in the folders named; also what is not there, to be said so."""
     for entry in paths:
         path = Path(entry)
         if path.is_dir():

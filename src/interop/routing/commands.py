@@ -218,7 +218,8 @@ def deliveries(
         str | None, typer.Option(help="PENDING, RETRYING, DELIVERED, WITHHELD or DEAD_LETTER.")
     ] = None,
     retry: Annotated[
-        bool, typer.Option("--retry", help="Send again what was given up or withheld.")
+        bool,
+        typer.Option("--retry", help="Send again what was given up, withheld or not committed."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -249,7 +250,7 @@ def deliveries(
 
 
 def _line(one: dict[str, Any]) -> str:
-    commitment = f", {one['commitment'].lower()}" if one["commitment"] else ""
+    commitment = f", {one['commitment'].lower().replace('_', ' ')}" if one["commitment"] else ""
     tried = f" after {one['attempts']}" if one["attempts"] > 1 else ""
     return (
         f"{one['created_at']:%Y-%m-%d %H:%M}  {one['destination']:<16} {one['status']}{tried}"

@@ -32,6 +32,17 @@ _COLUMN: Final[Mapping[str, LiteralString]] = {
     "web": "web_destination_id",
 }
 _OPEN: LiteralString = "d.status IN ('PENDING', 'RETRYING')"
+# Of the object itself: a transaction may be committed in part. What its report does not name is not
+# committed either.
+_COMMITMENT: LiteralString = (
+    "CASE WHEN r.state = 'COMMITTED' THEN 'COMMITTED'"
+    " WHEN c.status = 'PARTLY_COMMITTED' THEN 'NOT_COMMITTED' ELSE c.status END"
+)
+_ITS_COMMITMENT: LiteralString = (
+    " LEFT JOIN storage_commitments AS c ON c.tenant_id = d.tenant_id AND c.id = d.commitment_id"
+    " LEFT JOIN storage_commitment_references AS r ON r.tenant_id = c.tenant_id"
+    " AND r.commitment_id = c.id AND r.sop_instance_uid = o.sop_instance_uid"
+)
 # When the study has been quiet for as long as the rule asks, and the last failure long enough ago.
 _DUE_AT: LiteralString = (
     "greatest(d.next_attempt_at, CASE WHEN d.quiet_seconds > 0 THEN coalesce(s.last_received_at,"
@@ -226,7 +237,7 @@ def list_deliveries(
         "SELECT d.id, d.rule_name, coalesce(a.ae_title, w.name) AS destination, d.status,"
         " d.attempts, d.status_code, d.message, s.study_uid AS study_instance_uid,"
         " o.sop_instance_uid, d.created_at, d.next_attempt_at, d.delivered_at,"
-        " c.status AS commitment"
+        f" {_COMMITMENT} AS commitment"
         " FROM dicom_deliveries AS d"
         " JOIN imaging_objects AS o ON o.tenant_id = d.tenant_id AND o.id = d.imaging_object_id"
         " JOIN imaging_studies AS s ON s.tenant_id = d.tenant_id AND s.id = d.study_id"
@@ -234,8 +245,7 @@ def list_deliveries(
         " AND a.id = d.application_entity_id"
         " LEFT JOIN dicom_web_destinations AS w ON w.tenant_id = d.tenant_id"
         " AND w.id = d.web_destination_id"
-        " LEFT JOIN storage_commitments AS c ON c.tenant_id = d.tenant_id"
-        " AND c.id = d.commitment_id"
+        f"{_ITS_COMMITMENT}"
         " WHERE d.tenant_id = %(tenant_id)s AND (%(status)s::text IS NULL OR d.status = %(status)s)"
         " AND (%(only)s::uuid IS NULL OR d.id = %(only)s)"
         " AND (%(at)s::timestamptz IS NULL OR (d.created_at, d.id) < (%(at)s, %(id)s::uuid))"
@@ -260,13 +270,23 @@ def find_one(connection: Connection, tenant_id: UUID, delivery_id: UUID) -> dict
 
 
 def retry(connection: Connection, tenant_id: UUID, ids: Sequence[UUID] | None = None) -> int:
-    """Send again what was given up or withheld: these, or all. Returns how many there are."""
+    """Send again what was given up or withheld, or delivered and not committed: these, or all.
+
+    Where the peer gave no report or has no storage commitment, only what is named: it has the
+    object. Returns how many there are.
+    """
     rows = connection.execute(
-        "UPDATE dicom_deliveries SET status = 'PENDING', attempts = 0, next_attempt_at = now(),"
-        " message = NULL, status_code = NULL WHERE tenant_id = %(tenant_id)s"
-        " AND status IN ('WITHHELD', 'DEAD_LETTER', 'RETRYING')"
-        " AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s::uuid[]))"
-        " RETURNING application_entity_id, web_destination_id",
+        "UPDATE dicom_deliveries AS d SET status = 'PENDING', attempts = 0, next_attempt_at ="
+        " now(), message = NULL, status_code = NULL, delivered_at = NULL, commitment_id = NULL"
+        " FROM (SELECT d.id FROM dicom_deliveries AS d JOIN imaging_objects AS o"
+        f" ON o.tenant_id = d.tenant_id AND o.id = d.imaging_object_id{_ITS_COMMITMENT}"
+        " WHERE d.tenant_id = %(tenant_id)s"
+        " AND (%(ids)s::uuid[] IS NULL OR d.id = ANY (%(ids)s::uuid[]))"
+        " AND (d.status IN ('WITHHELD', 'DEAD_LETTER', 'RETRYING') OR d.status = 'DELIVERED' AND"
+        f" ({_COMMITMENT} = 'NOT_COMMITTED' OR %(ids)s::uuid[] IS NOT NULL"
+        " AND c.status IN ('REFUSED', 'UNANSWERED'))) FOR UPDATE OF d) AS again"
+        " WHERE d.tenant_id = %(tenant_id)s AND d.id = again.id"
+        " RETURNING d.application_entity_id, d.web_destination_id",
         {"tenant_id": tenant_id, "ids": list(ids) if ids is not None else None},
     ).fetchall()
     for kind, id_ in {destination_key(*row) for row in rows}:

@@ -135,6 +135,26 @@ def test_the_server_echoes_and_sends_to_a_peer_that_requires_tls(
         live.cli("echo", "--tenant", "demo", "--ae-title", "INTEROP")
 
 
+def test_what_is_not_sent_or_not_committed_fails_the_command(
+    server: tuple[LiveServer, int], tmp_path: Path
+) -> None:
+    live, port = server[0], free_port()
+    live.cli("ae", "create", "--tenant", "demo", "--ae-title", "STORAGE", "--host", "127.0.0.1",
+             "--port", str(port))  # fmt: skip
+    to_storage = ("send", "--tenant", "demo", "--ae-title", "STORAGE")
+    peer = subprocess.Popen(["storescp", "-aet", "STORAGE", "-od", str(tmp_path), str(port)])
+    try:
+        with pytest.raises(RuntimeError, match=r"missing\.dcm: not sent"):
+            live.cli(*to_storage, "missing.dcm")
+        with pytest.raises(RuntimeError, match="there is no file in"):
+            live.cli(*to_storage, str(tmp_path))
+        with pytest.raises(RuntimeError, match=r"1 of 1 stored.*\n.*no report yet"):
+            live.cli(*to_storage, "--commit", str(MR))
+    finally:
+        peer.terminate()
+        peer.wait(10)
+
+
 def test_doctor_tells_of_certificates_and_of_plain_dicom_beyond_this_machine(
     server: tuple[LiveServer, int], certificates: Path, tmp_path: Path
 ) -> None:

@@ -325,10 +325,10 @@ def test_a_destination_of_another_purpose_gets_only_patients_who_consented(
 
 def test_the_destination_is_asked_to_keep_what_it_got(
     destination: Any, rule: Any, store: Any, make_ct: Any, listed: Any, worker: WorkerServices,
-    our_port: int,
+    our_port: int, services: Any, tenant: Tenant,
 ) -> None:  # fmt: skip
     """pynetdicom as an archive that commits itself on the association that asks."""
-    entity, got = AE("ARCHIVE"), []
+    entity, got, stored = AE("ARCHIVE"), [], []
     entity.add_supported_context(CT)
     entity.add_supported_context(PUSH_MODEL_SOP_CLASS, scu_role=True, scp_role=True)
 
@@ -336,9 +336,13 @@ def test_the_destination_is_asked_to_keep_what_it_got(
         got.append(event.action_information)
         return 0x0000, None
 
+    def on_store(event: Any) -> int:
+        stored.append(str(event.request.AffectedSOPInstanceUID))
+        return 0x0000
+
     server = entity.start_server(
         ("127.0.0.1", 0), block=False,
-        evt_handlers=[(evt.EVT_C_STORE, lambda event: 0), (evt.EVT_N_ACTION, on_action)],
+        evt_handlers=[(evt.EVT_C_STORE, on_store), (evt.EVT_N_ACTION, on_action)],
     )  # fmt: skip
     destination(server.server_address[1])
     rule(with_commitment=True)
@@ -349,30 +353,44 @@ def test_the_destination_is_asked_to_keep_what_it_got(
             assert eventually(lambda: len(got) == 1, 30)
             assert [d["commitment"] for d in listed()] == ["REQUESTED"] * 2
             report_to_us(our_port, got[0], bad.sop_instance_uid)
-            assert eventually(
-                lambda: [d["commitment"] for d in listed()] == ["PARTLY_COMMITTED"] * 2
-            )
+            expected = {good.sop_instance_uid: "COMMITTED", bad.sop_instance_uid: "NOT_COMMITTED"}
+            assert eventually(lambda: commitments(listed()) == expected)
+
+            with services.database.connection(tenant.id) as connection:
+                assert deliveries.retry(connection, tenant.id) == 1
+            assert eventually(lambda: len(got) == 2, 30)
+            report_to_us(our_port, got[1])
+            assert eventually(lambda: set(commitments(listed()).values()) == {"COMMITTED"})
     finally:
         server.shutdown()
 
+    assert sorted(stored) == sorted([good.sop_instance_uid, *[bad.sop_instance_uid] * 2])
+    with services.database.connection(tenant.id) as connection:
+        assert deliveries.retry(connection, tenant.id) == 0
 
-def report_to_us(port: int, asked: Any, failing: str) -> None:
+
+def commitments(found: list[dict[str, Any]]) -> dict[str, str]:
+    return {one["sop_instance_uid"]: one["commitment"] for one in found}
+
+
+def report_to_us(port: int, asked: Any, failing: str | None = None) -> None:
     """The archive's N-EVENT-REPORT on an association of its own, without role selection."""
     told = type(asked)()
     told.TransactionUID = asked.TransactionUID
     told.ReferencedSOPSequence = [
         one for one in asked.ReferencedSOPSequence if one.ReferencedSOPInstanceUID != failing
     ]
-    told.FailedSOPSequence = [
-        one for one in asked.ReferencedSOPSequence if one.ReferencedSOPInstanceUID == failing
-    ]
-    told.FailedSOPSequence[0].FailureReason = 0x0110
+    failed = [one for one in asked.ReferencedSOPSequence if one.ReferencedSOPInstanceUID == failing]
+    for one in failed:
+        one.FailureReason = 0x0110
+    if failed:
+        told.FailedSOPSequence = failed
     association = AE("ARCHIVE").associate(
         "127.0.0.1", port, [build_context(PUSH_MODEL_SOP_CLASS)], "INTEROP"
     )
     assert association.is_established
     status, _ = association.send_n_event_report(
-        told, 2, PUSH_MODEL_SOP_CLASS, PUSH_MODEL_SOP_CLASS + ".1"
+        told, 2 if failed else 1, PUSH_MODEL_SOP_CLASS, PUSH_MODEL_SOP_CLASS + ".1"
     )
     association.release()
     assert status.Status == 0
