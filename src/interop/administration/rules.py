@@ -8,6 +8,7 @@ for records. A service alone may only read the audit log, with `system/AuditEven
 
 from __future__ import annotations
 
+from interop.access.compartments import is_in_compartment
 from interop.access.principals import PATIENT, Caller
 from interop.access.routes import OPERATOR, Rule
 from interop.errors import Forbidden
@@ -19,6 +20,12 @@ OPEN_TO_SERVICES = "AuditEvent"
 def require(caller: Caller, rule: Rule) -> None:
     """Raise Forbidden unless `caller` may do what `rule` guards."""
     _require_scope(caller, rule)
+    if caller.required_consent is not None and is_in_compartment(rule.resource_type):
+        # Here records are shown of all patients, and no filter could leave some of them out.
+        raise Forbidden(
+            f"an app that works for others sees {rule.resource_type} of patients who consented"
+            " only: ask for them by FHIR or DICOMweb"
+        )
     if caller.actor_type == "SYSTEM":
         return
     if rule.permission == OPERATOR:

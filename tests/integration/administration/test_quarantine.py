@@ -269,6 +269,23 @@ def test_who_may_and_who_may_not(office: Office, stow: Stow) -> None:
     assert office.newest()[0] == "QUARANTINE_RELEASED"
 
 
+def test_d4_an_app_that_works_for_others_sees_no_quarantine(
+    office: Office, stow: Stow, tenant: Tenant
+) -> None:
+    """Nobody asks here whether the patients have consented, as QIDO-RS and WADO-RS do."""
+    first, _ = contradicting(stow)
+    one = kept(office, first)
+    of_others = office.door.api_client(tenant, "DATA_SHARING")
+    of_ours = office.door.api_client(tenant)
+    scope = "user/ImagingStudy.cruds"
+
+    app = office.user(IMAGES, scope, of_others)
+    assert "consented" in assert_problem(app.get("/quarantine"), 403)
+    assert "consented" in assert_problem(app.get(f"/quarantine/{one['id']}"), 403)
+    assert_problem(app.post(f"/quarantine/{one['id']}/release"), 403)
+    assert office.user(IMAGES, scope, of_ours).get(f"/quarantine/{one['id']}").status_code == 200
+
+
 def test_another_tenants_object_is_not_there(
     office: Office, stow: Stow, other_tenant: Tenant
 ) -> None:
