@@ -24,7 +24,7 @@ class CannotDecode(ValueError):
     """The frame cannot be decoded."""
 
 
-def decode_frame(described: PixelDescription, frame: bytes) -> Array:
+def decode_frame(described: PixelDescription, frame: bytes | memoryview) -> Array:
     """Return the frame as [rows, columns] or [rows, columns, samples], stored values.
 
     Colour comes out as in ``colour_space`` and pixel by pixel. Raises CannotDecode.
@@ -33,7 +33,7 @@ def decode_frame(described: PixelDescription, frame: bytes) -> Array:
     if decoder is None:
         return _native(described, frame)
     try:
-        array = np.asarray(decoder(described, frame))
+        array = np.asarray(decoder(described, bytes(frame)))
     except CannotDecode:
         raise
     except Exception as error:
@@ -64,7 +64,7 @@ def colour_space(described: PixelDescription) -> str:
     return interpretation
 
 
-def _native(described: PixelDescription, frame: bytes) -> Array:
+def _native(described: PixelDescription, frame: bytes | memoryview) -> Array:
     rows, columns, samples = described.rows, described.columns, described.samples_per_pixel
     pixels = rows * columns
     if described.bits_allocated == 1:

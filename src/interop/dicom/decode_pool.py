@@ -14,6 +14,7 @@ import queue
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -30,8 +31,10 @@ TIMEOUT_SECONDS = 30.0
 # A child is replaced after so many requests, whatever leaked in it.
 CHILD_REQUESTS = 1000
 _WAIT_SECONDS = 30.0
-# The largest the kernel gives without asking: a frame crosses in a few pieces.
+# The largest the kernel gives without asking: a picture crosses in one piece.
 _PIPE_BYTES = 1 << 20
+# Of the memory that bodies go through, what a child keeps for its next request.
+_KEPT_BYTES = 32 << 20
 _LARGEST_HEADER = 1 << 20
 _LARGEST_BODY = 1 << 31
 
@@ -46,13 +49,15 @@ class DecodeChild:
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",
         }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "interop.dicom.decode_child"],
+        self._body = _memory_file()
+        self._process = subprocess.Popen(  # noqa: S603  ourselves
+            [sys.executable, "-m", "interop.dicom.decode_child", str(self._body)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
             start_new_session=True,
+            pass_fds=(self._body,),
             bufsize=0,
         )
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -72,19 +77,27 @@ class DecodeChild:
         deadline = time.monotonic() + timeout
         encoded = orjson.dumps(header)
         try:
+            self._lay_out(body)
             self._send(FRAME.pack(len(encoded), len(body)) + encoded, deadline)
-            self._send(body, deadline)
-            header_size, body_size = FRAME.unpack(self._receive(FRAME.size, deadline))
-            # What was taken over may say anything of itself.
-            if header_size > _LARGEST_HEADER or body_size > _LARGEST_BODY:
-                raise ChildFailed
-            answer = orjson.loads(self._receive(header_size, deadline))
-            data = self._receive(body_size, deadline)
+            answer, data = self._answer(deadline)
+            if len(body) > _KEPT_BYTES:
+                os.ftruncate(self._body, 0)
         except (OSError, ValueError) as error:
             raise ChildFailed from error
         if not isinstance(answer, dict):
             raise ChildFailed
         return answer, data
+
+    def _lay_out(self, body: bytes) -> None:
+        """Put the body where the child reads it.
+
+        Written, not mapped: a child that was taken over could cut the file, and what is mapped
+        beyond its end kills who touches it.
+        """
+        left, at = memoryview(body), 0
+        while left:
+            written = os.pwrite(self._body, left, at)
+            left, at = left[written:], at + written
 
     def _send(self, data: bytes, deadline: float) -> None:
         left = memoryview(data)
@@ -94,19 +107,35 @@ class DecodeChild:
             except BlockingIOError:
                 _wait(self._stdin, select.POLLOUT, deadline)
 
-    def _receive(self, size: int, deadline: float) -> bytes:
-        pieces: list[bytes] = []
-        while size:
+    def _answer(self, deadline: float) -> tuple[Any, bytes]:
+        received = self._at_least(FRAME.size, b"", deadline)
+        header_size, body_size = FRAME.unpack_from(received)
+        # What was taken over may say anything of itself.
+        if header_size > _LARGEST_HEADER or body_size > _LARGEST_BODY:
+            raise ChildFailed
+        start = FRAME.size + header_size
+        received = self._at_least(start, received, deadline)
+        data = self._at_least(body_size, received[start:], deadline)
+        if len(data) != body_size:
+            raise ChildFailed
+        return orjson.loads(received[FRAME.size : start]), data
+
+    def _at_least(self, size: int, received: bytes, deadline: float) -> bytes:
+        """``received`` and what follows it, until there are ``size`` bytes; perhaps more."""
+        if len(received) >= size:
+            return received
+        pieces, missing = [received], size - len(received)
+        while missing > 0:
             try:
-                piece = os.read(self._stdout, min(size, _PIPE_BYTES))
+                piece = os.read(self._stdout, _PIPE_BYTES)
             except BlockingIOError:
                 _wait(self._stdout, select.POLLIN, deadline)
                 continue
             if not piece:
                 raise ChildFailed
             pieces.append(piece)
-            size -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            missing -= len(piece)
+        return b"".join(pieces)
 
     @property
     def pid(self) -> int:
@@ -116,8 +145,17 @@ class DecodeChild:
         for stream in self._streams:
             with suppress(OSError, ValueError):
                 stream.close()
+        os.close(self._body)
         self._process.kill()
         self._process.wait()
+
+
+def _memory_file() -> int:
+    """A file without a name, in memory where the system has such files."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("decode-body")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def _wait(pipe: int, event: int, deadline: float) -> None:

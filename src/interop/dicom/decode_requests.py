@@ -20,7 +20,7 @@ ARRAY = ""
 THUMBNAIL_SIDE = 256
 
 
-def answer(header: dict[str, Any], body: bytes) -> Answer:
+def answer(header: dict[str, Any], body: bytes | memoryview) -> Answer:
     """Return the answer to one request. Raises CannotDecode."""
     if header["wanted"] == "file":
         shape, pixels = file_pixels(body)

@@ -93,8 +93,10 @@ def _grey(described: PixelDescription, stored: Array, window: Window | None) -> 
 def _through(table: Grey, values: Array, low: int) -> Grey:
     """Look every value up, block by block: the indices of one fit the processor's cache."""
     flat, out = values.reshape(-1), np.empty(values.size, np.uint8)
+    indices = np.empty(min(_BLOCK, values.size), np.intp)
     for at in range(0, values.size, _BLOCK):
-        index = flat[at : at + _BLOCK].astype(np.intp)
+        index = indices[: values.size - at]
+        index[:] = flat[at : at + _BLOCK]
         if low:
             index -= low
         # "clip" needs no second pass that checks; no value lies outside of the table.
@@ -117,6 +119,8 @@ def _automatic(described: PixelDescription, values: Array) -> Window:
 def _modality(described: PixelDescription, values: NDArray[np.float64]) -> NDArray[np.float64]:
     if described.modality_lut is not None:
         return _looked_up(described.modality_lut, values)
+    if (described.rescale_slope, described.rescale_intercept) == (1.0, 0.0):
+        return values
     return values * described.rescale_slope + described.rescale_intercept
 
 
@@ -134,22 +138,34 @@ def _voi(described: PixelDescription, values: NDArray[np.float64], window: Windo
             low, high = float(np.nanmin(values)), float(np.nanmax(values))
             window = Window((low + high) / 2 + 0.5, max(high - low, 1e-9) + 1, "LINEAR")
         shown = _windowed(values, window)
-    grey = np.clip(np.nan_to_num(shown) * 255.0 + 0.5, 0, 255).astype(np.uint8)
-    return 255 - grey if described.is_inverted else grey
+    return _of_brightness(shown, described.is_inverted)
 
 
 def _windowed(values: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
-    """Return 0 to 1 (PS3.3 C.11.2.1.2.1, C.11.2.1.3)."""
+    """Return 0 to 1, what lies outside of the window beyond (PS3.3 C.11.2.1.2.1, C.11.2.1.3)."""
     if window.function == "SIGMOID":
         exponent = np.clip(-4.0 * (values - window.center) / window.width, -500, 500)
         return np.asarray(1.0 / (1.0 + np.exp(exponent)), np.float64)
-    if window.function == "LINEAR_EXACT":
-        return np.asarray(np.clip((values - window.center) / window.width + 0.5, 0.0, 1.0))
-    if window.width <= 1:
-        return (values > window.center - 0.5).astype(np.float64)
-    return np.asarray(
-        np.clip((values - (window.center - 0.5)) / (window.width - 1) + 0.5, 0.0, 1.0)
-    )
+    center, width = window.center, window.width
+    if window.function != "LINEAR_EXACT":
+        if width <= 1:
+            return (values > center - 0.5).astype(np.float64)
+        center, width = center - 0.5, width - 1
+    shown = values - center
+    shown /= width
+    shown += 0.5
+    return shown
+
+
+def _of_brightness(shown: NDArray[np.float64], is_inverted: bool) -> Grey:
+    """Return 8 bits for 0 to 1, in place: fresh memory costs more than arithmetic."""
+    # What is no number is black: of it and 0, fmax returns 0.
+    np.fmax(shown, 0.0, out=shown)
+    np.fmin(shown, 1.0, out=shown)
+    shown *= 255.0
+    shown += 0.5
+    grey = shown.astype(np.uint8)
+    return 255 - grey if is_inverted else grey
 
 
 def _looked_up(table: LookUpTable, values: NDArray[np.float64]) -> NDArray[np.float64]:

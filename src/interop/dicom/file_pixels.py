@@ -12,7 +12,7 @@ from interop.dicom.decode import CannotDecode
 MOST_PIXELS = 64_000_000
 
 
-def file_pixels(body: bytes) -> tuple[list[int], bytes]:
+def file_pixels(body: bytes | memoryview) -> tuple[list[int], bytes]:
     """Return (rows, columns, samples, bits) and the values, transparency over white."""
     with Image.open(BytesIO(body), formats=("PNG", "JPEG")) as image:
         if image.width * image.height > MOST_PIXELS:

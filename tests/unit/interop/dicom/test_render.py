@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 
-from interop.dicom import frames, render
+from interop.dicom import decode_pool, frames, render
+from interop.dicom.decode_child import FRAME
 from interop.dicom.decode_pool import DecodePool, close_shared_pool, shared_pool
 from interop.dicom.failures import Failure
 from interop.dicom.part10 import parse
@@ -409,6 +411,61 @@ def test_b5_child_that_takes_too_long_is_stopped(objects: ObjectStore) -> None:
     try:
         with pytest.raises(Unprocessable, match="too long"):
             render.render_frame(objects, stored, 0, Parameters(), pool)
+    finally:
+        pool.close()
+
+
+def test_a_large_frame_leaves_no_memory_behind(
+    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, small = row(objects, instance(rows=64, columns=64)), row(objects, grey([0, 4095]))
+    monkeypatch.setattr(decode_pool, "_KEPT_BYTES", 64 * 64)
+    pool = DecodePool(size=1)
+    try:
+        before = render.render_frame(objects, small, 0, Parameters(), pool)
+        child = pool._idle.queue[0]
+        assert child is not None
+
+        render.render_frame(objects, large, 0, Parameters(), pool)
+
+        assert os.fstat(child._body).st_size == 0
+        assert render.render_frame(objects, small, 0, Parameters(), pool) == before
+        assert pool._idle.queue[0] is child
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        FRAME.pack(2, 3) + b"{}abcd",
+        FRAME.pack(2, 4) + b"{}abc",
+        FRAME.pack(1 << 30, 0),
+        FRAME.pack(2, 1 << 40) + b"{}",
+        FRAME.pack(2, 0) + b"[]",
+        FRAME.pack(2, 0) + b"}{",
+        b"\0",
+    ],
+    ids=["more", "less", "long header", "long body", "no object", "no JSON", "half"],
+)
+def test_b5_a_child_that_was_taken_over_is_believed_nothing(
+    objects: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    answer, taken_over = tmp_path / "answer", tmp_path / "taken-over"
+    answer.write_bytes(said)
+    taken_over.write_text(f"#!/bin/sh\ncat {answer}\n")
+    taken_over.chmod(0o700)
+    stored = row(objects, grey([0, 4095]))
+    pool = DecodePool(size=1, timeout=5)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", str(taken_over))
+            with pytest.raises(Unprocessable, match="too much memory"):
+                render.render_frame(objects, stored, 0, Parameters(), pool)
+            pool.close()
+        pool = DecodePool(size=1)
+
+        assert render.render_frame(objects, stored, 0, Parameters(), pool)
     finally:
         pool.close()
 
