@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,6 +37,9 @@ from interop.move_commands import tenant_app
 from interop.query_tag_commands import query_tag_app
 from interop.routing.commands import deliveries, route_app
 from interop.smart.commands import client_app, parse_scopes
+
+if TYPE_CHECKING:
+    from interop.doctor import Check
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 bundle_app = typer.Typer(no_args_is_help=True, help="AI models.")
@@ -115,10 +118,15 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps([vars(check) for check in checks]))
     for check in [] if as_json else checks:
-        mark = "[green]ok[/green]  " if check.ok else "[red]fail[/red]"
-        out.print(f"{mark} {check.name}: {check.detail}", soft_wrap=True)
+        out.print(f"{_mark(check)} {check.name}: {check.detail}", soft_wrap=True)
     if not all(check.ok for check in checks if check.required):
         raise typer.Exit(1)
+
+
+def _mark(check: Check) -> str:
+    if check.ok:
+        return "[green]ok[/green]  "
+    return "[red]fail[/red]" if check.required else "[yellow]note[/yellow]"
 
 
 # -- tenants, clients, peers ------------------------------------------------------------------

@@ -33,7 +33,7 @@ MIN_FREE_BYTES = 2 << 30
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. Only a failing `required` check fails the command."""
+    """One line of the report. A failing check that is not `required` is a note."""
 
     name: str
     ok: bool
@@ -174,7 +174,7 @@ def _ports(settings: Settings) -> Check:
             try:
                 probe.bind((host, port))
             except OSError:
-                busy.append(f"{name}={port} is in use (by this server, if it runs)")
+                busy.append(f"{name}={port} is in use: by this server, if it runs")
     return Check("ports", not busy, "; ".join(busy) or "free", required=False)
 
 

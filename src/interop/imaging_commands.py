@@ -82,8 +82,13 @@ def import_for_patient(
     with services.database.connection(tenant.id) as connection:
         try:
             patient_id = patient_by_identifier(connection, tenant.id, patient)
-        except NotFound:
-            patient_id = row_of(connection, tenant.id, "Patient", patient)
+        except NotFound as unknown:
+            try:
+                patient_id = row_of(connection, tenant.id, "Patient", patient)
+            except NotFound:
+                raise CommandFailed(
+                    f"no patient has the record number or the FHIR id {patient!r}"
+                ) from unknown
     said = Description(patient_id, study_instance_uid=study, title=title)
     return import_files(services, tenant, paths, said, advance, actor=getpass.getuser())
 
