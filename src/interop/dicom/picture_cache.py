@@ -26,6 +26,7 @@ LARGEST_BYTES = 8 << 20
 _KEPT_PART = 0.8
 # Stands for the slashes of a storage key, which has none of these itself (storage/objects/keys.py).
 _SLASH = "_"
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
 class PictureCache:
@@ -47,17 +48,37 @@ class PictureCache:
         return f"{tenant_id}/{of}.{sha256(repr((storage_key, how)).encode()).hexdigest()}"
 
     def get(self, key: str) -> bytes | None:
-        """The image, unless it was never kept or is too old."""
-        if not self._limit:
-            return None
+        """The image, unless it was never kept or is too old; blocking."""
         try:
-            with self._path(key).open("rb", buffering=0) as file:
-                found = os.fstat(file.fileno())
-                if time.time() - found.st_mtime > MOST_AGE_SECONDS:
-                    return None
-                return file.read(found.st_size)
+            return self._read(key, 0)
         except OSError:
             return None
+
+    def at_once(self, key: str) -> bytes | None:
+        """The same without waiting for the disk. Raises BlockingIOError where that cannot be."""
+        try:
+            return self._read(key, _NOWAIT)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            # EOPNOTSUPP: a file system that cannot say.
+            raise BlockingIOError from error
+
+    def _read(self, key: str, flags: int) -> bytes | None:
+        if not self._limit:
+            return None
+        file = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            found = os.fstat(file)
+            if time.time() - found.st_mtime > MOST_AGE_SECONDS:
+                return None
+            image = bytearray(found.st_size)
+            size = os.preadv(file, [image], 0, flags)
+            if size < len(image):
+                raise BlockingIOError
+            return bytes(image)
+        finally:
+            os.close(file)
 
     def put(self, key: str, image: bytes) -> None:
         """Keep an image. A disk that is full or gone costs the next caller time, nothing else."""

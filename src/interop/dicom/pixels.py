@@ -32,6 +32,10 @@ class LookUpTable:
     bits: int
     data: bytes
 
+    def as_json(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {**asdict(self), "data": self.data.hex()}
+
 
 @dataclass(slots=True)
 class PixelDescription:
@@ -60,11 +64,12 @@ class PixelDescription:
     palette: list[LookUpTable] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the description without its tables' data, which travel beside it."""
-        plain = asdict(self)
-        for table in (plain["modality_lut"], plain["voi_lut"], *plain["palette"]):
-            if table is not None:
-                table["data"] = table["data"].hex()
+        """Return what JSON can hold; asdict() would copy every value, each time."""
+        plain = {name: getattr(self, name) for name in _FIELDS}
+        for name in ("modality_lut", "voi_lut"):
+            if plain[name] is not None:
+                plain[name] = plain[name].as_json()
+        plain["palette"] = [table.as_json() for table in self.palette]
         return plain
 
     @classmethod
@@ -74,6 +79,9 @@ class PixelDescription:
                 plain[name] = _table(plain[name])
         plain["palette"] = [_table(table) for table in plain["palette"]]
         return cls(**plain)
+
+
+_FIELDS = tuple(PixelDescription.__dataclass_fields__)
 
 
 def _table(plain: dict[str, Any]) -> LookUpTable:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar, TypeVarTuple
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from anyio import CapacityLimiter, Semaphore, fail_after, to_thread
+from anyio import CapacityLimiter, Semaphore, WouldBlock, fail_after, to_thread
 from anyio.lowlevel import RunVar
 
 from interop.errors import Unavailable
@@ -53,16 +53,29 @@ class DecodeSlots:
         taken: list[Semaphore] = []
         try:
             try:
-                with fail_after(wait_seconds):
-                    for semaphore in (mine, self._process):
-                        await semaphore.acquire()
-                        taken.append(semaphore)
+                await self._take((mine, self._process), taken, wait_seconds)
             except TimeoutError:
                 raise Unavailable("all decoders are busy; try again later") from None
             yield
         finally:
             for semaphore in taken:
                 semaphore.release()
+
+    @staticmethod
+    async def _take(
+        wanted: tuple[Semaphore, ...], taken: list[Semaphore], wait_seconds: float
+    ) -> None:
+        """Move the semaphores to `taken`. Raises TimeoutError."""
+        with suppress(WouldBlock):
+            # Mostly they are free, and then no clock is needed.
+            for semaphore in wanted:
+                semaphore.acquire_nowait()
+                taken.append(semaphore)
+            return
+        with fail_after(wait_seconds):
+            for semaphore in wanted[len(taken) :]:
+                await semaphore.acquire()
+                taken.append(semaphore)
 
     async def run(
         self,

@@ -193,7 +193,7 @@ async def _pictures_response(
         return not_modified(headers)
     image: bytes | None = None
     if len(pictures) == 1 and not wanted.wants_all:
-        image = await to_thread.run_sync(_kept, services, caller, pictures[0], wanted)
+        image = await _kept(services, caller, pictures[0], wanted)
     if sources is None:
         sources = {} if image is not None else await _read_sources(services, caller, pictures)
     if wanted.wants_all:
@@ -310,10 +310,18 @@ def _key(
     return cache, key
 
 
-def _kept(services: Services, caller: Caller, picture: Picture, wanted: Wanted) -> bytes | None:
-    """An image that was rendered before; blocking."""
+async def _kept(
+    services: Services, caller: Caller, picture: Picture, wanted: Wanted
+) -> bytes | None:
+    """An image that was rendered before; read in a thread only where that waits for the disk."""
     place = _key(services, caller, picture, wanted)
-    return place[0].get(place[1]) if place is not None else None
+    if place is None:
+        return None
+    cache, key = place
+    try:
+        return cache.at_once(key)
+    except BlockingIOError:
+        return await to_thread.run_sync(cache.get, key)
 
 
 async def _images_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -30,6 +31,39 @@ def test_what_was_put_is_got_under_its_own_key_only(tmp_path: Path) -> None:
     assert cache.get(cache.key(TENANT, "object", 2)) is None
     assert cache.get(cache.key(uuid4(), "object", 1)) is None
     assert PictureCache(tmp_path, 1 << 20).get(key) == b"image"
+
+
+def test_what_memory_holds_is_read_at_once(tmp_path: Path) -> None:
+    cache = PictureCache(tmp_path, 1 << 20)
+    key = cache.key(TENANT, "object", 1)
+
+    assert cache.at_once(key) is None
+    cache.put(key, b"image")
+
+    assert cache.at_once(key) == b"image"
+    assert PictureCache(tmp_path, 0).at_once(key) is None
+
+
+@pytest.mark.parametrize("why", [errno.EAGAIN, errno.EOPNOTSUPP])
+def test_what_the_disk_holds_is_waited_for_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: int
+) -> None:
+    cache = PictureCache(tmp_path, 1 << 20)
+    key = cache.key(TENANT, "object", 1)
+    cache.put(key, b"image")
+    read = os.preadv
+
+    def preadv(file: int, buffers: list[bytearray], offset: int, flags: int) -> int:
+        if flags:
+            raise OSError(why, "not now")
+        return read(file, buffers, offset, flags)
+
+    monkeypatch.setattr(picture_cache, "_NOWAIT", 8)
+    monkeypatch.setattr(os, "preadv", preadv)
+
+    with pytest.raises(BlockingIOError):
+        cache.at_once(key)
+    assert cache.get(key) == b"image"
 
 
 def test_the_oldest_make_room(tmp_path: Path) -> None:

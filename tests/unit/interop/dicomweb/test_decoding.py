@@ -75,3 +75,21 @@ def test_a_failed_decode_gives_its_slot_back() -> None:
                 await slots.run(tenant, lambda: 1 / 0)
 
     anyio.run(scenario)
+
+
+def test_who_waits_for_the_process_gives_the_slot_of_its_tenant_back() -> None:
+    release = threading.Event()
+    first, second = uuid4(), uuid4()
+
+    async def scenario() -> None:
+        slots = DecodeSlots(process=1, tenant=1, wait_seconds=0.1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hold, slots, first, release)
+            await anyio.wait_all_tasks_blocked()
+            for _ in range(3):
+                with pytest.raises(Unavailable):
+                    await slots.run(second, time.time)
+            release.set()
+        assert await slots.run(second, lambda: 5) == 5
+
+    anyio.run(scenario)
