@@ -106,6 +106,11 @@ class Settings(BaseSettings):
     dicom_workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="DIMSE worker processes on one port (SO_REUSEPORT)."
     )
+    dicom_peer_networks: str = Field(
+        "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, fc00::/7",
+        description="Networks that are not public and in which DICOM peers that organizations "
+        "register may be called; this machine too where DICOM_HOST is of this machine.",
+    )
     public_url: str | None = Field(
         None, description="URL under which clients reach the server; default: the HTTP listener's."
     )
@@ -209,7 +214,7 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("trusted_proxies", "egress_private_networks")
+    @field_validator("trusted_proxies", "egress_private_networks", "dicom_peer_networks")
     @classmethod
     def _networks(cls, value: str) -> str:
         for part in filter(str.strip, value.split(",")):

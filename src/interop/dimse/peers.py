@@ -6,11 +6,13 @@ from interop.dimse import registry
 from interop.dimse.registry import ApplicationEntity
 from interop.dimse.requestor import Destination
 from interop.dimse.tls import TlsFiles
-from interop.settings import Settings
+from interop.events.egress_policy import EgressPolicy
+from interop.settings import Settings, is_loopback
 from storage.database import Database
 from storage.tenancy import Tenant
 
 DEFAULT_AE_TITLE = "INTEROP"
+_LOOPBACK = "127.0.0.0/8, ::1/128"
 
 
 class NotReachable(Exception):
@@ -43,5 +45,22 @@ def destination(settings: Settings, tenant: Tenant, entity: ApplicationEntity) -
     if entity.require_tls or entity.is_pinned:
         context = TlsFiles.of(settings).client_context(frozenset(entity.certificate_fingerprints))
     return Destination(
-        entity.host, entity.port, entity.ae_title, tenant.ae_title or DEFAULT_AE_TITLE, context
+        entity.host,
+        entity.port,
+        entity.ae_title,
+        tenant.ae_title or DEFAULT_AE_TITLE,
+        context,
+        peer_policy(settings),
     )
+
+
+def peer_policy(settings: Settings) -> EgressPolicy:
+    """Which addresses may be called because an organization has registered them.
+
+    What listens on this machine alone is for this machine: only a server that does so itself calls
+    it there.
+    """
+    networks = settings.dicom_peer_networks
+    if is_loopback(settings.dicom_host):
+        networks += f", {_LOOPBACK}"
+    return EgressPolicy.parse(networks, None)

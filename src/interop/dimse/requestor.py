@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Final, Self
 
 from pydicom.uid import UID
@@ -33,6 +34,7 @@ from interop.dimse.transport_guard import (
     TransportLimits,
 )
 from interop.dimse.upper_layer import A_ABORT, NOT_SPECIFIED, abort_pdu
+from interop.events.egress_policy import EgressPolicy
 
 CONNECT_SECONDS: Final = 10.0
 RESPONSE_SECONDS: Final = 120.0
@@ -66,6 +68,25 @@ class Destination:
     called_ae_title: str
     calling_ae_title: str
     tls_context: ssl.SSLContext | None = None
+    # Where it may be, if somebody else than the operator says where it is.
+    policy: EgressPolicy | None = None
+
+    def addresses(self) -> list[str]:
+        """What its name means now, IPv4 first. Raises SendFailed where it may not be called."""
+        if self.policy is None:
+            return [self.host]
+        try:
+            entries = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise SendFailed(f"no connection to {self}: {error}") from error
+        found = {ip_address(str(entry[4][0]).partition("%")[0]): None for entry in entries}
+        # All of them: a name that means several things at a time is how rebinding begins.
+        if not all(map(self.policy.admits, found)):
+            raise SendFailed(
+                f"{self} has an address that may not be called; INTEROP_DICOM_PEER_NETWORKS can"
+                " allow its network"
+            )
+        return [str(address) for address in sorted(found, key=lambda one: one.version)]
 
     def __str__(self) -> str:
         return f"{self.called_ae_title} at {self.host}:{self.port}"
@@ -126,12 +147,20 @@ class RequestedAssociation:
         self.link.close()
 
 
+def _connection(called: Destination) -> socket.socket:
+    """A connection to the first address that takes one. Raises SendFailed."""
+    problem: OSError | None = None
+    for address in called.addresses():
+        try:
+            return socket.create_connection((address, called.port), CONNECT_SECONDS)
+        except OSError as error:
+            problem = error
+    raise SendFailed(f"no connection to {called}: {problem}") from problem
+
+
 def _connected(called: Destination, limits: TransportLimits) -> Link:
     """A link over which nothing was said yet but TLS."""
-    try:
-        connection = socket.create_connection((called.host, called.port), CONNECT_SECONDS)
-    except OSError as error:
-        raise SendFailed(f"no connection to {called}: {error}") from error
+    connection = _connection(called)
     context = called.tls_context
     try:
         if context is not None:

@@ -159,7 +159,7 @@ def associated(
     entity.network_timeout = RESPONSE_SECONDS
     connected = threading.Event()
     association = entity.associate(
-        called.host,
+        called.addresses()[0],
         called.port,
         contexts=contexts,
         ae_title=called.called_ae_title,
