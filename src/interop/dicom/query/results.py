@@ -270,11 +270,16 @@ def study_part(
 ) -> Json:
     """The attributes of a study."""
     part: Json = orjson.loads(stored) if stored else {}
-    part[_MODALITIES_IN_STUDY] = {"vr": "CS", "Value": sorted(modalities)}
-    part[_SOP_CLASSES_IN_STUDY] = {"vr": "UI", "Value": sorted(sop_classes)}
+    part[_MODALITIES_IN_STUDY] = _values("CS", modalities)
+    part[_SOP_CLASSES_IN_STUDY] = _values("UI", sop_classes)
     part[_NUMBER_OF_STUDY_RELATED_SERIES] = {"vr": "IS", "Value": [series]}
     part[_NUMBER_OF_STUDY_RELATED_INSTANCES] = {"vr": "IS", "Value": [instances]}
     return part
+
+
+def _values(vr: str, values: list[str]) -> Json:
+    """Without a Value where there is none (PS3.18 F.2.5): a study may have no DICOM object yet."""
+    return {"vr": vr, "Value": sorted(values)} if values else {"vr": vr}
 
 
 def series_part(stored: str | None, instances: int) -> Json:

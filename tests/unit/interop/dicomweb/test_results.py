@@ -41,6 +41,15 @@ def test_a_study_is_completed_and_in_tag_order() -> None:
     assert found["00081190"]["Value"] == [f"{ROOT}/studies/1.1"]
 
 
+def test_a_study_of_files_that_are_no_dicom_has_no_empty_values() -> None:
+    row = ("1.1", STUDY, [], [], 0, 0)
+
+    found = json.loads(result(ROOT, Shape(Level.STUDY, Level.STUDY), row, query()))
+
+    assert (found["00080061"], found["00080062"]) == ({"vr": "CS"}, {"vr": "UI"})
+    assert found["00201208"]["Value"] == [0]
+
+
 def test_a_level_that_the_url_fixes_is_left_out() -> None:
     below = Shape(Level.SERIES, Level.SERIES)
     over_all = Shape(Level.STUDY, Level.SERIES)
