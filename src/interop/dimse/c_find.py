@@ -13,7 +13,6 @@ from uuid import UUID
 
 import orjson
 import psycopg
-from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolTimeout
 
 from interop.access.audit import audit_parameters
@@ -38,6 +37,7 @@ from interop.dimse.messages import fragments
 from interop.dimse.service_requests import Served, Service, ServiceRequest
 from interop.dimse.transactions import AuditRow, storable
 from storage.database import Database
+from storage.statements import Statement
 
 EVENT: Final = "DICOM_QUERY"
 _RESOURCE_TYPE: Final = "ImagingStudy"
@@ -164,12 +164,11 @@ class _Search:
         visible = visibility.condition(filter_, parameters)
         rows_sql = self._plan.statement(parameters, visible, limit, after)
         keeps_plan = self._plan.keeps_statement and visible is None and after is None
-        statement = self._logged(rows_sql)
-        try:
-            found = _run(self._database, statement, parameters.values, keeps_plan)
-        except psycopg.errors.CannotConnectNow:
-            # The tenant has just moved to another place, and is found there.
-            found = _run(self._database, statement, parameters.values, keeps_plan)
+        _, found = self._database.run_blocking(
+            admission.tenant.id,
+            Statement(_BEGIN, parameters.values, keeps_plan=True),
+            Statement(self._logged(rows_sql), parameters.values, keeps_plan),
+        )
         self._event = found[0][0]
         # Where nothing was found, the row that the log alone has made: it has no patient.
         rows = [row[1:] for row in found if row[-1] is not None]
@@ -190,25 +189,6 @@ class _Search:
             ")) AS event)"
             f" SELECT log.event, {names}, page.patient FROM log LEFT JOIN page ON true"
         )
-
-
-def _run(database: Database, statement: str, values: dict[str, Any], keeps_plan: bool) -> list[Row]:
-    """Run one statement in a transaction of the tenant, in one round trip.
-
-    A pipeline in autocommit is one transaction from Sync to Sync, without BEGIN and COMMIT; were it
-    not, the tenant's setting would be gone, and the audit row refused by its policy.
-    """
-    with database.unbound_connection(values["tenant_id"]) as connection:
-        connection.autocommit = True
-        try:
-            with connection.pipeline():
-                connection.execute(_BEGIN, values)
-                return connection.execute(statement.encode(), values, prepare=keeps_plan).fetchall()
-        finally:
-            if connection.info.transaction_status is TransactionStatus.IDLE:
-                connection.autocommit = False
-            else:
-                connection.close()
 
 
 def _details(request: ServiceRequest, find: Find) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from interop.dicom.spool import Spool
 from interop.dimse.presentation import STORAGE_TRANSFER_SYNTAXES
 from interop.dimse.requestor import MAX_CONTEXTS, Destination, SendFailed
 from interop.dimse.scu import associated
-from interop.dimse.transactions import INSERT_TRANSACTION, Transaction
+from interop.dimse.transactions import INSERT_TRANSACTIONS, Transaction, log_values
 from storage.database import Database
 from storage.tenancy import Tenant
 
@@ -316,7 +316,7 @@ def _log(
         direction="OUTBOUND",
     )
     with database.connection(tenant.id) as connection:
-        connection.execute(INSERT_TRANSACTION, row.parameters())
+        connection.execute(INSERT_TRANSACTIONS, log_values(tenant.id, [row]))
 
 
 def _settle(database: Database, tenant: Tenant, study: StudyThere, report: PullReport) -> int:

@@ -18,26 +18,33 @@ from datetime import UTC, datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
+import orjson
 import psycopg
 from psycopg_pool import PoolTimeout
 
 from storage.audit import INSERT_AUDIT
 from storage.database import Database
+from storage.statements import Statement
 
 logger = logging.getLogger(__name__)
 
 _QUEUE_ROWS = 10_000
 _BATCH_ROWS = 500
+# Rows wait so long for others: one commit for each query would cost more than the query.
+_GATHER_SECONDS = 0.05
 
-INSERT_TRANSACTION: LiteralString = (
+# Many rows at the price of one: they come as one JSON value (`log_values`).
+INSERT_TRANSACTIONS: LiteralString = (
     "INSERT INTO dicom_transactions (tenant_id, direction, operation, calling_ae_title,"
     " called_ae_title, remote_address, sop_class_uid, sop_instance_uid, study_instance_uid,"
     " transfer_syntax_uid, status_code, status, message, byte_size, started_at, completed_at)"
-    " VALUES (%(tenant_id)s, %(direction)s, %(operation)s, %(calling_ae_title)s,"
-    " %(called_ae_title)s, %(remote_address)s, %(sop_class_uid)s, %(sop_instance_uid)s,"
-    " %(study_instance_uid)s, %(transfer_syntax_uid)s, %(status_code)s, %(status)s, %(message)s,"
-    " %(byte_size)s, %(started_at)s, %(completed_at)s)"
+    " SELECT %(tenant_id)s, r.* FROM json_to_recordset(%(rows)s::json) AS r(direction text,"
+    " operation text, calling_ae_title text, called_ae_title text, remote_address text,"
+    " sop_class_uid text, sop_instance_uid text, study_instance_uid text,"
+    " transfer_syntax_uid text, status_code int, status text, message text, byte_size bigint,"
+    " started_at timestamptz, completed_at timestamptz)"
 )
+_ENTER: LiteralString = "SELECT enter_tenant(%(tenant_id)s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +66,15 @@ class Transaction:
     byte_size: int | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     direction: str = "INBOUND"
+    completed_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    def parameters(self) -> dict[str, object]:
-        """Values for the INSERT. PostgreSQL's text has no NUL, whatever a peer sends."""
-        values: dict[str, object] = {
-            name: storable(getattr(self, name)) for name in self.__dataclass_fields__
-        }
-        values["completed_at"] = datetime.now(UTC)
-        return values
+
+def log_values(tenant_id: UUID, rows: Iterable[Transaction]) -> dict[str, object]:
+    """Values for INSERT_TRANSACTIONS. PostgreSQL's text has no NUL, whatever a peer sends."""
+    written = [
+        {name: storable(getattr(row, name)) for name in row.__dataclass_fields__} for row in rows
+    ]
+    return {"tenant_id": tenant_id, "rows": orjson.dumps(written).decode()}
 
 
 def storable(value: Any) -> Any:
@@ -91,6 +99,7 @@ class TransactionRecorder:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._queue: queue.Queue[Row | None] = queue.Queue(_QUEUE_ROWS)
+        self._is_closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dicom-transactions", daemon=True)
         self._thread.start()
 
@@ -103,6 +112,7 @@ class TransactionRecorder:
             logger.warning("transaction_dropped", extra={"operation": what})
 
     def close(self) -> None:
+        self._is_closing.set()
         self._queue.put(None)
         self._thread.join(10)
 
@@ -110,27 +120,29 @@ class TransactionRecorder:
         is_open = True
         while is_open:
             batch = [self._queue.get()]
+            self._is_closing.wait(_GATHER_SECONDS)
             while len(batch) < _BATCH_ROWS and not self._queue.empty():
                 batch.append(self._queue.get())
             is_open = None not in batch
             self._write(entry for entry in batch if entry is not None)
 
-    def _write(self, batch: Iterable[Row]) -> None:
+    def _write(self, gathered: Iterable[Row]) -> None:
         by_tenant: dict[UUID, list[Row]] = defaultdict(list)
-        for row in batch:
+        for row in gathered:
             by_tenant[row.tenant_id].append(row)
         for tenant_id, rows in by_tenant.items():
-            transactions = [row.parameters() for row in rows if isinstance(row, Transaction)]
-            audited = [row.values for row in rows if isinstance(row, AuditRow)]
+            transactions = [row for row in rows if isinstance(row, Transaction)]
+            batch = [Statement(_ENTER, {"tenant_id": tenant_id}, keeps_plan=True)]
+            if transactions:
+                values = log_values(tenant_id, transactions)
+                batch.append(Statement(INSERT_TRANSACTIONS, values, keeps_plan=True))
+            batch += [
+                Statement(INSERT_AUDIT, row.values, keeps_plan=True)
+                for row in rows
+                if isinstance(row, AuditRow)
+            ]
             try:
-                with (
-                    self._database.connection(tenant_id) as connection,
-                    connection.cursor() as cursor,
-                ):
-                    written = ((INSERT_TRANSACTION, transactions), (INSERT_AUDIT, audited))
-                    for statement, bound in written:
-                        if bound:
-                            cursor.executemany(statement, bound)
+                self._database.run_blocking(tenant_id, *batch)
             except (psycopg.Error, PoolTimeout) as error:
                 logger.error(
                     "transactions_lost", extra={"rows": len(rows), "error": type(error).__name__}

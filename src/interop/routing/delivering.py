@@ -34,7 +34,7 @@ from interop.dimse.sender import (
     send_objects,
 )
 from interop.dimse.tls import TlsConfigurationError
-from interop.dimse.transactions import INSERT_TRANSACTION, Transaction
+from interop.dimse.transactions import INSERT_TRANSACTIONS, Transaction, log_values
 from interop.routing import deliveries, web_delivering, web_destinations
 from interop.routing.deliveries import Due, Result
 from interop.services import Services
@@ -283,11 +283,10 @@ class _Book:
         if not results:
             return
         self._settled |= {result.due.id for result in results}
-        rows = [self._transaction(result).parameters() for result in results]
+        log = log_values(self._tenant.id, map(self._transaction, results))
         with self._database.connection(self._tenant.id) as connection:
             deliveries.settle(connection, self._tenant.id, results)
-            with connection.cursor() as cursor:
-                cursor.executemany(INSERT_TRANSACTION, rows)
+            connection.execute(INSERT_TRANSACTIONS, log)
 
     def _transaction(self, result: Result) -> Transaction:
         due = result.due

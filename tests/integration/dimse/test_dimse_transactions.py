@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from interop.dimse.transactions import Transaction, TransactionRecorder
+from interop.dimse.transactions import AuditRow, Transaction, TransactionRecorder
+from storage.audit import system_audit
 from storage.database import Database
 
 
@@ -80,3 +81,28 @@ def test_a_full_queue_never_blocks(
     recorder.record(transaction(tenant))
 
     assert "transaction_dropped" in caplog.text
+
+
+def test_rows_that_come_together_are_one_commit(database: Database, tenant: Any) -> None:
+    recorder = TransactionRecorder(database)
+    values = system_audit(tenant.id, "DICOM_ECHO", metadata={"calling_ae_title": "GATHERED"})
+    for number in range(40):
+        recorder.record(transaction(tenant, message="together", status_code=number))
+        recorder.record(AuditRow(tenant.id, values))
+    recorder.close()
+
+    with database.connection(tenant.id) as connection:
+        logged = connection.execute(
+            "SELECT xmin::text, direction, status_code, completed_at >= started_at"
+            " FROM dicom_transactions WHERE tenant_id = %s AND message = 'together'"
+            " ORDER BY status_code",
+            (tenant.id,),
+        ).fetchall()
+        audited = connection.execute(
+            "SELECT xmin::text FROM audit_events WHERE tenant_id = %s"
+            " AND metadata ->> 'calling_ae_title' = 'GATHERED'",
+            (tenant.id,),
+        ).fetchall()
+    assert [row[1:] for row in logged] == [("INBOUND", n, True) for n in range(40)]
+    assert len(audited) == 40
+    assert len({row[0] for row in (*logged, *audited)}) == 1
