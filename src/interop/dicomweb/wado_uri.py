@@ -54,10 +54,7 @@ _REFUSED = {
     "presentationSeriesUID": "presentation states are not applied here",
 }
 _KNOWN = {"requestType", "contentType", "charset", *_UIDS, *_DICOM_ONLY, *_IMAGE_ONLY, *_REFUSED}
-_KIND = (
-    "SELECT coalesce(o.number_of_frames, 0), o.sop_class_uid FROM imaging_objects o"
-    " WHERE o.tenant_id = %s AND o.sop_instance_uid = %s"
-)
+_KIND = "coalesce(o.number_of_frames, 0), o.sop_class_uid"
 
 
 async def retrieve_object(request: Request) -> Response:
@@ -115,7 +112,8 @@ async def _content_types(request: Request, caller: Caller, target: Target) -> Ac
         return types
     services = services_of(request)
     async with services.database.async_connection(caller.tenant.id) as connection:
-        cursor = await connection.execute(_KIND, (caller.tenant.id, target.instance))
+        values = {**target.parameters, "tenant_id": caller.tenant.id}
+        cursor = await connection.execute(target.query(_KIND).encode(), values)
         row = await cursor.fetchone()
     if row is None:
         async with reading(services, caller, retrieve.EVENT):

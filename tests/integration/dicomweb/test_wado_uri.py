@@ -67,6 +67,20 @@ def opened(answer: requests.Response) -> Pillow.Image:
     return Pillow.open(io.BytesIO(answer.content))
 
 
+def test_what_an_instance_is_shows_in_its_own_study_only(
+    ask: Ask, single: pydicom.Dataset, several: pydicom.Dataset
+) -> None:
+    """Who may see one study must not learn of another's instances by what is refused of them."""
+    elsewhere = {"studyUID": single.StudyInstanceUID, "seriesUID": single.SeriesInstanceUID}
+    own = ask(several, rows=16)
+
+    theirs = ask(several, rows=16, **elsewhere)
+    nobodys = ask(several, rows=16, objectUID="1.2.3.4", **elsewhere)
+
+    assert own.status_code == 400
+    assert (theirs.status_code, theirs.content) == (404, nobodys.content)
+
+
 def test_an_image_is_a_jpeg_unless_dicom_is_asked_for(
     ask: Ask, single: pydicom.Dataset, encode: Encode
 ) -> None:
