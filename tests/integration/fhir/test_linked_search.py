@@ -42,6 +42,20 @@ def observation(id_: str, subject: str, code: str, value: int, **more: Any) -> d
     }  # fmt: skip
 
 
+def allergy(
+    id_: str, patient: str, clinical: str, verification: str, category: str
+) -> dict[str, Any]:
+    system = "http://terminology.hl7.org/CodeSystem/allergyintolerance-"
+    return {
+        "resourceType": "AllergyIntolerance",
+        "id": id_,
+        "patient": to(f"Patient/{patient}"),
+        "clinicalStatus": coded(clinical, f"{system}clinical"),
+        "verificationStatus": coded(verification, f"{system}verification"),
+        "category": [category],
+    }
+
+
 # Clinics, each part of the one before.
 DEPTH = 9
 CLINICS = [
@@ -100,8 +114,15 @@ RECORDS: list[dict[str, Any]] = [
         "id": "wanted",
         "status": "current",
         "mode": "working",
-        "entry": [{"item": to(f"Observation/{id_}")} for id_ in ("a1", "b1")],
+        "entry": [
+            {"item": to(entry)}
+            for entry in ("Observation/a1", "Observation/b1", "AllergyIntolerance/latex")
+        ],
     },
+    allergy("nuts", "ann", "active", "confirmed", "medication"),
+    allergy("dust", "ben", "active", "unconfirmed", "environment"),
+    allergy("latex", "ann", "resolved", "confirmed", "medication"),
+    allergy("never", "ann", "active", "refuted", "medication"),
     {"resourceType": "Group", "id": "pair", "type": "person", "actual": True,
      "member": [{"entity": to(f"Patient/{id_}")} for id_ in ("ann", "eve")]},
     {
@@ -177,6 +198,13 @@ CASES = [
     ("Observation?_list=wanted&patient.name=crown", "b1"),
     ("Observation?_list=never", ""),
     ("Patient?_list=wanted", ""),
+    ("AllergyIntolerance?_list=$current-allergies", "dust nuts"),
+    ("AllergyIntolerance?_list=$current-drug-allergies", "nuts"),
+    ("AllergyIntolerance?_list=$current-drug-allergies,wanted", "latex nuts"),
+    ("AllergyIntolerance?_list=$current-allergies&patient.name=root", "nuts"),
+    ("Patient?_has:AllergyIntolerance:patient:_list=$current-drug-allergies", "ann"),
+    ("Condition?_list=$current-problems", ""),
+    ("MedicationStatement?_list=$current-medications", ""),
     # _filter.
     ('Patient?_filter=name co "oo"', "ann eve"),
     ('Patient?_filter=family eq "ROOT"', "ann"),
@@ -278,7 +306,8 @@ REFUSED = [
     ("Patient?_has:AuditEvent:entity:type=x", "not-supported"),
     ("Patient?_has=x", "not-supported"),
     ("Patient?_list=", "invalid"),
-    ("AllergyIntolerance?_list=$current-allergies", "not-supported"),
+    ("AllergyIntolerance?_list=$current-dreams", "not-supported"),
+    ("Patient?_list=$current-allergies", "not-supported"),
     ("Patient?_filter=name", "invalid"),
     ("Patient?_filter=name eq", "invalid"),
     ("Patient?_filter=name eq \"x", "invalid"),

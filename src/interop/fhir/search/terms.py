@@ -19,6 +19,7 @@ from interop.fhir.search.clauses import (
     split_values,
     unescape,
 )
+from interop.fhir.search.current_lists import criteria
 
 HAS = "_has"
 LIST = "_list"
@@ -140,7 +141,7 @@ def term(
             hops,
         )
     if name == LIST:
-        return _listed(value)
+        return _listed(resource_type, value)
     return clause(resource_type, name, value)
 
 
@@ -203,15 +204,19 @@ def _reverse(resource_type: str, name: str, value: str, budget: Budget, hops: in
     return Reverse(source_type, parameter, term(source_type, rest, value, budget, hops + 1))
 
 
-def _listed(value: str) -> Term:
-    ids = tuple(unescape(one).removeprefix("List/") for one in split_values(value))
-    if any(one.startswith("$") for one in ids):
-        raise UnsupportedParameter(
-            f"_list={value[:64]}: functional lists are not supported; accepted: the id of a List"
-        )
-    if not all(ids):
+def _listed(resource_type: str, value: str) -> Term:
+    names = tuple(unescape(one).removeprefix("List/") for one in split_values(value))
+    if not all(names):
         raise BadRequest("_list has no value, or an empty one between commas")
-    return Listed(ids)
+    ids = tuple(name for name in names if not name.startswith("$"))
+    kinds: list[Term] = [
+        AllOf(tuple(clause(resource_type, *one) for one in criteria(resource_type, name)))
+        for name in names
+        if name.startswith("$")
+    ]
+    if ids:
+        kinds.append(Listed(ids))
+    return kinds[0] if len(kinds) == 1 else AnyOf(tuple(kinds))
 
 
 def apart(resource_type: str) -> UnsupportedParameter:
