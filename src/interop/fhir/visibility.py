@@ -15,7 +15,6 @@ from interop.access import Caller, Filter, Way, decide
 from interop.access.compartments import patient_parameters
 from interop.errors import ServerError
 from interop.fhir import json
-from interop.fhir.definitions import definitions
 from interop.fhir.lens import Connection, JsonObject
 from interop.fhir.search.catalog import catalog, r4
 from interop.fhir.search.clauses import clause
@@ -177,13 +176,3 @@ class Visibility:
             for name, value in way.constraints:
                 conditions.add(clause(statement.resource_type, name, value))
         return own.conditions
-
-
-def is_searchable(resource_type: str, name: str, value: str) -> bool:
-    """Whether a scope's `?name=value` is a search that this server has for the type."""
-    try:
-        statement = SearchStatement(resource_type)
-        Conditions(statement, "").add(clause(resource_type, name, value))
-    except (ServerError, KeyError):
-        return False
-    return resource_type in definitions().resource_types

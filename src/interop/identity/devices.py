@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
+    pass
 
 USER_AGENT_LENGTH = 256
 
@@ -54,12 +54,6 @@ def device_of(user_agent: str | None, ip_address: str | None) -> Device:
     return Device(
         name, _type(user_agent, system), system, ip_address, user_agent[:USER_AGENT_LENGTH]
     )
-
-
-def request_device(request: Request) -> Device:
-    """The device of an HTTP request."""
-    address = request.client.host if request.client else None
-    return device_of(request.headers.get("user-agent"), address)
 
 
 def _first(known: tuple[tuple[str, str], ...], user_agent: str) -> str | None:
