@@ -20,7 +20,10 @@ from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID
 
+from interop.dicom.failures import LIMIT_EXCEEDED, Failure
+from interop.dicom.limits import DEFAULT_LIMITS
 from interop.dicom.uids import is_uid
+from interop.dicom.walker import Walk
 
 PUSH_MODEL_SOP_CLASS: Final = "1.2.840.10008.1.20.1"
 # PS3.4 J.3.5: the one instance that every transaction is asked of.
@@ -142,10 +145,18 @@ def encoded(data: Dataset, transfer_syntax_uid: str) -> bytes:
 
 def _decode(data_set: bytes, transfer_syntax_uid: str) -> Dataset:
     syntax = UID(transfer_syntax_uid)
+    implicit, big_endian = syntax.is_implicit_VR, not syntax.is_little_endian
     try:
-        return read_dataset(
-            BytesIO(data_set), syntax.is_implicit_VR, syntax.is_little_endian, len(data_set)
+        # pydicom takes seconds for a megabyte of empty items (security.md B3): they are counted
+        # before it sees them.
+        Walk(data_set, len(data_set), DEFAULT_LIMITS, implicit=implicit, big_endian=big_endian).run(
+            0
         )
+        return read_dataset(BytesIO(data_set), implicit, not big_endian, len(data_set))
+    except Failure as error:
+        is_large = error.reason == LIMIT_EXCEEDED.reason
+        status = RESOURCE_LIMITATION if is_large else PROCESSING_FAILURE
+        raise InvalidMessage(status, f"the data set cannot be read: {error.message}") from error
     except Exception as error:  # pydicom raises whatever its decoders meet
         raise InvalidMessage(PROCESSING_FAILURE, "the data set cannot be decoded") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from struct import pack
 
 import pytest
@@ -82,3 +83,33 @@ def test_what_cannot_be_a_request_has_a_status(raw: bytes, status: int) -> None:
         decode_request(raw, IMPLICIT)
 
     assert refused.value.status == status
+
+
+def test_as_many_references_as_are_taken_are_read() -> None:
+    told = Report(
+        "1.2.5",
+        tuple(Reference("1.2.840.1", f"1.2.{n}") for n in range(MAX_REFERENCES // 2)),
+        tuple(Failed(Reference("1.2.840.1", f"1.3.{n}"), 0x0112) for n in range(5_000)),
+    )
+
+    assert decode_report(encoded(report_data_set(told), IMPLICIT), IMPLICIT) == told
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        request(b"1.2\0", item() * 125_000),
+        request(b"1.2\0", item(element(0x0008, 0x1115, item() * 1_000)) * 100),
+        b"".join(element(0x0009, 0x1000 + n % 0x1000, b"") for n in range(125_000)),
+        b"".join(pack("<HHI", 0x0008, 0x1199, 16 * (60_000 - n)) for n in range(60_000)),
+    ],
+    ids=["empty items", "items in items", "elements", "depth"],
+)
+def test_b3_a_megabyte_of_nothing_costs_nothing(raw: bytes) -> None:
+    assert len(raw) <= 1 << 20
+    began = time.process_time()
+
+    with pytest.raises(InvalidMessage):
+        decode_request(raw, IMPLICIT)
+
+    assert time.process_time() - began < 0.5
