@@ -43,7 +43,6 @@ from interop.dicom.received import (
     study_columns,
     transaction_columns,
 )
-from storage import jobs
 from storage.audit import system_audit
 from storage.database import Connection
 
@@ -92,8 +91,7 @@ class Batch:
 def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) -> Batch:
     """Write the rows of all objects; nothing is visible until the caller commits.
 
-    Takes a transaction that has no tenant yet. Two round trips: read under locks, and write; one
-    more for each study that waits for its completeness check.
+    Takes a transaction that has no tenant yet. Two round trips: read under locks, and write.
     """
     known = _read(connection, tenant_id, objects)
     replacing = release.make_room(connection, tenant_id, objects, known)
@@ -106,11 +104,11 @@ def store(connection: Connection, tenant_id: UUID, objects: Sequence[Received]) 
     _keep_patients_apart(batch)
     _forget_quarantined(connection, batch)
     _add_objects(batch, changes)
+    _schedule_checks(batch, changes)
     _write_down(batch)
     revision = rows.write(connection, tenant_id, changes, batch.record)
     _quarantine(connection, batch)
     _after_release(connection, batch)
-    _schedule_checks(connection, batch)
     _route(connection, batch, changes)
     _index_query_tags(connection, batch, changes)
     _revise(batch, revision)
@@ -287,9 +285,8 @@ def _add_study(batch: Batch, changes: Changes, received: Received, patients: Pat
         number_of_instances=0,
         demographics_conflict=conflict,
         check_scheduled=False,
-        is_new=True,
+        first_columns=columns,
     )
-    changes.new_studies.append({"id": study.id, "patient_id": patient_id, **columns})
     batch.studies[study.study_uid] = study
 
 
@@ -440,7 +437,11 @@ def _action(batch: Batch, received: Received) -> str:
 
 
 def _change_study(batch: Batch, changes: Changes, study: StudyRow) -> None:
-    changes.studies.append(_study_changes(study))
+    if study.first_columns is None:
+        changes.studies.append(_study_changes(study))
+    else:
+        whose = {"patient_id": study.patient_id}
+        changes.new_studies.append(study.first_columns | _study_changes(study) | whose)
     if study.starts_analysis:
         changes.activity.append({"study_id": study.id, "added": study.added})
     batch.record.stale.add(("ImagingStudy", study.id))
@@ -515,7 +516,7 @@ def _jsonb(value: object) -> str | None:
     return None if value is None else rows.json_text(value)
 
 
-def _schedule_checks(connection: Connection, batch: Batch) -> None:
+def _schedule_checks(batch: Batch, changes: Changes) -> None:
     """Ask once per quiet window whether a study is complete (ai/completeness.py)."""
     for study in batch.studies.values():
         if not study.starts_analysis or study.check_scheduled:
@@ -523,12 +524,13 @@ def _schedule_checks(connection: Connection, batch: Batch) -> None:
         seconds = completeness.window_seconds(
             study.modality, batch.known.quiet_window_seconds, None
         )
-        jobs.defer(
-            connection,
-            completeness.TASK,
-            {"tenant_id": str(batch.tenant_id), "study_id": str(study.id)},
-            queue=completeness.QUEUE,
-            schedule_at=datetime.now(UTC) + timedelta(seconds=seconds),
+        changes.jobs.append(
+            {
+                "queue": completeness.QUEUE,
+                "task": completeness.TASK,
+                "args": {"tenant_id": batch.tenant_id, "study_id": study.id},
+                "schedule_at": datetime.now(UTC) + timedelta(seconds=seconds),
+            }
         )
 
 
@@ -644,7 +646,9 @@ def _write_down(batch: Batch) -> None:
         batch.record.transactions.append(
             transaction_row(batch.tenant_id, received, result.failure, received.started_at)
         )
-        batch.record.audits.append(audit_row(batch.tenant_id, received, result))
+        study = batch.studies.get(received.study_instance_uid)
+        patient_id = study.patient_id if study is not None and result.failure is None else None
+        batch.record.audits.append(audit_row(batch.tenant_id, received, result, patient_id))
 
 
 def transaction_row(
@@ -662,14 +666,20 @@ def transaction_row(
     }
 
 
-def audit_row(tenant_id: UUID, received: Received, result: Result) -> dict[str, object]:
-    """Return the row of the audit trail for one object (DICOM PS3.15 A.5.3.7 in spirit)."""
+def audit_row(
+    tenant_id: UUID, received: Received, result: Result, patient_id: UUID | None = None
+) -> dict[str, object]:
+    """Return the row of the audit trail for one object (DICOM PS3.15 A.5.3.7 in spirit).
+
+    `patient_id`: whom it shows; where it is not given, the database looks at the study.
+    """
     source = received.source
     return system_audit(
         tenant_id,
         "DICOM_INSTANCE_STORED" if result.failure is None else "DICOM_INSTANCE_REFUSED",
         "ImagingStudy",
         received.study_instance_uid,
+        patient_id=patient_id,
         outcome="FAILURE" if result.failure else "SUCCESS",
         metadata={
             "door": source.door,

@@ -10,9 +10,12 @@ from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 import orjson
+from psycopg.pq import TransactionStatus
 
 from interop.dicom.query.tag_values import QueryTag, tags_of
+from storage.blocking_statements import run_batch
 from storage.database import Connection
+from storage.statements import Row, Statement
 
 READ: LiteralString = (
     "SELECT ingest_read(%(tenant_id)s, %(names)s, %(studies)s, %(series)s, %(objects)s,"
@@ -20,7 +23,8 @@ READ: LiteralString = (
 )
 _WRITE: LiteralString = (
     "ingest_write(%(tenant_id)s, %(new_patients)s, %(new_studies)s, %(new_series)s, %(series)s,"
-    " %(studies)s, %(activity)s, %(objects)s, %(transactions)s, %(audits)s, %(outbox)s, %(stale)s)"
+    " %(studies)s, %(activity)s, %(objects)s, %(jobs)s, %(transactions)s, %(audits)s, %(outbox)s,"
+    " %(stale)s)"
 )
 WRITE: LiteralString = f"SELECT {_WRITE}"
 WRITE_AS_SEEN: LiteralString = (
@@ -28,6 +32,7 @@ WRITE_AS_SEEN: LiteralString = (
     " %(seen_scheduled)s, %(seen_settings)s, %(sop_instance_uids)s)"
     f" THEN {_WRITE} END"
 )
+_BEGIN = Statement("BEGIN", {})
 LOG: LiteralString = (
     "SELECT ingest_log(%(tenant_id)s, %(transactions)s, %(audits)s, %(outbox)s, %(stale)s)"
 )
@@ -87,16 +92,22 @@ class StudyRow:
     # The transaction that wrote the row (PostgreSQL's xmin).
     revision: str = ""
     check_scheduled: bool = False
-    is_new: bool = False
+    # Of a study without a row: the columns that its first object fills.
+    first_columns: dict[str, Any] | None = None
     added: int = 0
     starts_analysis: bool = False
     # JSON members of demographics that the study did not have, of the first object that says them.
     completed: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def is_new(self) -> bool:
+        return self.first_columns is not None
+
     def settle(self) -> None:
         """Make of a row that a batch has changed one that stands before the next batch."""
         self.check_scheduled = self.check_scheduled or self.starts_analysis
-        self.is_new = self.starts_analysis = False
+        self.first_columns = None
+        self.starts_analysis = False
         self.added = 0
         self.completed = {}
 
@@ -143,6 +154,7 @@ class Changes:
     studies: list[dict[str, Any]] = field(default_factory=list)
     activity: list[dict[str, Any]] = field(default_factory=list)
     objects: list[dict[str, Any]] = field(default_factory=list)
+    jobs: list[dict[str, Any]] = field(default_factory=list)
 
     def parameters(self) -> dict[str, str]:
         return {column.name: json_text(getattr(self, column.name)) for column in fields(self)}
@@ -179,7 +191,8 @@ def read_and_lock(
     """Bind the transaction to the tenant, lock studies and names, and read what a batch needs."""
     names = [f"study {tenant_id} {uid}" for uid in study_uids]
     names += [f"patient {tenant_id} {patient_id}" for patient_id in patient_ids]
-    row = connection.execute(
+    [[text]] = begin_with(
+        connection,
         READ,
         {
             "tenant_id": tenant_id,
@@ -189,8 +202,8 @@ def read_and_lock(
             "objects": sop_instance_uids,
             "patients": patient_ids,
         },
-    ).fetchone()
-    found = orjson.loads(row[0]) if row else {}
+    )
+    found = orjson.loads(text)
     scheduled = set(found["scheduled"] or ())
     settings = found["settings"] or {}
     return Snapshot(
@@ -261,7 +274,8 @@ def write_as_seen(
     Binds the transaction to the tenant itself. After None it must be rolled back.
     """
     studies = known.studies.values()
-    row = connection.execute(
+    [[revision]] = begin_with(
+        connection,
         WRITE_AS_SEEN,
         {
             "tenant_id": tenant_id,
@@ -273,8 +287,22 @@ def write_as_seen(
             **changes.parameters(),
             **record.parameters(),
         },
-    ).fetchone()
-    return row[0] if row else None
+    )
+    return None if revision is None else str(revision)
+
+
+def begin_with(
+    connection: Connection, statement: LiteralString, values: dict[str, Any]
+) -> list[Row]:
+    """Begin the transaction together with its first statement, in one round trip.
+
+    Returns the rows. Where the transaction has begun already, only runs the statement.
+    """
+    is_idle = connection.info.transaction_status == TransactionStatus.IDLE
+    begin = [_BEGIN] if is_idle else []
+    call = Statement(statement, values, keeps_plan=True)
+    [rows] = run_batch(connection, [*begin, call])
+    return rows
 
 
 def json_text(value: object) -> str:

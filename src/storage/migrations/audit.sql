@@ -57,14 +57,17 @@ CREATE OR REPLACE FUNCTION write_audit_events(p_tenant uuid, p_audits json) RETU
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 BEGIN
     WITH given AS MATERIALIZED (
-        SELECT gen_random_uuid() AS event, r.*, coalesce(r.patient_id, s.patient_id) AS patient
+        -- A subquery, not a join, which may read all studies of the tenant for one event.
+        SELECT gen_random_uuid() AS event, r.*, CASE
+            WHEN r.patient_id IS NOT NULL THEN r.patient_id
+            WHEN r.phi_action IS NOT NULL AND r.resource_type = 'ImagingStudy' THEN
+                (SELECT s.patient_id FROM imaging_studies AS s
+                    WHERE s.tenant_id = p_tenant AND s.study_uid = r.resource_id)
+            END AS patient
         FROM json_to_recordset(p_audits) AS r(user_id uuid, api_client_id uuid, actor_type text,
             event_type text, resource_type text, resource_id text, patient_id uuid, outcome text,
             request_id text, ip_address text, user_agent text, metadata text, phi_action text,
             purpose_of_use text, is_break_glass boolean, break_glass_reason text)
-        LEFT JOIN imaging_studies AS s ON r.phi_action IS NOT NULL AND r.patient_id IS NULL
-            AND r.resource_type = 'ImagingStudy' AND s.tenant_id = p_tenant
-            AND s.study_uid = r.resource_id
     ), events AS (
         INSERT INTO audit_events (tenant_id, id, user_id, api_client_id, actor_type, event_type,
             resource_type, resource_id, patient_id, outcome, request_id, ip_address, user_agent,

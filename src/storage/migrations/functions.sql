@@ -38,7 +38,8 @@ $$;
 CREATE OR REPLACE FUNCTION touch_row() RETURNS trigger
     LANGUAGE plpgsql SECURITY INVOKER AS $$
 BEGIN
-    IF current_setting('app.moving', true) = 'on'
+    -- Not NULL where nothing moves: AND would look at the row then, and make JSON of all of it.
+    IF coalesce(current_setting('app.moving', true), '') = 'on'
             AND is_in_transit((to_jsonb(NEW) ->> 'tenant_id')::uuid, TG_TABLE_SCHEMA) THEN
         RETURN NEW;
     END IF;

@@ -64,12 +64,14 @@ BEGIN
         'patients', (SELECT json_agg(known) FROM (
             SELECT i.value, coalesce(i.assigner, '') AS issuer, p.id, p.last_name, p.first_name,
                 p.middle_name, to_char(p.dob, 'YYYYMMDD') AS birth_date, p.sex_at_birth
-            FROM patient_identifiers AS i
-            JOIN patients AS p ON p.tenant_id = i.tenant_id AND p.id = i.patient_id
-            WHERE i.tenant_id = p_tenant AND p.tenant_id = p_tenant AND i.system = 'MRN'
-                AND i.value = ANY (p_patients) AND p.status <> 'INACTIVE'
-                AND coalesce(i.valid_from, current_date) <= current_date
-                AND coalesce(i.valid_until, current_date) >= current_date) AS known),
+            -- OFFSET 0: the identifiers are looked for first, by their index, also where the
+            -- planner believes that the tenant has one patient.
+            FROM (SELECT k.patient_id, k.value, k.assigner FROM patient_identifiers AS k
+                WHERE k.tenant_id = p_tenant AND k.system = 'MRN' AND k.value = ANY (p_patients)
+                    AND coalesce(k.valid_from, current_date) <= current_date
+                    AND coalesce(k.valid_until, current_date) >= current_date OFFSET 0) AS i
+            JOIN patients AS p ON p.id = i.patient_id
+            WHERE p.tenant_id = p_tenant AND p.status <> 'INACTIVE') AS known),
         'series', (SELECT json_agg(known) FROM (
             SELECT s.study_uid, e.series_uid, e.id, e.number_of_instances
             FROM imaging_series AS e
@@ -140,19 +142,23 @@ BEGIN
         acquisition_datetime, source_system, study_date, study_time, accession_number,
         dicom_study_id, study_description, referring_physician_name, referring_physician_key,
         patient_name, patient_name_key, dicom_patient_id, issuer_of_patient_id,
-        patient_birth_date, patient_sex)
+        patient_birth_date, patient_sex, modalities_in_study, sop_classes_in_study,
+        number_of_series, number_of_instances, demographics_conflict, last_received_at, dicom_json)
         SELECT p_tenant, r.id, r.patient_id, r.study_uid, r.modality, r.body_part,
             r.acquisition_datetime, r.source_system, r.study_date, r.study_time,
             r.accession_number, r.dicom_study_id, r.study_description,
             r.referring_physician_name, r.referring_physician_key, r.patient_name,
             r.patient_name_key, r.dicom_patient_id, r.issuer_of_patient_id, r.patient_birth_date,
-            r.patient_sex
+            r.patient_sex, r.modalities_in_study, r.sop_classes_in_study, r.number_of_series,
+            r.number_of_instances, r.demographics_conflict, now(), r.dicom_json
         FROM json_to_recordset(p_studies) AS r(id uuid, patient_id uuid, study_uid text,
             modality text, body_part text, acquisition_datetime timestamptz, source_system text,
             study_date text, study_time text, accession_number text, dicom_study_id text,
             study_description text, referring_physician_name text, referring_physician_key text,
             patient_name text, patient_name_key text, dicom_patient_id text,
-            issuer_of_patient_id text, patient_birth_date text, patient_sex text);
+            issuer_of_patient_id text, patient_birth_date text, patient_sex text,
+            modalities_in_study text[], sop_classes_in_study text[], number_of_series int,
+            number_of_instances int, demographics_conflict jsonb, dicom_json text);
 END;
 $$;
 
@@ -162,6 +168,8 @@ $$;
 CREATE OR REPLACE FUNCTION ingest_store(p_tenant uuid, p_new_patients json, p_new_studies json,
         p_new_series json, p_series json, p_studies json, p_activity json, p_objects json)
     RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    changed record;
 BEGIN
     IF json_array_length(p_new_studies) > 0 THEN
         PERFORM ingest_create_studies(p_tenant, p_new_patients, p_new_studies);
@@ -186,25 +194,33 @@ BEGIN
             manufacturer text, protocol_name text, series_date text, series_time text,
             number_of_instances int, dicom_json text);
     END IF;
-    UPDATE imaging_series AS e
-        SET number_of_instances = r.number_of_instances, metadata_gzip = NULL,
-            dicom_json = regexp_replace(e.dicom_json,
-                '("00201209":\{"vr":"IS","Value":\[)[0-9]+', '\1' || r.number_of_instances::text)
-        FROM json_to_recordset(p_series) AS r(id uuid, number_of_instances int)
-        WHERE e.tenant_id = p_tenant AND e.id = r.id;
-    UPDATE imaging_studies AS s
-        SET modality = r.modality, modalities_in_study = r.modalities_in_study,
-            sop_classes_in_study = r.sop_classes_in_study,
-            number_of_series = r.number_of_series, number_of_instances = r.number_of_instances,
-            patient_name = r.patient_name, patient_name_key = r.patient_name_key,
-            patient_birth_date = r.patient_birth_date, patient_sex = r.patient_sex,
-            demographics_conflict = r.demographics_conflict, last_received_at = now(),
-            dicom_json = r.dicom_json
-        FROM json_to_recordset(p_studies) AS r(id uuid, modality text, modalities_in_study text[],
-            sop_classes_in_study text[], number_of_series int, number_of_instances int,
-            patient_name text, patient_name_key text, patient_birth_date text, patient_sex text,
-            demographics_conflict jsonb, dicom_json text)
-        WHERE s.tenant_id = p_tenant AND s.id = r.id;
+    -- Row by row: a join with rows of unknown number may read all studies of the tenant.
+    FOR changed IN SELECT r.* FROM json_to_recordset(p_series) AS r(id uuid,
+            number_of_instances int) LOOP
+        UPDATE imaging_series AS e
+            SET number_of_instances = changed.number_of_instances, metadata_gzip = NULL,
+                dicom_json = regexp_replace(e.dicom_json,
+                    '("00201209":\{"vr":"IS","Value":\[)[0-9]+',
+                    '\1' || changed.number_of_instances::text)
+            WHERE e.tenant_id = p_tenant AND e.id = changed.id;
+    END LOOP;
+    FOR changed IN SELECT r.* FROM json_to_recordset(p_studies) AS r(id uuid, modality text,
+            modalities_in_study text[], sop_classes_in_study text[], number_of_series int,
+            number_of_instances int, patient_name text, patient_name_key text,
+            patient_birth_date text, patient_sex text, demographics_conflict jsonb,
+            dicom_json text) LOOP
+        UPDATE imaging_studies AS s
+            SET modality = changed.modality, modalities_in_study = changed.modalities_in_study,
+                sop_classes_in_study = changed.sop_classes_in_study,
+                number_of_series = changed.number_of_series,
+                number_of_instances = changed.number_of_instances,
+                patient_name = changed.patient_name, patient_name_key = changed.patient_name_key,
+                patient_birth_date = changed.patient_birth_date,
+                patient_sex = changed.patient_sex,
+                demographics_conflict = changed.demographics_conflict, last_received_at = now(),
+                dicom_json = changed.dicom_json
+            WHERE s.tenant_id = p_tenant AND s.id = changed.id;
+    END LOOP;
     INSERT INTO study_activity AS known (tenant_id, study_id, last_received_at, instance_count,
         check_scheduled)
         SELECT p_tenant, r.study_id, now(), r.added, true
@@ -278,15 +294,30 @@ BEGIN
 END;
 $$;
 
+-- Queue jobs (storage/jobs.py): [{"queue", "task", "args", "schedule_at"}, ...].
+CREATE OR REPLACE FUNCTION ingest_defer(p_jobs json) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+BEGIN
+    PERFORM procrastinate_defer_jobs_v1(array_agg(
+            ROW(j.queue, j.task, 0, NULL, NULL, j.args, j.schedule_at)
+                ::procrastinate_job_to_defer_v1))
+        FROM json_to_recordset(p_jobs) AS j(queue text, task text, args jsonb,
+            schedule_at timestamptz);
+END;
+$$;
+
 -- All that a batch writes. Returns the revision that the studies have from now on.
 CREATE OR REPLACE FUNCTION ingest_write(p_tenant uuid, p_new_patients json, p_new_studies json,
         p_new_series json, p_series json, p_studies json, p_activity json, p_objects json,
-        p_transactions json, p_audits json, p_outbox json, p_stale json)
+        p_jobs json, p_transactions json, p_audits json, p_outbox json, p_stale json)
     RETURNS text LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 BEGIN
     PERFORM ingest_store(p_tenant, p_new_patients, p_new_studies, p_new_series, p_series,
         p_studies, p_activity, p_objects);
     PERFORM ingest_log(p_tenant, p_transactions, p_audits, p_outbox, p_stale);
+    IF json_array_length(p_jobs) > 0 THEN
+        PERFORM ingest_defer(p_jobs);
+    END IF;
     RETURN pg_current_xact_id()::xid::text;
 END;
 $$;

@@ -25,23 +25,13 @@ CREATE OR REPLACE FUNCTION name_sound(p_word text) RETURNS text
     END
 $$;
 
--- The rows of one name. A word is what stands between the marks of a PN and of names themselves.
-CREATE OR REPLACE FUNCTION write_name_words(p_tenant uuid, p_study uuid, p_tag text, p_name text)
-    RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
-BEGIN
-    INSERT INTO imaging_name_words (tenant_id, study_id, tag, word, sound)
-        SELECT DISTINCT p_tenant, p_study, p_tag, left(w.word, 64), name_sound(left(w.word, 64))
-        FROM regexp_split_to_table(p_name, '[\^= .,''-]+') WITH ORDINALITY AS w(word, n)
-        WHERE w.word <> '' AND w.n <= 40
-        ON CONFLICT DO NOTHING;
-END;
-$$;
-
+-- A word is what stands between the marks of a PN and of names themselves. One statement for both
+-- names: to start one costs as much as its rows.
 CREATE OR REPLACE FUNCTION index_study_names() RETURNS trigger
     LANGUAGE plpgsql SECURITY INVOKER AS $$
 BEGIN
     -- Rows on their way to another place bring theirs with them.
-    IF current_setting('app.moving', true) = 'on'
+    IF coalesce(current_setting('app.moving', true), '') = 'on'
             AND is_in_transit(NEW.tenant_id, TG_TABLE_SCHEMA) THEN
         RETURN NULL;
     END IF;
@@ -50,12 +40,14 @@ BEGIN
             WHERE w.tenant_id = NEW.tenant_id AND w.study_id = NEW.id
                 AND w.tag IN ('00100010', '00080090');
     END IF;
-    IF NEW.patient_name_key <> '' THEN
-        PERFORM write_name_words(NEW.tenant_id, NEW.id, '00100010', NEW.patient_name_key);
-    END IF;
-    IF NEW.referring_physician_key <> '' THEN
-        PERFORM write_name_words(NEW.tenant_id, NEW.id, '00080090', NEW.referring_physician_key);
-    END IF;
+    INSERT INTO imaging_name_words (tenant_id, study_id, tag, word, sound)
+        SELECT DISTINCT NEW.tenant_id, NEW.id, n.tag, left(w.word, 64),
+            name_sound(left(w.word, 64))
+        FROM (VALUES ('00100010', NEW.patient_name_key),
+                ('00080090', NEW.referring_physician_key)) AS n(tag, name),
+            regexp_split_to_table(n.name, '[\^= .,''-]+') WITH ORDINALITY AS w(word, place)
+        WHERE w.word <> '' AND w.place <= 40
+        ON CONFLICT DO NOTHING;
     RETURN NULL;
 END;
 $$;
