@@ -183,11 +183,13 @@ def store(
             done = _write(connection, tenant.id, upload, digest, found, said, key, actor)
             _write_audit(connection, audit, said, done)
     except psycopg.Error as error:
-        _forget(objects, key)
         if quotas.is_storage_exceeded(error):
+            _forget(objects, key)
             raise PayloadTooLarge("the organization's storage quota is used up") from error
         if quotas.is_tenant_closed(error):
+            _forget(objects, key)
             raise Forbidden("the organization is suspended: nothing is stored") from error
+        # Nobody knows whether it was committed: the bytes stay. Without a row the sweep has them.
         raise
     except BaseException:
         _forget(objects, key)

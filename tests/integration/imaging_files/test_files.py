@@ -6,18 +6,24 @@ import hashlib
 import io
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import numpy as np
+import psycopg
 import pydicom
 import pytest
 from PIL import Image
 from pydicom.encaps import generate_frames
 
+from interop.dicom import file_ingest
+from storage.audit import system_audit
+from storage.database import Database
 from storage.tenancy import Tenant
 from tests.integration.access.conftest import Door
 
@@ -100,6 +106,45 @@ def test_the_same_bytes_again_are_the_same_object(
         "SELECT 1 FROM imaging_objects WHERE tenant_id = %s AND hash = %s", tenant.id, digest
     )
     assert len(rows) == 1
+
+
+class CutOff:
+    """A database whose answer to the last COMMIT of a file does not arrive."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._transactions = 0
+
+    @contextmanager
+    def connection(self, tenant_id: UUID) -> Iterator[Any]:
+        with self._database.connection(tenant_id) as connection:
+            yield connection
+        self._transactions += 1
+        if self._transactions == 2:
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+
+def test_what_may_have_been_committed_keeps_its_bytes(
+    door: Door, tenant: Tenant, files: httpx.Client, person: Person, tmp_path: Path
+) -> None:
+    """The same file again would else be a duplicate of one that is not there."""
+    content, services = stl(next(_seeds)), door.services
+    upload = file_ingest.FileUpload(tmp_path / "file", 1 << 20)
+    upload.write(content)
+    found = file_ingest.recognised(upload.path, upload.size, None)
+    audit = system_audit(tenant.id, file_ingest.EVENT, "ImagingStudy")
+    said = file_ingest.Description(patient_id=person.id)
+    database: Any = CutOff(services.database)
+
+    with pytest.raises(psycopg.OperationalError):
+        file_ingest.store(
+            database, services.objects, tenant, upload, found, said, audit, "operator"
+        )
+    upload.close()
+    again = send(files, person, "STL", content)
+
+    assert again.status_code == 200, again.text
+    assert files.get(again.headers["Location"]).content == content
 
 
 def test_pictures_of_a_visit_are_one_study_and_may_join_another(
