@@ -32,7 +32,7 @@ from interop.dimse.find_keys import (
     read_find,
 )
 from interop.dimse.find_statements import FIRST_PAGE, Plan, plan
-from interop.dimse.identifier_encoding import IdentifierEncoder, Row
+from interop.dimse.identifier_encoding import Row
 from interop.dimse.messages import fragments
 from interop.dimse.service_requests import Served, Service, ServiceRequest
 from interop.dimse.transactions import AuditRow, storable
@@ -96,9 +96,8 @@ class _Search:
         self._request = request
         self._database = database
         self._find = find
-        self._plan: Plan = plan(find, request.admission.called_ae_title)
-        self._encoder = IdentifierEncoder(
-            self._plan.elements, request.context.transfer_syntax_uid, find.character_set
+        self._plan: Plan = plan(
+            find, request.admission.called_ae_title, request.context.transfer_syntax_uid
         )
         status = PENDING if self._plan.is_complete else PENDING_WITH_KEYS_UNMATCHED
         self._pending = request.encoded(response(request.command, status, has_data_set=True))
@@ -128,14 +127,14 @@ class _Search:
 
     def _send(self, rows: Sequence[Row], *, is_last: bool) -> bool:
         """Send responses, and the final one behind the last; False when the peer cancelled."""
-        request, pending, encoder = self._request, self._pending, self._encoder
+        request, pending = self._request, self._pending
         context_id = request.context.context_id
         largest = request.conversation.negotiated.peer_pdu_bytes
-        prepared = self._plan.prepared
+        identifier_of = self._plan.form.identifier
         written: list[bytes] = []
         size = 0
         for row in rows:
-            identifier = encoder.identifier(prepared(row))
+            identifier = identifier_of(row)
             pdus = fragments(context_id, identifier, largest)
             written += (pending, *pdus)
             size += len(pending) + len(identifier)
@@ -181,7 +180,7 @@ class _Search:
         The log is the outer side of the join, so that it is written where nothing was found. Rows
         come out of a CTE in the order in which they went in.
         """
-        names = ", ".join(f"c{n}" for n in range(self._plan.width))
+        names = ", ".join(f"c{n}" for n in range(self._plan.form.width))
         return (
             f"WITH page({names}, patient) AS MATERIALIZED ({rows_sql}), log AS MATERIALIZED ("
             " SELECT dimse_log_find(%(tenant_id)s, %(event)s, %(audit)s, ARRAY(SELECT DISTINCT"

@@ -53,11 +53,14 @@ _LEVELS: Final = {
     "SERIES": Level.SERIES,
     "IMAGE": Level.INSTANCE,
 }
+LEVEL_NAMES: Final = {level: name for name, level in _LEVELS.items()}
 _UNIQUE_KEYS: Final = {
     Level.PATIENT: tag_of("PatientID"),
     Level.STUDY: tag_of("StudyInstanceUID"),
     Level.SERIES: tag_of("SeriesInstanceUID"),
 }
+# Some values of 16 characters (PS3.3 C.12.1.1.2); nobody has a set with a longer name.
+_LONGEST_CHARACTER_SET: Final = 256
 # An identifier is some dozen keys; one that is more is no query of anybody's.
 _LIMITS: Final = Limits(
     object_bytes=1 << 20, depth=8, elements=1_000, items=100, fragments=1, header_bytes=1 << 20
@@ -113,7 +116,7 @@ class Find:
 
     @property
     def level_name(self) -> str:
-        return next(name for name, level in _LEVELS.items() if level is self.level)
+        return LEVEL_NAMES[self.level]
 
 
 def read_find(
@@ -184,7 +187,8 @@ def _decoded(data_set: bytes, transfer_syntax_uid: str) -> tuple[dict[str, Any],
     # In the JSON it is always UTF-8.
     found = walk.top.get(SPECIFIC_CHARACTER_SET)
     raw = data_set[found[1] : found[1] + found[2]].strip(b"\0 ") if found else b""
-    return keys, raw.decode("latin-1") if raw.isascii() and raw else None
+    is_readable = raw.isascii() and 0 < len(raw) <= _LONGEST_CHARACTER_SET
+    return keys, raw.decode("ascii") if is_readable else None
 
 
 def _is_group_length(tag: str) -> bool:

@@ -7,7 +7,7 @@ order of an index, so that no connection is held while a peer takes its time wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from operator import itemgetter
@@ -21,11 +21,12 @@ from interop.dicom.received import SERIES_TAGS, STUDY_TAGS
 from interop.dicom.walker import standard_vr
 from interop.dimse.find_keys import (
     CHARACTER_SET,
+    LEVEL_NAMES,
     QUERY_RETRIEVE_LEVEL,
     RETRIEVE_AE_TITLE,
     Find,
 )
-from interop.dimse.identifier_encoding import Element, Row
+from interop.dimse.identifier_encoding import Element, IdentifierEncoder, Row
 
 # The first responses come early; what follows takes fewer statements.
 FIRST_PAGE: Final = 200
@@ -34,6 +35,8 @@ NEXT_PAGE: Final = 2_000
 JSON_PAGE: Final = 100
 INSTANCE_JSON_BYTES: Final = 64 << 10
 STORED_JSON_BYTES: Final = 256 << 10
+# What more keys than these need is made anew each time: a peer cannot fill the memory with forms.
+_USUAL_KEYS: Final = 64
 
 _PATIENT: Final = (
     ("PatientName", "s.patient_name"),
@@ -115,38 +118,53 @@ _PATIENT_PLACE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How the rows of one C-FIND are selected and read.
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """How the rows that answer some keys at a level are selected, and how responses are made.
 
     A row is its place in the order, what `columns` name, and the patient whose data it is; `width`
-    is what there is before that. `prepared` makes of it what the elements read. `unreturned` are
+    is what there is before that. `prepared` makes of it what the encoder reads. `unreturned` are
     keys that are not kept.
     """
 
-    find: Find
     columns: tuple[str, ...]
     width: int
-    elements: tuple[Element, ...]
     prepared: Callable[[Row], Row]
-    largest_page: int
+    encoder: IdentifierEncoder
+    is_from_json: bool
     unreturned: frozenset[str]
+
+    def identifier(self, row: Row) -> bytes:
+        """The identifier of the response for a row."""
+        return self.encoder.identifier(self.prepared(row))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one C-FIND is answered."""
+
+    find: Find
+    form: Form
 
     @property
     def is_complete(self) -> bool:
         """Whether every key of the request is matched and returned (status FF00)."""
-        return not self.unreturned and not self.find.unmatched
+        return not self.form.unreturned and not self.find.unmatched
 
     @property
     def keeps_statement(self) -> bool:
         """Whether the best way to find the rows is the same for all values."""
         return bool(self.find.tests) and are_identifying(self.find.tests)
 
+    @property
+    def largest_page(self) -> int:
+        return JSON_PAGE if self.form.is_from_json else NEXT_PAGE
+
     def statement(
         self, parameters: Parameters, visible: str | None, limit: int, after: Row | None
     ) -> str:
         """The SELECT of a page of `limit` rows after the row `after`."""
-        columns = ", ".join([*place_of(self.find.level), *self.columns])
+        columns = ", ".join([*place_of(self.find.level), *self.form.columns])
         if self.find.level is Level.PATIENT:
             return _patients(columns, self.find, parameters, visible, limit, after)
         rows = source(
@@ -160,28 +178,57 @@ class Plan:
         return f"SELECT {columns}, s.patient_id {rows}"
 
 
-def plan(find: Find, called_ae_title: str) -> Plan:
-    """Choose the columns for the keys of a request."""
+def plan(find: Find, called_ae_title: str, transfer_syntax_uid: str) -> Plan:
+    """Choose how to answer a request."""
+    form_of = _form if len(find.keys) <= _USUAL_KEYS else _form.__wrapped__
+    keys = tuple(find.keys.items())
+    return Plan(
+        find, form_of(find.level, keys, called_ae_title, transfer_syntax_uid, find.character_set)
+    )
+
+
+# A peer asks for the same keys over and over, with other values.
+@lru_cache(maxsize=128)
+def _form(
+    level: Level,
+    asked: tuple[tuple[str, str], ...],
+    called_ae_title: str,
+    transfer_syntax_uid: str,
+    character_set: str | None,
+) -> Form:
+    """Choose the columns for keys, given with their VRs."""
     constants = {
-        QUERY_RETRIEVE_LEVEL: find.level_name,
+        QUERY_RETRIEVE_LEVEL: LEVEL_NAMES[level],
         RETRIEVE_AE_TITLE: called_ae_title,
         _AVAILABILITY: "ONLINE",
     }
     # What every response says of where it comes from (PS3.4 C.4.1.1.3.2).
     always = {QUERY_RETRIEVE_LEVEL: "CS", RETRIEVE_AE_TITLE: "AE"}
-    keys = {tag: vr for tag, vr in {**always, **find.keys}.items() if tag != CHARACTER_SET}
-    unreturned = frozenset(tag for tag in keys if tag not in constants and not _is_kept(find, tag))
+    keys = {tag: vr for tag, vr in {**always, **dict(asked)}.items() if tag != CHARACTER_SET}
+    unreturned = frozenset(tag for tag in keys if tag not in constants and not _is_kept(level, tag))
     wanted = [tag for tag in keys if tag not in unreturned]
-    fixed = tuple(
+    fixed = [
         Element(int(tag, 16), standard_vr(int(tag, 16)), constant=constants[tag])
         for tag in wanted
         if tag in constants
+    ]
+    stored = {tag: keys[tag] for tag in wanted if tag not in constants}
+    is_from_json = not _columns_of(level).keys() >= stored.keys()
+    selected = _from_json(level, stored) if is_from_json else _from_columns(level, stored)
+    encoder = IdentifierEncoder([*fixed, *selected.elements], transfer_syntax_uid, character_set)
+    return Form(
+        selected.columns, selected.width, selected.prepared, encoder, is_from_json, unreturned
     )
-    stored = [tag for tag in wanted if tag not in constants]
-    columns = _columns_of(find.level)
-    if all(tag in columns for tag in stored):
-        return _from_columns(find, stored, fixed, unreturned)
-    return _from_json(find, {tag: keys[tag] for tag in stored}, fixed, unreturned)
+
+
+@dataclass(frozen=True, slots=True)
+class _Selected:
+    """Columns, and where the elements of a response are in a row of them."""
+
+    columns: tuple[str, ...]
+    width: int
+    elements: tuple[Element, ...]
+    prepared: Callable[[Row], Row]
 
 
 @lru_cache
@@ -208,9 +255,8 @@ _KEPT_OF_STUDY: Final = frozenset(f"{tag:08X}" for tag in STUDY_TAGS)
 _KEPT_OF_SERIES: Final = frozenset(f"{tag:08X}" for tag in SERIES_TAGS)
 
 
-def _is_kept(find: Find, tag: str) -> bool:
+def _is_kept(level: Level, tag: str) -> bool:
     """Whether this level has the attribute, in a column or in its stored JSON."""
-    level = find.level
     if tag in _columns_of(level) or level is Level.INSTANCE:
         return True
     if level is Level.PATIENT:
@@ -221,42 +267,36 @@ def _is_kept(find: Find, tag: str) -> bool:
     return level is Level.SERIES and (tag in _KEPT_OF_SERIES or bool(asked.more(Level.SERIES)))
 
 
-def _from_columns(
-    find: Find, tags: Sequence[str], fixed: tuple[Element, ...], unreturned: frozenset[str]
-) -> Plan:
-    known, place = _columns_of(find.level), place_of(find.level)
+def _from_columns(level: Level, tags: Collection[str]) -> _Selected:
+    known, place = _columns_of(level), place_of(level)
     columns = tuple(dict.fromkeys(c for c in (known[tag] for tag in tags) if c not in place))
     where = {column: at for at, column in enumerate((*place, *columns))}
     elements = tuple(
         Element(int(tag, 16), standard_vr(int(tag, 16)), _reader(known[tag], where[known[tag]]))
         for tag in tags
     )
-    width = len(where)
-    return Plan(find, columns, width, (*fixed, *elements), _as_it_is, NEXT_PAGE, unreturned)
+    return _Selected(columns, len(where), elements, _as_it_is)
 
 
-def _from_json(
-    find: Find, keys: dict[str, str], fixed: tuple[Element, ...], unreturned: frozenset[str]
-) -> Plan:
+def _from_json(level: Level, keys: Mapping[str, str]) -> _Selected:
     wanted = Wanted(frozenset(keys))
     shape = Shape(
         Level.STUDY,
-        find.level,
+        level,
         wanted.more(Level.STUDY),
-        wanted.more(Level.SERIES) if find.level >= Level.SERIES else frozenset(),
+        wanted.more(Level.SERIES) if level >= Level.SERIES else frozenset(),
     )
     columns = shape.columns
     for stored in ("s.dicom_json", "e.dicom_json"):
         columns = columns.replace(
             stored, f"CASE WHEN octet_length({stored}) <= {STORED_JSON_BYTES} THEN {stored} END"
         )
-    if find.level is Level.INSTANCE:
+    if level is Level.INSTANCE:
         columns = columns.replace(COLUMNS[Level.INSTANCE], _cut_out(keys))
     elements = tuple(Element(int(tag, 16), _vr(tag, vr), _member(tag)) for tag, vr in keys.items())
-    first = len(place_of(find.level))
+    first = len(place_of(level))
     prepared = partial(_merged, shape, wanted, first)
-    width = first + shape.width
-    return Plan(find, (columns,), width, (*fixed, *elements), prepared, JSON_PAGE, unreturned)
+    return _Selected((columns,), first + shape.width, elements, prepared)
 
 
 def _cut_out(tags: Iterable[str]) -> str:
