@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from traceback import format_tb
@@ -34,6 +34,7 @@ from interop.dicom.known_studies import KnownStudies
 from interop.dicom.received import Received
 from storage import quotas
 from storage.database import Database
+from storage.objects.store import ObjectStoreError
 
 logger = logging.getLogger(__name__)
 
@@ -94,35 +95,33 @@ class GroupCommitter:
         self._is_closed = False
 
     def commit(
-        self, tenant_id: UUID, received: Received, put: Callable[[], None] | None = None
-    ) -> Result:
-        """Return when the object's rows are durable, or it is certain that they are not.
+        self,
+        tenant_id: UUID,
+        objects: Sequence[Received],
+        put: Callable[[Received], None] | None = None,
+    ) -> list[Result | ObjectStoreError]:
+        """Return when the objects' rows are durable, or it is certain that they are not.
 
-        ``put`` makes its bytes durable, in the calling thread, while the transaction is being
-        prepared: the disk syncs the object beside the database's work, and the commit waits for
-        both. What ``put`` raises is raised here, after the object left the transaction.
+        ``put`` makes the bytes of one durable, in the calling thread, while the transaction is
+        being prepared: the disk syncs the object beside the database's work, and the commit waits
+        for both. The error of an object that it could not keep stands in the place of its result.
         """
-        entry = Entry(tenant_id, received)
+        entries = [Entry(tenant_id, received) for received in objects]
         if put is None:
-            entry.blob.set_result(True)
+            for entry in entries:
+                entry.blob.set_result(True)
         with self._wake:
             if self._is_closed:
-                return _shutting_down()
+                return [_shutting_down() for _ in entries]
             if self._thread is None or self._pid != os.getpid():
                 self._pid = os.getpid()
                 self._thread = threading.Thread(target=self._run, name="ingest-commit", daemon=True)
                 self._thread.start()
-            self._queue.append(entry)
+            self._queue.extend(entries)
             self._wake.notify()
-        if put is not None:
-            try:
-                put()
-            except BaseException:
-                entry.blob.set_result(False)
-                entry.answer.result()
-                raise
-            entry.blob.set_result(True)
-        return entry.answer.result()
+        errors = _put_all(entries, put) if put is not None else {}
+        results = [entry.answer.result() for entry in entries]
+        return [errors.get(n, result) for n, result in enumerate(results)]
 
     def close(self) -> None:
         """Commit what is queued and stop."""
@@ -275,6 +274,26 @@ class GroupCommitter:
                 keeps_blob=False,
             )
         return _failed("The object could not be indexed.")
+
+
+def _put_all(entries: list[Entry], put: Callable[[Received], None]) -> dict[int, ObjectStoreError]:
+    """Make the bytes of all durable; return the errors of those that are not, by their place."""
+    errors: dict[int, ObjectStoreError] = {}
+    try:
+        for n, entry in enumerate(entries):
+            try:
+                put(entry.received)
+            except ObjectStoreError as error:
+                errors[n] = error
+            entry.blob.set_result(n not in errors)
+    except BaseException:
+        # A fault of ours: nothing that is not known to be kept may have its rows.
+        for entry in entries:
+            if not entry.blob.done():
+                entry.blob.set_result(False)
+            entry.answer.result()
+        raise
+    return errors
 
 
 def _is_outage(error: Exception) -> bool:

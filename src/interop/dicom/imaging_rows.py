@@ -10,12 +10,9 @@ from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 import orjson
-from psycopg.pq import TransactionStatus
 
 from interop.dicom.query.tag_values import QueryTag, tags_of
-from storage.blocking_statements import run_batch
 from storage.database import Connection
-from storage.statements import Row, Statement
 
 READ: LiteralString = (
     "SELECT ingest_read(%(tenant_id)s, %(names)s, %(studies)s, %(series)s, %(objects)s,"
@@ -32,7 +29,6 @@ WRITE_AS_SEEN: LiteralString = (
     " %(seen_scheduled)s, %(seen_settings)s, %(sop_instance_uids)s)"
     f" THEN {_WRITE} END"
 )
-_BEGIN = Statement("BEGIN", {})
 LOG: LiteralString = (
     "SELECT ingest_log(%(tenant_id)s, %(transactions)s, %(audits)s, %(outbox)s, %(stale)s)"
 )
@@ -191,8 +187,7 @@ def read_and_lock(
     """Bind the transaction to the tenant, lock studies and names, and read what a batch needs."""
     names = [f"study {tenant_id} {uid}" for uid in study_uids]
     names += [f"patient {tenant_id} {patient_id}" for patient_id in patient_ids]
-    [[text]] = begin_with(
-        connection,
+    row = connection.execute(
         READ,
         {
             "tenant_id": tenant_id,
@@ -202,8 +197,8 @@ def read_and_lock(
             "objects": sop_instance_uids,
             "patients": patient_ids,
         },
-    )
-    found = orjson.loads(text)
+    ).fetchone()
+    found = orjson.loads(row[0]) if row else {}
     scheduled = set(found["scheduled"] or ())
     settings = found["settings"] or {}
     return Snapshot(
@@ -274,8 +269,7 @@ def write_as_seen(
     Binds the transaction to the tenant itself. After None it must be rolled back.
     """
     studies = known.studies.values()
-    [[revision]] = begin_with(
-        connection,
+    row = connection.execute(
         WRITE_AS_SEEN,
         {
             "tenant_id": tenant_id,
@@ -287,22 +281,8 @@ def write_as_seen(
             **changes.parameters(),
             **record.parameters(),
         },
-    )
-    return None if revision is None else str(revision)
-
-
-def begin_with(
-    connection: Connection, statement: LiteralString, values: dict[str, Any]
-) -> list[Row]:
-    """Begin the transaction together with its first statement, in one round trip.
-
-    Returns the rows. Where the transaction has begun already, only runs the statement.
-    """
-    is_idle = connection.info.transaction_status == TransactionStatus.IDLE
-    begin = [_BEGIN] if is_idle else []
-    call = Statement(statement, values, keeps_plan=True)
-    [rows] = run_batch(connection, [*begin, call])
-    return rows
+    ).fetchone()
+    return row[0] if row else None
 
 
 def json_text(value: object) -> str:

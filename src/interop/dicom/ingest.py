@@ -8,7 +8,8 @@ which the sweep removes.
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from traceback import format_tb
@@ -56,11 +57,15 @@ logger = logging.getLogger(__name__)
 _COPY_CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    instance: Instance
+@dataclass(slots=True)
+class _Arrival:
+    """One object on its way through the ingest."""
+
     spooled: Spooled
-    warning: Failure | None
+    started_at: datetime
+    instance: Instance | None = None
+    warning: Failure | None = None
+    outcome: Outcome | None = None
 
 
 class Ingest:
@@ -98,20 +103,42 @@ class Ingest:
         On return the object is visible to every reader, or nothing of it is. The spooled file is
         consumed in every case.
         """
-        started_at = datetime.now(UTC)
-        instance: Instance | None = None
+        [outcome] = self.store_all(tenant, [spooled], source, expected_study_uid, released_id)
+        return outcome
+
+    def store_all(
+        self,
+        tenant: Tenant,
+        spooled: Sequence[Spooled],
+        source: Source,
+        expected_study_uid: str | None = None,
+        released_id: UUID | None = None,
+    ) -> list[Outcome]:
+        """Store what one sender has ready as `store` stores one object, each with its own outcome.
+
+        Their rows go into one transaction where they fit, which costs a fraction of one each.
+        """
+        arrivals = [_Arrival(ready, datetime.now(UTC)) for ready in spooled]
         try:
-            try:
-                instance = parse(spooled.path, self._limits)
-                checked = self._check(instance, spooled, source, expected_study_uid)
-            except Failure as failure:
-                self._log_refusal(tenant, source, instance, spooled, failure, started_at)
-                return _outcome("refused", instance, failure)
-            return self._commit(tenant, checked, source, started_at, released_id)
+            for arrival in arrivals:
+                with self._answering([arrival]):
+                    self._read(tenant, arrival, source, expected_study_uid)
+            checked = [(a, a.instance) for a in arrivals if a.outcome is None and a.instance]
+            with self._answering(arrivals):
+                self._commit(tenant, checked, source, released_id)
+            return [arrival.outcome for arrival in arrivals if arrival.outcome is not None]
+        finally:
+            for arrival in arrivals:
+                arrival.spooled.discard()
+
+    @contextmanager
+    def _answering(self, arrivals: Sequence[_Arrival]) -> Iterator[None]:
+        """Give an outcome to what has none when something fails that is no fault of the object."""
+        try:
+            yield
         except OSError as error:
             logger.warning("ingest.spool.failed", extra={"errno": error.errno})
-            full = Failure.of(OUT_OF_RESOURCES, "The spool failed; send again later.")
-            return _outcome("failed", instance, full)
+            failure = Failure.of(OUT_OF_RESOURCES, "The spool failed; send again later.")
         except Exception as error:
             # A fault of ours; the sender must still get an answer, and nothing is visible. The
             # message of the exception may hold values of the object, so it is not logged.
@@ -119,47 +146,38 @@ class Ingest:
             where = "".join(format_tb(error.__traceback__))
             extra = {"incident": incident, "error": type(error).__name__, "where": where}
             logger.error("ingest.failed", extra=extra)
-            fault = Failure.of(PROCESSING_FAILURE, f"The server failed (incident {incident}).")
-            return _outcome("failed", instance, fault)
-        finally:
-            spooled.discard()
+            failure = Failure.of(PROCESSING_FAILURE, f"The server failed (incident {incident}).")
+        else:
+            return
+        for arrival in arrivals:
+            if arrival.outcome is None:
+                arrival.outcome = _outcome("failed", arrival.instance, failure)
 
     def close(self) -> None:
         """Finish what is queued."""
         self._committer.close()
 
-    def _check(
-        self, instance: Instance, spooled: Spooled, source: Source, expected_study_uid: str | None
-    ) -> _Checked:
-        """Check the identity of the object, and give it a Part 10 header if it has none."""
-        for uid, attribute in (
-            (instance.sop_class_uid, "SOP Class UID (0008,0016)"),
-            (instance.sop_instance_uid, "SOP Instance UID (0008,0018)"),
-            (instance.study_instance_uid, "Study Instance UID (0020,000D)"),
-            (instance.series_instance_uid, "Series Instance UID (0020,000E)"),
-            (instance.transfer_syntax_uid, "Transfer Syntax UID (0002,0010)"),
-        ):
-            require_uid(uid, attribute)
-        if expected_study_uid and instance.study_instance_uid != expected_study_uid:
-            raise Failure.of(
-                DATA_SET_MISMATCH,
-                f"Study Instance UID is {instance.study_instance_uid}; the request stores into"
-                f" {expected_study_uid}.",
-            )
-        check_lengths(instance)
-        warning = _meta_mismatch(instance, source)
-        instance.warnings += oddities(instance)
-        if instance.meta.has_preamble:
-            return _Checked(instance, spooled, warning)
-        spooled = self._with_header(instance, spooled, source)
-        # All offsets have moved.
+    def _read(
+        self, tenant: Tenant, arrival: _Arrival, source: Source, expected_study_uid: str | None
+    ) -> None:
+        """Parse the object, check it, and give it a Part 10 header if it has none."""
         try:
-            moved = parse(spooled.path, self._limits)
-            moved.warnings = instance.warnings
-            return _Checked(moved, spooled, warning)
-        except BaseException:
-            spooled.discard()
-            raise
+            arrival.instance = parse(arrival.spooled.path, self._limits)
+            arrival.warning = _checked(arrival.instance, source, expected_study_uid)
+            if not arrival.instance.meta.has_preamble:
+                self._add_header(arrival, arrival.instance, source)
+        except Failure as failure:
+            self._log_refusal(tenant, source, arrival, failure)
+            arrival.outcome = _outcome("refused", arrival.instance, failure)
+
+    def _add_header(self, arrival: _Arrival, bare: Instance, source: Source) -> None:
+        former = arrival.spooled
+        arrival.spooled = self._with_header(bare, former, source)
+        former.discard()
+        # All offsets have moved.
+        moved = parse(arrival.spooled.path, self._limits)
+        moved.warnings = bare.warnings
+        arrival.instance = moved
 
     def _with_header(self, instance: Instance, spooled: Spooled, source: Source) -> Spooled:
         """Copy a bare data set behind a preamble and meta information (PS3.10 7.1)."""
@@ -190,49 +208,59 @@ class Ingest:
     def _commit(
         self,
         tenant: Tenant,
-        checked: _Checked,
+        arrivals: Sequence[tuple[_Arrival, Instance]],
         source: Source,
-        started_at: datetime,
         released_id: UUID | None,
-    ) -> Outcome:
-        instance, spooled = checked.instance, checked.spooled
-        key = new_key(tenant.id)
-        received = Received(
-            instance=instance,
-            spooled=spooled,
-            source=source,
-            storage_uri=key,
-            started_at=started_at,
-            sop_class_uid=instance.sop_class_uid,
-            sop_instance_uid=instance.sop_instance_uid,
-            study_instance_uid=instance.study_instance_uid,
-            series_instance_uid=instance.series_instance_uid,
-            released_id=released_id,
-        )
+    ) -> None:
+        """Store bytes and rows of what was checked; each gets its outcome."""
+        checked = [
+            (arrival, _received(tenant, arrival, instance, source, released_id))
+            for arrival, instance in arrivals
+        ]
+        if self._is_local:
+            committed = self._committer.commit(tenant.id, [r for _, r in checked], self._put)
+        else:
+            # A transaction must not stay open while a network store is slow.
+            checked = [pair for pair in checked if self._is_kept(tenant, *pair)]
+            committed = self._committer.commit(tenant.id, [r for _, r in checked])
+        for (arrival, received), result in zip(checked, committed, strict=True):
+            self._settle(tenant, arrival, received, result)
+
+    def _is_kept(self, tenant: Tenant, arrival: _Arrival, received: Received) -> bool:
+        """Make the bytes durable; when that fails the object has its outcome."""
         try:
-            if self._is_local:
-                result = self._committer.commit(
-                    tenant.id, received, lambda: self._objects.put_file(key, spooled.path)
-                )
-            else:
-                # A transaction must not stay open while a network store is slow.
-                self._objects.put_file(key, spooled.path, spooled.sha256)
-                result = self._committer.commit(tenant.id, received)
+            self._put(received, received.spooled.sha256)
         except ObjectStoreError as error:
-            failure = _store_failure(error)
-            self._log_refusal(tenant, source, instance, spooled, failure, started_at)
-            return _outcome("failed", instance, failure)
-        finally:
-            spooled.discard()
+            self._settle(tenant, arrival, received, error)
+            return False
+        return True
+
+    def _put(self, received: Received, sha256: str | None = None) -> None:
+        self._objects.put_file(received.storage_uri, received.spooled.path, sha256)
+
+    def _settle(
+        self,
+        tenant: Tenant,
+        arrival: _Arrival,
+        received: Received,
+        result: Result | ObjectStoreError,
+    ) -> None:
+        """Make the outcome of what was committed, or could not be."""
+        if isinstance(result, ObjectStoreError):
+            failure = _store_failure(result)
+            self._log_refusal(tenant, received.source, arrival, failure)
+            arrival.outcome = _outcome("failed", arrival.instance, failure)
+            return
         if result.is_unlogged and result.failure is not None:
-            self._log_refusal(tenant, source, instance, spooled, result.failure, started_at)
+            self._log_refusal(tenant, received.source, arrival, result.failure)
         if result.stored is not None:
             result = self._confirmed(tenant, received, result, result.stored)
         if not result.keeps_blob:
             # Best effort: what stays behind has no row, and the sweep removes it.
             with suppress(ObjectStoreError):
-                self._objects.delete(key)
-        return _outcome(result.kind, instance, result.failure, _warning(result, checked))
+                self._objects.delete(received.storage_uri)
+        warning = arrival.warning if result.failure is None else None
+        arrival.outcome = _outcome(result.kind, arrival.instance, result.failure, warning)
 
     def _confirmed(
         self, tenant: Tenant, received: Received, result: Result, stored: Stored
@@ -261,23 +289,18 @@ class Ingest:
             )
 
     def _log_refusal(
-        self,
-        tenant: Tenant,
-        source: Source,
-        instance: Instance | None,
-        spooled: Spooled,
-        failure: Failure,
-        started_at: datetime,
+        self, tenant: Tenant, source: Source, arrival: _Arrival, failure: Failure
     ) -> None:
         """Write the transaction log and the audit trail of an object that has no rows."""
+        instance = arrival.instance
         study_uid = instance.study_instance_uid if instance is not None else ""
         transaction = {
             "tenant_id": tenant.id,
             "status_code": failure.dicom_status,
             "status": "FAILURE",
             "message": failure.message,
-            "started_at": started_at,
-            **transaction_columns(source, instance, spooled),
+            "started_at": arrival.started_at,
+            **transaction_columns(source, instance, arrival.spooled),
         }
         audit = system_audit(
             tenant.id,
@@ -305,6 +328,49 @@ class Ingest:
             logger.error("ingest.refusal.not_logged", extra={"sqlstate": error.sqlstate})
 
 
+def _checked(instance: Instance, source: Source, expected_study_uid: str | None) -> Failure | None:
+    """Check the identity of the object; return what to warn of. Raises Failure."""
+    for uid, attribute in (
+        (instance.sop_class_uid, "SOP Class UID (0008,0016)"),
+        (instance.sop_instance_uid, "SOP Instance UID (0008,0018)"),
+        (instance.study_instance_uid, "Study Instance UID (0020,000D)"),
+        (instance.series_instance_uid, "Series Instance UID (0020,000E)"),
+        (instance.transfer_syntax_uid, "Transfer Syntax UID (0002,0010)"),
+    ):
+        require_uid(uid, attribute)
+    if expected_study_uid and instance.study_instance_uid != expected_study_uid:
+        raise Failure.of(
+            DATA_SET_MISMATCH,
+            f"Study Instance UID is {instance.study_instance_uid}; the request stores into"
+            f" {expected_study_uid}.",
+        )
+    check_lengths(instance)
+    warning = _meta_mismatch(instance, source)
+    instance.warnings += oddities(instance)
+    return warning
+
+
+def _received(
+    tenant: Tenant,
+    arrival: _Arrival,
+    instance: Instance,
+    source: Source,
+    released_id: UUID | None,
+) -> Received:
+    return Received(
+        instance=instance,
+        spooled=arrival.spooled,
+        source=source,
+        storage_uri=new_key(tenant.id),
+        started_at=arrival.started_at,
+        sop_class_uid=instance.sop_class_uid,
+        sop_instance_uid=instance.sop_instance_uid,
+        study_instance_uid=instance.study_instance_uid,
+        series_instance_uid=instance.series_instance_uid,
+        released_id=released_id,
+    )
+
+
 def _meta_mismatch(instance: Instance, source: Source) -> Failure | None:
     """Compare the command set, which the C-STORE door wrote into the meta group, with the data."""
     meta = instance.meta
@@ -328,10 +394,6 @@ def _store_failure(error: ObjectStoreError) -> Failure:
     if isinstance(error, ObjectStoreUnavailable):
         return Failure.of(OUT_OF_RESOURCES, "The object store is not available; send again later.")
     return Failure.of(PROCESSING_FAILURE, "The object store did not take the object.")
-
-
-def _warning(result: Result, checked: _Checked) -> Failure | None:
-    return checked.warning if result.failure is None else None
 
 
 def _outcome(
