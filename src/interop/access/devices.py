@@ -5,6 +5,8 @@ So the one policy decides for them too, in the terms in which it decides for eve
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from interop.access.principals import Caller
 from interop.access.scopes import Scopes
 from storage.tenancy import Tenant
@@ -26,8 +28,13 @@ def device(
         actor_type="SYSTEM",
         actor_id=None,
         actor_name=ae_title,
-        scopes=Scopes.parse(f"system/ImagingStudy.{letters}" if letters else ""),
+        scopes=_scopes(letters),
         request_id="",
         remote_address=remote_address,
         required_consent=required_consent,
     )
+
+
+@lru_cache
+def _scopes(letters: str) -> Scopes:
+    return Scopes.parse(f"system/ImagingStudy.{letters}" if letters else "")
