@@ -7,7 +7,10 @@ of its study, where every DICOM door shows it. `DELETE /{id}` follows the rules 
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +23,7 @@ from starlette.routing import Route
 from interop.access import Caller, Letter
 from interop.access.audit import audit_parameters, mark_audited
 from interop.dicom import deletion, file_ingest, file_reading
-from interop.dicom.documents import StoredFile, Wrapped
+from interop.dicom.documents import StoredFile
 from interop.dicom.failures import Failure
 from interop.dicom.file_ingest import FileUpload
 from interop.dicom.file_kinds import MEDIA_TYPE_OF
@@ -28,14 +31,23 @@ from interop.dicom.ingest_types import Outcome, source_of
 from interop.dicom.query.matching import Parameters
 from interop.dicom.query.visibility import condition
 from interop.dicomweb import visibility
+from interop.dicomweb.decoding import decode_slots
 from interop.dicomweb.deletion import shown_to, waiver_of
 from interop.dicomweb.errors import SECURITY_HEADERS, translated
 from interop.dicomweb.file_forms import Form, read_form
 from interop.dicomweb.ranged import ranged_response
 from interop.dicomweb.reading import permitted, reading, services_of
-from interop.dicomweb.responses import is_current, not_modified
+from interop.dicomweb.responses import (
+    CHUNK_BYTES,
+    in_thread,
+    is_current,
+    not_modified,
+    primed,
+    streamed,
+)
 from interop.dicomweb.segments import ObjectRange, Segment, segments_response
 from interop.errors import Conflict, ServerError, Unavailable
+from interop.services import Services
 
 ROOT = "/t/{tenant}/imaging-objects"
 RESOURCE_TYPE = visibility.RESOURCE_TYPE
@@ -106,21 +118,46 @@ async def retrieve_file(request: Request) -> Response:
 
 async def retrieve_dicom(request: Request) -> Response:
     """The file as a DICOM object, made while it is sent."""
-    _, file = await _found(request, "r", READ)
+    caller, file = await _found(request, "r", READ)
     services = services_of(request)
-    wrapped = await to_thread.run_sync(file_reading.as_dicom, services.objects, file)
     headers = {
         "Content-Disposition": f'attachment; filename="{file.sop_instance_uid}.dcm"',
     }
-    body = _segments(file, wrapped)
-    return await segments_response(services.objects, body, DICOM, headers)
+    with ExitStack() as stack:
+        made = stack.enter_context(services.spool.temporary_folder()) / "object"
+        segments = await decode_slots().run(caller.tenant.id, _prepared, services, file, made)
+        if segments is not None:
+            return await segments_response(services.objects, segments, DICOM, headers)
+        length, sending = made.stat().st_size, stack.pop_all()
+    return streamed(await primed(_sent(made, sending)), DICOM, headers, length=length)
+
+
+def _prepared(services: Services, file: StoredFile, made: Path) -> list[Segment] | None:
+    """What the object is put together from; None where its pixels had to be decoded.
+
+    Then it is written to `made`: of a slow reader nothing is held in memory. Blocking.
+    """
+    wrapped = file_reading.as_dicom(services.objects, file)
+    if wrapped.native is None:
+        stored = ObjectRange(file.storage_uri, 0, file.byte_size)
+        return [wrapped.head, stored, wrapped.tail]
+    with made.open("xb") as writing:
+        writing.writelines((wrapped.head, wrapped.native, wrapped.tail))
+    return None
+
+
+async def _sent(made: Path, sending: ExitStack) -> AsyncIterator[bytes]:
+    """The bytes of a file that goes when they are sent."""
+    with sending, made.open("rb", buffering=0) as opened:
+        async for chunk in in_thread(iter(lambda: opened.read(CHUNK_BYTES), b"")):
+            yield chunk
 
 
 async def store_dicom(request: Request) -> Response:
     """Store the file's DICOM object in its study; 201, or 200 where it is there already."""
     caller, file = await _found(request, "c", "IMAGING_STORE_REFUSED", is_audited=False)
     services = services_of(request)
-    outcome = await to_thread.run_sync(_ingest, request, caller, file)
+    outcome = await decode_slots().run(caller.tenant.id, _ingest, request, caller, file)
     if outcome is None:
         is_new = False
         async with reading(services, caller, READ, str(file.id)):
@@ -130,6 +167,8 @@ async def store_dicom(request: Request) -> Response:
     elif outcome.kind == "failed":
         raise Unavailable(outcome.failure.message)
     else:
+        # Refused: the ingest wrote that down.
+        mark_audited()
         raise Conflict(outcome.failure.message)
     mark_audited()
     public = services.settings.effective_public_url.rstrip("/")
@@ -224,15 +263,6 @@ async def _found(
         file, read.patient_id = file_reading.stored_file(await read.row(sql, parameters.values))
         read.resource_id = str(file.id)
     return caller, file
-
-
-def _segments(file: StoredFile, wrapped: Wrapped) -> list[Segment]:
-    body: Segment = (
-        ObjectRange(file.storage_uri, 0, file.byte_size)
-        if wrapped.native is None
-        else wrapped.native
-    )
-    return [wrapped.head, body, wrapped.tail]
 
 
 def _described(request: Request, stored: file_ingest.StoredFile) -> dict[str, Any]:

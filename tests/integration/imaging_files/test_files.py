@@ -26,6 +26,7 @@ from storage.audit import system_audit
 from storage.database import Database
 from storage.tenancy import Tenant
 from tests.integration.access.conftest import Door
+from tests.waiting import eventually
 
 from .conftest import MADE, Person, jpeg, mp4, pixels, png, stl
 
@@ -290,6 +291,28 @@ def test_what_dicom_has_no_transfer_syntax_for_becomes_native_pixels(
             expected = np.asarray(Image.open(io.BytesIO(progressive)))
         assert np.array_equal(dataset.pixel_array, expected)
         without_errors(made, tmp_path)
+
+
+def test_who_reads_slowly_holds_no_pixels(door: Door, files: httpx.Client, person: Person) -> None:
+    """Thirty readers of native pixels are not thirty times their memory."""
+    # More than lies in sockets, of few bytes as PNG.
+    large = np.tile(pixels(next(_seeds), 1, 3000, 3), (3000, 1, 1))
+    buffer = io.BytesIO()
+    Image.fromarray(large).save(buffer, "PNG", compress_level=6)
+    answer = send(files, person, "PNG", buffer.getvalue())
+    assert answer.status_code == 201, answer.text
+    url, services = answer.json()["dicom"], door.services
+
+    with files.stream("GET", url) as slow:
+        chunks = slow.iter_raw()
+        first = next(chunks)
+        waiting = [path.stat().st_size for path in services.spool.root.rglob("object")]
+        rest = b"".join(chunks)
+
+    assert waiting == [int(slow.headers["content-length"])]
+    found = pydicom.dcmread(io.BytesIO(first + rest))
+    assert np.array_equal(found.pixel_array, large)
+    assert eventually(lambda: not list(services.spool.root.rglob("object")))
 
 
 def test_a_model_is_encapsulated_stl(files: httpx.Client, person: Person, tmp_path: Path) -> None:
