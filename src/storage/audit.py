@@ -9,13 +9,13 @@ of a known patient was shown or changed, `phi_access_logs` gets its row by the s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, LiteralString
 from uuid import UUID
 
+import orjson
 import psycopg
 
 from storage.audit_events import phi_action
@@ -72,7 +72,7 @@ def system_audit(
         "request_id": request_id,
         "ip_address": ip_address,
         "user_agent": user_agent[:256] if user_agent else None,
-        "metadata": json.dumps(dict(metadata or {})),
+        "metadata": orjson.dumps(dict(metadata or {})).decode(),
         "phi_action": phi_action(event_type) if outcome == "SUCCESS" else None,
         "patient_id": patient_id,
         "purpose_of_use": purpose_of_use,

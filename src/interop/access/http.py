@@ -159,7 +159,7 @@ async def caller_from(
         raise NotFound()
     if not (tenant.is_readable or even_closed):
         raise NotFound()
-    is_change = not is_safe(request.method, request.url.path)
+    is_change = not is_safe(request.method, request.scope["path"])
     if is_change and not (tenant.is_active or even_suspended):
         raise Forbidden("the organization is suspended: its data can be read and not changed")
     caller = Caller(

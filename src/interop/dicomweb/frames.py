@@ -124,7 +124,7 @@ async def retrieve_frames(request: Request) -> Response:
     numbers = frame_numbers(request.path_params["frames"])
     services = services_of(request)
     pixels = await _served_pixels(services, caller, target, numbers, wanted)
-    choice = _choice(wanted, pixels.transfer_syntax_uid, len(numbers))
+    choice = _choice(wanted, pixels.transfer_syntax_uid, is_single=len(numbers) == 1)
     writer = MultipartWriter(choice.media_type) if choice.multipart else None
     content_type = writer.content_type if writer else choice.content_type
     heads = [
@@ -178,14 +178,15 @@ async def _served_pixels(
     async with reading(services, caller, EVENT) as read:
         pixels = await pixel_row(read, target, frames)
         read.details["frames"] = len(frames)
-        _choice(wanted, pixels.transfer_syntax_uid, len(frames))
+        _choice(wanted, pixels.transfer_syntax_uid, is_single=len(frames) == 1)
     return pixels
 
 
-def _choice(wanted: Accepted, stored: str, count: int) -> FrameChoice:
-    """How `count` frames stored in a transfer syntax are sent. Raises NotAcceptable."""
+@lru_cache
+def _choice(wanted: Accepted, stored: str, *, is_single: bool) -> FrameChoice:
+    """How frames stored in a transfer syntax are sent. Raises NotAcceptable."""
     can_decode = stored_frames.can_decode(stored)
-    return choose_frames(wanted, stored, single=count == 1, can_decode=can_decode)
+    return choose_frames(wanted, stored, single=is_single, can_decode=can_decode)
 
 
 @lru_cache
@@ -194,7 +195,7 @@ def _servable(wanted: Accepted, *, is_single: bool) -> str:
     found = []
     for stored in sorted(NATIVE | FRAME_MEDIA_TYPES.keys()):
         with suppress(NotAcceptable):
-            _choice(wanted, stored, 1 if is_single else 2)
+            _choice(wanted, stored, is_single=is_single)
             found.append(stored)
     return array_text(found)
 

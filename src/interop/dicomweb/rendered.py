@@ -176,6 +176,8 @@ async def _served_picture(
 
 
 def _of_type(wanted: Wanted, media_type: str) -> Wanted:
+    if media_type == wanted.rendering.media_type:
+        return wanted
     return replace(wanted, rendering=replace(wanted.rendering, media_type=media_type))
 
 

@@ -155,9 +155,9 @@ register_url_convertor("dicomweb_path", _Anything())
 
 
 def routes() -> list[Route]:
-    """The one route of all resources, and that of WADO-URI (PS3.18 9)."""
+    """The one route of all resources, those of files, and that of WADO-URI (PS3.18 9)."""
     return [
-        *files.routes(),
         Route(f"{ROOT}/{{rest:dicomweb_path}}", Resources(), methods=METHODS),
+        *files.routes(),
         Route(WADO_URI, translated(wado_uri.retrieve_object)),
     ]
