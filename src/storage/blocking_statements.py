@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import pq
 
-from storage.statements import MAX_GAPS, Row, Statement, Wire
+from storage.statements import MAX_GAPS, Ready, Row, Settled, Statement, Wire
 
 # The attribute of a connection that keeps its prepared statements.
 _WIRE = "interop_wire"
@@ -28,6 +28,21 @@ def run_batch(
     """
     wire = _wire_of(connection)
     ready = wire.ready(statements)
+    is_alone = connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
+    settled = _run(connection, wire, ready)
+    if is_alone and isinstance(settled.error, psycopg.errors.InvalidSqlStatementName):
+        # After a rollback psycopg deallocates everything on its connection, what is ours too. The
+        # batch left nothing, so it may be run again.
+        wire.forget()
+        settled = _run(connection, wire, ready)
+    if not settled.is_sound:
+        connection.close()
+    if settled.error is not None:
+        raise settled.error
+    return [wire.rows(result) for result in settled.results]
+
+
+def _run(connection: psycopg.Connection[Row], wire: Wire, ready: Sequence[Ready]) -> Settled:
     pgconn = connection.pgconn
     try:
         pgconn.enter_pipeline_mode()
@@ -37,11 +52,7 @@ def run_batch(
     except BaseException:
         connection.close()
         raise
-    if not settled.is_sound:
-        connection.close()
-    if settled.error is not None:
-        raise settled.error
-    return [wire.rows(result) for result in settled.results]
+    return settled
 
 
 def _wire_of(connection: psycopg.Connection[Row]) -> Wire:

@@ -36,7 +36,7 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with `%(name)s` parameters.
+    """SQL with `%(name)s` parameters, or with `$1`, `$2` ... for all of them in their order.
 
     With `keeps_plan` it is prepared once a connection: right where the best plan does not depend
     on the values. Without, it is planned with its values each time.
@@ -238,6 +238,10 @@ class Wire:
         # What is kept prepared is not known any more where this prepared, or met a stale plan.
         return Settled((), error, not unconfirmed and not isinstance(error, _STALE_PLAN))
 
+    def forget(self) -> None:
+        """Nothing is prepared any more. New names are taken: some of the last batch may be."""
+        self._plans.clear()
+
     def rows(self, result: pq.abc.PGresult) -> list[Row]:
         """The rows of one result."""
         transformer = self._transformer
@@ -246,7 +250,7 @@ class Wire:
 
     def _adapted(self, statement: Statement) -> Ready:
         text, names = positional(statement.sql)
-        values = [statement.parameters[name] for name in names]
+        values = [statement.parameters[name] for name in names or statement.parameters]
         dumped = self._transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
         return text, dumped, statement.keeps_plan
 

@@ -99,6 +99,22 @@ def test_plans_of_ours_and_of_psycopg_live_side_by_side(
             assert kept is not None and kept[0] <= 5
 
 
+def test_what_psycopg_deallocates_after_a_rollback_is_prepared_again(
+    one: Database, tenant: Tenant
+) -> None:
+    before = one.run_blocking(tenant.id, PID, value(1))
+    with pytest.raises(psycopg.errors.DivisionByZero), one.connection(tenant.id) as connection:
+        for number in range(10):  # psycopg prepares what it has seen five times
+            connection.execute("SELECT %s::int", (number,))
+        connection.execute("SELECT 1 / 0")
+    with one.connection(tenant.id) as connection:
+        kept = connection.execute("SELECT name FROM pg_prepared_statements").fetchall()
+    assert not [name for (name,) in kept if name.startswith("p")]
+
+    assert one.run_blocking(tenant.id, PID, value(2)) == [*before[:1], [(2,)]]
+    assert one.run_blocking(tenant.id, PID, value(3)) == [*before[:1], [(3,)]]
+
+
 def test_a_batch_and_a_result_larger_than_the_socket_come_whole(
     one: Database, tenant: Tenant
 ) -> None:
