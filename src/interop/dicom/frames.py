@@ -23,7 +23,7 @@ from interop.dicom.filemeta import (
     EXPLICIT_VR_LITTLE_ENDIAN,
 )
 from interop.dicom.frame_table import entry, join_fragments
-from interop.dicom.inflate import inflate
+from interop.dicom.inflate import inflate, longest_deflated
 from interop.dicom.json_values import swap_words
 from interop.dicom.limits import DEFAULT_LIMITS
 from interop.dicom.part10 import (
@@ -315,8 +315,10 @@ def parse_stored(objects: FrameObjects, key: str) -> Instance:
 
 
 def _inflated(objects: FrameObjects, key: str, instance: Instance) -> bytes:
+    start = instance.meta.dataset_offset
+    length = min(objects.stat(key).size - start, longest_deflated(DEFAULT_LIMITS))
     try:
-        return inflate(objects.get(key)[instance.meta.dataset_offset :], DEFAULT_LIMITS)
+        return inflate(objects.get_range(key, start, length), DEFAULT_LIMITS)
     except Failure as failure:
         raise Unprocessable(failure.message) from failure
 

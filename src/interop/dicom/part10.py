@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from struct import error as StructError
@@ -36,6 +37,8 @@ from interop.dicom.walker import (
 )
 
 _DEFLATED = frozenset((DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, "1.2.840.10008.1.2.8.1"))
+# Data sets of a process that are in memory inflated: each may have as much as the limits allow.
+_inflating = threading.BoundedSemaphore(2)
 _EXTENDED_OFFSET_TABLE = 0x7FE00001
 _LONGEST_KEY = 4096
 _HEAD = 64 << 10
@@ -145,16 +148,24 @@ def _parse(data: bytes | mmap.mmap, size: int, limits: Limits) -> Instance:
         raise HeadTooShort
     if size - at < 8:
         raise Failure.of(NOT_DICOM, "The file holds no data set.")
-    syntax = meta.transfer_syntax_uid
-    is_deflated = syntax in _DEFLATED
-    if is_deflated and len(data) < size:
+    if meta.transfer_syntax_uid not in _DEFLATED:
+        return _walked(data, at, size, meta, limits)
+    if len(data) < size:
         raise HeadTooShort
-    if is_deflated:
-        data, at = inflate(data[at:size], limits), 0
-        size = len(data)
-        if size < 8:
+    with _inflating:
+        inflated = inflate(data, limits, at)
+        if len(inflated) < 8:
             raise Failure.of(NOT_DICOM, "The deflated data set is empty.")
+        return _walked(inflated, 0, len(inflated), meta, limits)
+
+
+def _walked(
+    data: bytes | mmap.mmap, at: int, size: int, meta: FileMeta, limits: Limits
+) -> Instance:
+    """Read the data set that begins at `at`."""
+    syntax = meta.transfer_syntax_uid
     implicit, big_endian = _encoding(data[at : at + 8], syntax, meta)
+    is_deflated = syntax in _DEFLATED
     if not syntax:
         syntax = _assumed_syntax(implicit, big_endian)
     walk = Walk(data, size, limits, implicit=implicit, big_endian=big_endian)

@@ -110,14 +110,18 @@ def locate(objects: ObjectStore, instance: StoredInstance, path: str, spool: Spo
             return None
         vr, offset, length = found
         if parsed.transfer_syntax_uid in _DEFLATED:
-            data = inflate(file.read_bytes()[parsed.meta.dataset_offset :], DEFAULT_LIMITS)
-            return data[offset : offset + length]
+            return _inflated(file, parsed.meta.dataset_offset)[offset : offset + length]
         if length == UNDEFINED:
             return _without_item_headers(key, file, offset)
     word = _WORD_BYTES.get(vr, 1)
     if instance.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN and word > 1:
         return SwappedValue(key, offset, length, word, 0, length)
     return ObjectRange(key, offset, length)
+
+
+def _inflated(file: Path, start: int) -> bytes:
+    with file.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
+        return inflate(data, DEFAULT_LIMITS, start)
 
 
 def _without_item_headers(key: str, file: Path, offset: int) -> FragmentedValue:

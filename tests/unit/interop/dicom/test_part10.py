@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import time
+import tracemalloc
 import warnings
 import zlib
 from io import BytesIO
 from pathlib import Path
 from struct import pack
 from typing import Any
+from uuid import uuid4
 
 import pydicom
 import pytest
@@ -20,10 +23,13 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from interop.dicom import frames
 from interop.dicom.failures import CANNOT_UNDERSTAND, LIMIT_EXCEEDED, Failure
 from interop.dicom.filemeta import write_file_meta
 from interop.dicom.limits import Limits
 from interop.dicom.part10 import parse
+from interop.dicomweb import bulkdata
+from interop.dicomweb.targets import StoredInstance
 
 from .factories import CORPUS, encoded, instance
 
@@ -223,6 +229,42 @@ def test_b2_ratio_is_limited_above_8_mb() -> None:
     raw += engine.flush()
 
     assert "100:1" in refusal(file_of(raw, DEFLATED)).message
+
+
+def deflated_with_more_behind(path: Path, size: int) -> Path:
+    """A deflated object that ends long before its file does."""
+    text = b"".join(pack("<HH2sH", 0x0008, n, b"UI", 4) + b"1.2\0" for n in (0x0016, 0x0018))
+    body = text + pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, 1 << 16) + bytes(1 << 16)
+    engine = zlib.compressobj(6, zlib.DEFLATED, -15)
+    path.write_bytes(file_of(engine.compress(body) + engine.flush(), DEFLATED))
+    os.truncate(path, size)
+    return path
+
+
+STORED = StoredInstance(uuid4(), "1.2", "1.2", "1.2", DEFLATED, "key", 1 << 30)
+
+
+def test_b2_what_stands_behind_a_deflated_data_set_is_not_read(tmp_path: Path) -> None:
+    path = deflated_with_more_behind(tmp_path / "object", 1 << 30)
+    tracemalloc.start()
+    try:
+        found = parse(path)
+        _, pixels = frames.bulk_value(frames.OneFile(path), "", "7FE00010")
+        store: Any = frames.OneFile(path)
+        served = bulkdata.locate(store, STORED, "7FE00010", store)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert found.sop_instance_uid == "1.2"
+    assert (pixels, served) == (bytes(1 << 16), bytes(1 << 16))
+    assert peak < 128 << 20
+
+
+def test_b2_a_stream_of_empty_blocks_ends(tmp_path: Path) -> None:
+    raw = b"\0\0\0\xff\xff" * (12 << 20)
+
+    assert refusal(file_of(raw, DEFLATED)).dicom_status == 0xA700
 
 
 def test_declared_4_gb_in_a_tiny_file_is_refused() -> None:
