@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from storage.resource_search import SearchStatement
-from storage.search_pages import whole_sets, with_sets
+from storage.search_pages import PageQuery, audited, stale, whole_sets
 
 
 def newest_of_each(
     statement: SearchStatement, maximum: int, limit: int, stale_types: Sequence[str]
-) -> str:
+) -> PageQuery:
     """Of each `code` the newest `maximum` by `date`, at most `limit` and one more in all.
 
     The rows are those of a search's page: `stale` where something must be rendered first, and
@@ -30,8 +30,8 @@ def newest_of_each(
     all_conditions = [*statement.conditions, *(link.whole for link in statement.links)]
     conditions = "".join(f" AND {condition}" for condition in all_conditions)
     found = (
-        f"SELECT r.resource_id, r.version, r.last_updated, r.body, {code} AS code, {date} AS date"
-        " FROM fhir_resources AS r WHERE r.tenant_id = $1"
+        "SELECT r.resource_id, r.version, r.last_updated, r.body, r.patient_id,"
+        f" {code} AS code, {date} AS date FROM fhir_resources AS r WHERE r.tenant_id = $1"
         f" AND r.resource_type = '{statement.resource_type}' AND NOT r.deleted AND r.version > 0"
         f"{conditions}"
     )
@@ -44,14 +44,11 @@ def newest_of_each(
         f"SELECT * FROM ({ranked}) AS n WHERE place <= {maximum}"
         f" ORDER BY code, {order} LIMIT {limit + 1}"
     )
-    types = ",".join(stale_types)
     rows = (
-        "SELECT 'stale' AS kind, 0::bigint AS ordinal, '' AS resource_type, '' AS resource_id,"
-        " 0::bigint AS version, now() AS last_updated, NULL::text[] AS sort_keys, '' AS body"
-        " WHERE EXISTS (SELECT FROM fhir_resources AS r WHERE r.tenant_id = $1"
-        f" AND r.resource_type = ANY ('{{{types}}}') AND r.stale)"
-        " UNION ALL SELECT 'match', row_number() OVER (),"
-        f" '{statement.resource_type}', resource_id, version, last_updated, NULL, body"
+        f"{stale(stale_types)} UNION ALL SELECT 'match', row_number() OVER (),"
+        f" '{statement.resource_type}', resource_id, version, last_updated, NULL, body, patient_id"
         f" FROM ({page}) AS page"
     )
-    return with_sets([*statement.sets, *whole_sets([statement])], rows)
+    sets = [*statement.sets, *whole_sets([statement])]
+    with_ = [f"{name} AS MATERIALIZED ({query})" for name, query in sets]
+    return PageQuery(audited(with_, rows, limit))

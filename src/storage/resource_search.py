@@ -25,12 +25,45 @@ EARTH_RADIUS_KM = 6371.0088
 LINKED = 1500
 
 
+# Of more values than these the planner is asked how to find any.
+MOST_VALUES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ByIndex:
+    """A condition on a search row that an index finds, with `{s}` for the alias of the row.
+
+    `values` are its alternatives, each with the index to itself. `in_order`: what one of them finds
+    comes in the order of ids.
+    """
+
+    text: str
+    values: tuple[str, ...]
+    in_order: bool = True
+
+    def __call__(self, alias: str) -> str:
+        return self.text.replace("{s}", alias)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A condition on a resource that some index answers, whatever its values: no planner is needed.
+
+    `ids` is the query for the `id`s of what meets it, maybe more than once; `probe` asks one row.
+    """
+
+    ids: str
+    probe: str
+    in_order: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """Resources that are met over references: told as steps from the far end, and from the row.
 
     `steps` are queries for an `id`, each over those before by name; the last, `name`, has the ids
     of the resources sought. `walk` asks one row; `whole` asks for all, over queries of its own.
+    `is_sure`: every step goes by an index that was chosen with the statement.
     """
 
     name: str
@@ -38,6 +71,7 @@ class Link:
     walk: str
     whole_steps: tuple[tuple[str, str], ...]
     whole: str
+    is_sure: bool = False
 
 
 def array_text(values: Iterable[str]) -> str:
@@ -59,6 +93,8 @@ class SearchStatement:
     links: list[Link] = field(default_factory=list)
     # Queries by name that the conditions need, made once.
     sets: list[tuple[str, str]] = field(default_factory=list)
+    # Those of the conditions, here and about other rows, that an index answers by itself.
+    lookups: dict[str, Lookup] = field(default_factory=dict)
     # The row of the resource, and the expression of its id.
     alias: str = "r"
     id_column: str = "r.resource_id"
@@ -68,7 +104,9 @@ class SearchStatement:
     ) -> SearchStatement:
         """Conditions on another row of the same statement, whose values are bound with ours."""
         column = id_column or f"{alias}.resource_id"
-        return SearchStatement(resource_type, self.values, [], alias=alias, id_column=column)
+        return SearchStatement(
+            resource_type, self.values, lookups=self.lookups, alias=alias, id_column=column
+        )
 
     def bind(self, value: object, type_: str = "text") -> str:
         """A place holder for a value of the client."""
@@ -85,7 +123,22 @@ class SearchStatement:
 
     def exists(self, table: str, parameter: str, condition: RowCondition | None) -> str:
         """Some row of the parameter meets the condition; any row at all without one."""
-        return self.exists_together([(table, parameter, condition)])
+        found = self.exists_together([(table, parameter, condition)])
+        if isinstance(condition, ByIndex) and len(condition.values) <= MOST_VALUES:
+            self.lookups[found] = self._lookup(table, parameter, condition, found)
+        return found
+
+    def _lookup(self, table: str, parameter: str, condition: ByIndex, exists: str) -> Lookup:
+        order = " ORDER BY s.resource_id" if condition.in_order else ""
+        each = [
+            f"SELECT s.resource_id AS id FROM fhir_search_{table} AS s WHERE s.tenant_id = $1"
+            f" AND s.resource_type = '{self.resource_type}' AND s.parameter = '{parameter}'"
+            f" AND {value.replace('{s}', 's')}{order}"
+            for value in condition.values
+        ]
+        ids = each[0] if len(each) == 1 else " UNION ALL ".join(f"({one})" for one in each)
+        # OFFSET keeps it a question to one row, whatever the planner thinks of the values.
+        return Lookup(ids, f"{exists[:-1]} OFFSET 0)", condition.in_order)
 
     def exists_together(self, rows: Sequence[tuple[str, str, RowCondition | None]]) -> str:
         """Rows of one cluster, one of each (table, parameter, condition): a composite's parts."""
@@ -118,41 +171,57 @@ class SearchStatement:
 
     # -- over references ----------------------------------------------------------------
 
-    def refers_to(self, parameter: str, other: SearchStatement, conditions: Sequence[str]) -> str:
-        """By the parameter it names some `other` resource that meets the conditions."""
-        return self._met(f"h{other.alias}", parameter, self, other, other, conditions)
+    def refers_to(
+        self, parameter: str, other: SearchStatement, conditions: Sequence[str], *, is_there: bool
+    ) -> str:
+        """By the parameter it names some `other` resource that meets the conditions.
+
+        `is_there`: only what is there meets them, and they ask its id alone.
+        """
+        return self._met(parameter, self, other, other, conditions, is_there)
 
     def referred_to_by(
-        self, parameter: str, other: SearchStatement, conditions: Sequence[str]
+        self, parameter: str, other: SearchStatement, conditions: Sequence[str], *, is_there: bool
     ) -> str:
         """Some `other` resource that meets the conditions names it by the parameter."""
-        return self._met(f"h{other.alias}", parameter, other, self, other, conditions)
+        return self._met(parameter, other, self, other, conditions, is_there)
 
     @staticmethod
     def _met(
-        row: str,
         parameter: str,
         source: SearchStatement,
         target: SearchStatement,
         other: SearchStatement,
         conditions: Sequence[str],
+        is_there: bool,
     ) -> str:
+        row = f"h{other.alias}"
         wheres = [
             f"{row}.tenant_id = $1",
             f"{row}.resource_type = '{source.resource_type}'",
             f"{row}.parameter = '{parameter}'",
-            f"{row}.resource_id = {source.alias}.resource_id",
             f"{row}.target_type = '{target.resource_type}'",
-            f"{row}.target_id = {target.alias}.resource_id",
-            *other.living(),
-            *conditions,
         ]
-        # OFFSET keeps each reference a plan of its own, asked row by row: taken apart and joined,
-        # six of them kept the planner busy for ten seconds.
-        return (
-            f"EXISTS (SELECT FROM fhir_search_reference AS {row},"
-            f" fhir_resources AS {other.alias} WHERE {' AND '.join(wheres)} OFFSET 0)"
+        if other is target:
+            wheres.append(f"{row}.resource_id = {source.alias}.resource_id")
+            met = f"{row}.target_id"
+        else:
+            wheres.append(f"{row}.target_id = {target.alias}.resource_id")
+            met = f"{row}.resource_id"
+        # OFFSET keeps each reference a plan of its own, asked row by row, and the reference before
+        # what it leads to: taken apart and joined, six of them kept the planner busy for ten
+        # seconds, and a chain of seven was asked for nine to the seventh.
+        references = (
+            f"(SELECT {met} AS resource_id FROM fhir_search_reference AS {row}"
+            f" WHERE {' AND '.join(wheres)} OFFSET 0) AS {other.alias if is_there else row}"
         )
+        if not is_there:
+            alive = [*other.living(), f"{other.alias}.resource_id = {row}.resource_id"]
+            references += (
+                f" CROSS JOIN LATERAL (SELECT * FROM fhir_resources AS {other.alias}"
+                f" WHERE {' AND '.join(alive)} OFFSET 0) AS {other.alias}"
+            )
+        return f"EXISTS (SELECT FROM {references} WHERE {' AND '.join(conditions)} OFFSET 0)"
 
     def refers_by_url(
         self, parameter: str, other: SearchStatement, conditions: Sequence[str]
@@ -280,16 +349,20 @@ class SearchStatement:
 
     def token(self, system: str | None, code: str | None) -> RowCondition:
         """None means any."""
-        parts: list[tuple[str, str]] = []
+        parts: list[str] = []
         if code is not None:
-            parts.append(("code", self.bind(code)))
+            parts.append(f"{{s}}.code = {self.bind(code)}")
         if system is not None:
-            parts.append(("system", self.bind(system)))
-        return lambda s: " AND ".join(f"{s}.{column} = {value}" for column, value in parts)
+            parts.append(f"{{s}}.system = {self.bind(system)}")
+        text = " AND ".join(parts)
+        if code is None:
+            return lambda s: text.replace("{s}", s)
+        return ByIndex(text, (text,))
 
     def codes(self, codes: Sequence[str]) -> RowCondition:
-        array = self.bind_all(codes)
-        return lambda s: f"{s}.code = ANY ({array})"
+        places = [self.bind(code) for code in codes]
+        each = tuple(f"{{s}}.code = {place}" for place in places)
+        return ByIndex(f"{{s}}.code = ANY (ARRAY[{', '.join(places)}])", each)
 
     def codes_of(self, system: str, codes: Iterable[str]) -> RowCondition:
         """One of many codes of a system; they are bound as one value."""
@@ -298,7 +371,8 @@ class SearchStatement:
 
     def text_prefix(self, prefix: str) -> RowCondition:
         low, high = self.bind(prefix), self.bind(prefix + LAST_CHARACTER)
-        return lambda s: f"{s}.value >= {low} AND {s}.value < {high}"
+        text = f"{{s}}.value >= {low} AND {{s}}.value < {high}"
+        return ByIndex(text, (text,), in_order=False)
 
     def text_word(self, folded: str) -> RowCondition:
         """It begins a text or a word of it; the second only filters the rows of the parameter."""
@@ -306,8 +380,8 @@ class SearchStatement:
         return lambda s: f"({of_text(s)} OR strpos({s}.value, {word}) > 0)"
 
     def text_exact(self, indexed: str, exact: str) -> RowCondition:
-        value, whole = self.bind(indexed), self.bind(exact)
-        return lambda s: f"{s}.value = {value} AND {s}.value_exact = {whole}"
+        text = f"{{s}}.value = {self.bind(indexed)} AND {{s}}.value_exact = {self.bind(exact)}"
+        return ByIndex(text, (text,))
 
     def text(self, folded: str) -> RowCondition:
         value = self.bind(folded)
@@ -322,8 +396,8 @@ class SearchStatement:
         return lambda s: f"strpos({s}.value, {part}) > 0"
 
     def uri(self, uri: str) -> RowCondition:
-        value = self.bind(uri)
-        return lambda s: f"{s}.value = {value}"
+        text = f"{{s}}.value = {self.bind(uri)}"
+        return ByIndex(text, (text,))
 
     def uris(self, uris: Sequence[str]) -> RowCondition:
         array = self.bind_all(uris)
@@ -331,11 +405,10 @@ class SearchStatement:
 
     def reference_to(self, resource_id: str, types: Sequence[str]) -> RowCondition:
         """A resource of this server, of one of `types` where any are given."""
-        target = self.bind(resource_id)
-        of_type = f" = ANY ({self.bind_all(types)})" if types else ""
-        return lambda s: (
-            f"{s}.target_id = {target}" + (f" AND {s}.target_type{of_type}" if of_type else "")
-        )
+        text = f"{{s}}.target_id = {self.bind(resource_id)}"
+        if types:
+            text += f" AND {{s}}.target_type = ANY ({self.bind_all(types)})"
+        return ByIndex(text, (text,))
 
     def reference_url(self, url: str, version: str | None) -> RowCondition:
         target = self.bind(url)

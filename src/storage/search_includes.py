@@ -54,8 +54,9 @@ def bodies(names: Iterable[str]) -> str:
     all_rounds = " UNION ALL ".join(f"SELECT type, id FROM {name}" for name in names)
     return (
         "SELECT 'include', 0, i.resource_type, i.resource_id, i.version, i.last_updated, NULL,"
-        f" i.body FROM ({all_rounds}) AS n JOIN fhir_resources AS i ON i.tenant_id = $1"
-        " AND i.resource_type = n.type AND i.resource_id = n.id"
+        f" i.body, i.patient_id FROM ({all_rounds}) AS n"
+        " JOIN fhir_resources AS i ON i.tenant_id = $1 AND i.resource_type = n.type"
+        " AND i.resource_id = n.id"
     )
 
 

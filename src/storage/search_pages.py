@@ -9,11 +9,14 @@ took 20 to 140 ms, and ten times that over a million.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+from uuid import UUID
 
-from storage.resource_search import LAST_CHARACTER, LINKED, SearchStatement
+from storage.database import Database
+from storage.resource_search import LAST_CHARACTER, LINKED, Link, Lookup, SearchStatement
 from storage.search_includes import Include, bodies, rounds
+from storage.statements import Row, Statement, function_call
 
 # The columns that ascending and descending order go by, each with an index, and their type.
 SORT_COLUMNS = {
@@ -28,7 +31,7 @@ SORT_COLUMNS = {
 # How far an estimated total is counted before it is estimated.
 COUNTED = 1000
 
-_COLUMNS = "r.resource_type, r.resource_id, r.version, r.last_updated, r.body"
+_COLUMNS = "r.resource_type, r.resource_id, r.version, r.last_updated, r.body, r.patient_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,14 @@ class After:
     keys: tuple[str | None, ...]
     resource_id: str
     resource_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """The statement of a page. `keeps_plan`: the best plan does not depend on what is bound."""
+
+    text: str
+    keeps_plan: bool = False
 
 
 @dataclass(slots=True)
@@ -135,6 +146,9 @@ class Pages:
 
     def _rows_of(self, statement: SearchStatement, limit: int) -> str:
         rows = _Rows(statement, self.order, self._after_of(statement), limit)
+        stream = _stream(statement, self.order)
+        if stream is not None:
+            return rows.streamed(stream)
         if statement.links:
             return f"SELECT * FROM ({rows.looked_up()} UNION ALL ({rows.walked_where_many()})) AS o"
         if len(self.order) == 1 and self.order[0].table is not None:
@@ -157,6 +171,15 @@ class _Rows:
         self._after = after
         self._limit = limit
 
+    def streamed(self, lookup: Lookup) -> str:
+        """Along the index that finds them in the order of the page."""
+        where = _where(self._statement.resource_type, ["r.resource_id = x.id"])
+        source = (
+            f"FROM (SELECT DISTINCT id FROM ({lookup.ids}) AS ids ORDER BY id) AS x"
+            f" CROSS JOIN LATERAL (SELECT r.* FROM fhir_resources AS r {where} OFFSET 0) AS r"
+        )
+        return self._by_id(f"{source} WHERE true", "x.id")
+
     def looked_up(self) -> str:
         """Where some link leads to few: those, one by one."""
         links = self._statement.links
@@ -171,7 +194,7 @@ class _Rows:
             for one, link in zip(few, links, strict=True)
             if len(links) > 1
         ]
-        where = _where(self._statement, [*conditions, "r.resource_id = x.id"])
+        where = self._where([*conditions, "r.resource_id = x.id"])
         either = " OR ".join(few)
         source = (
             f"FROM (SELECT DISTINCT id FROM ({' UNION ALL '.join(sources)}) AS ids ORDER BY id)"
@@ -190,8 +213,12 @@ class _Rows:
 
     def walked(self, conditions: Sequence[str] = ()) -> str:
         """Along the order, until the page is full."""
-        where = _where(self._statement, conditions)
+        where = self._where(conditions)
         return self._sorted("FROM fhir_resources AS r", where, "r.resource_id")
+
+    def _where(self, conditions: Sequence[str] = ()) -> str:
+        statement = self._statement
+        return _where(statement.resource_type, [*statement.conditions, *conditions])
 
     def _sorted(self, source: str, where: str, id_: str) -> str:
         order = self._order
@@ -247,7 +274,7 @@ class _Rows:
         with_value = (
             f"(SELECT {_COLUMNS}, ARRAY[v.{key.column}::text] AS sort_keys"
             f" FROM fhir_search_{key.table} AS v JOIN fhir_resources AS r"
-            f" ON r.resource_id = v.resource_id {_where(statement, conditions)} AND {row}{beyond}"
+            f" ON r.resource_id = v.resource_id {self._where(conditions)} AND {row}{beyond}"
             f" AND NOT EXISTS ({nearer})"
             f" ORDER BY v.{key.column} {key.direction}, v.resource_id {key.direction}"
             f" LIMIT {self._limit})"
@@ -353,17 +380,50 @@ def linked(statements: Sequence[SearchStatement]) -> list[str]:
 
 
 def _from_where(statement: SearchStatement, conditions: Sequence[str] = ()) -> str:
-    return f"FROM fhir_resources AS r {_where(statement, conditions)}"
+    where = _where(statement.resource_type, [*statement.conditions, *conditions])
+    return f"FROM fhir_resources AS r {where}"
 
 
-def _where(statement: SearchStatement, conditions: Sequence[str] = ()) -> str:
+def _where(resource_type: str, conditions: Sequence[str]) -> str:
     always = [
         "r.tenant_id = $1",
-        f"r.resource_type = '{statement.resource_type}'",
+        f"r.resource_type = '{resource_type}'",
         "NOT r.deleted",
         "r.version > 0",
     ]
-    return "WHERE " + " AND ".join([*always, *statement.conditions, *conditions])
+    return "WHERE " + " AND ".join([*always, *conditions])
+
+
+# -- plans that are kept --------------------------------------------------------------------
+
+
+def _stream(statement: SearchStatement, order: Sequence[SortKey]) -> Lookup | None:
+    """The one condition there is, where its index finds resources in the order of the page."""
+    if order or statement.links or len(statement.conditions) != 1:
+        return None
+    found = statement.lookups.get(statement.conditions[0])
+    return found if found is not None and found.in_order else None
+
+
+def _by_index(statement: SearchStatement, order: Sequence[SortKey]) -> SearchStatement | None:
+    """The statement as one whose best plan does not depend on its values, if there is one.
+
+    Whatever is asked of it is found along one index, or counted first (`Link`). Of two conditions
+    the planner knows better with which to begin, unless there is a link: that is counted anyway.
+    """
+    lookups = [statement.lookups.get(condition) for condition in statement.conditions]
+    found = [lookup for lookup in lookups if lookup is not None]
+    if len(found) < len(lookups) or not all(link.is_sure for link in statement.links):
+        return None
+    if len(found) > 1 and not statement.links:
+        return None
+    if not found or _stream(statement, order):
+        return statement
+    links = [
+        Link(f"i{at}", ((f"i{at}", lookup.ids),), lookup.probe, (), condition, is_sure=True)
+        for at, (lookup, condition) in enumerate(zip(found, statement.conditions, strict=True))
+    ]
+    return replace(statement, conditions=[], links=[*statement.links, *links])
 
 
 def page_query(
@@ -375,38 +435,77 @@ def page_query(
     shown: Mapping[str, str | None],
     stale_types: Sequence[str],
     total: Literal["none", "estimate", "accurate"] = "none",
-) -> str:
-    """One statement for a page of `limit` matches (and one more, if there is one).
+) -> PageQuery:
+    """One statement for a page of `limit` matches (and one more, if there is one), and its audit.
 
     Rows of kind `stale` say that something must be rendered first; `total`, `match` and `include`
     are what they say. An ordinal numbers the matches. An estimate is counted to COUNTED + 1.
     """
-    parts = [_stale(stale_types)]
+    parts = [stale(stale_types)]
+    is_planned_once = total == "none" and not any(shown.values())
+    by_index = [_by_index(one, pages.order) for one in pages.statements]
+    if len(by_index) == 1 and is_planned_once and by_index[0] is not None:
+        pages, keeps_plan = Pages([by_index[0]], pages.order, pages.after), True
+    else:
+        keeps_plan = False
     sets = _sets(pages.statements)
     if total != "none":
         sets += whole_sets(pages.statements)
         counted = pages.total(COUNTED + 1 if total == "estimate" else None)
-        parts.append(f"SELECT 'total', {counted}, '', '', 0, now(), NULL::text[], ''")
+        parts.append(f"SELECT 'total', {counted}, '', '', 0, now(), NULL::text[], '', NULL::uuid")
     with_ = [f"{name} AS MATERIALIZED ({query})" for name, query in sets]
     if limit and pages.statements:
         with_ += linked(pages.statements)
         with_.append(f"matches AS MATERIALIZED ({pages.matches(limit + 1)})")
         parts.append(
             "SELECT 'match', ordinal, resource_type, resource_id, version, last_updated,"
-            " sort_keys, body FROM matches"
+            " sort_keys, body, patient_id FROM matches"
         )
         if includes:
             brought = rounds(includes, limit, include_limit, shown)
             with_ += [f"{name} AS MATERIALIZED ({query})" for name, query in brought]
             parts.append(bodies(name for name, _ in brought))
-    asked = " UNION ALL ".join(parts)
-    return f"WITH {', '.join(with_)} {asked}" if with_ else asked
+    return PageQuery(audited(with_, " UNION ALL ".join(parts), limit), keeps_plan)
 
 
-def _stale(types: Sequence[str]) -> str:
+def stale(types: Sequence[str]) -> str:
+    """A row where something of the types must be rendered first; it names the columns of a page."""
     return (
         "SELECT 'stale' AS kind, 0::bigint AS ordinal, '' AS resource_type, '' AS resource_id,"
-        " 0::bigint AS version, now() AS last_updated, NULL::text[] AS sort_keys, '' AS body"
-        " WHERE EXISTS (SELECT FROM fhir_resources AS r WHERE r.tenant_id = $1"
-        f" AND r.resource_type = ANY ('{{{','.join(types)}}}') AND r.stale)"
+        " 0::bigint AS version, now() AS last_updated, NULL::text[] AS sort_keys, '' AS body,"
+        " NULL::uuid AS patient_id WHERE EXISTS (SELECT FROM fhir_resources AS r"
+        f" WHERE r.tenant_id = $1 AND r.resource_type = ANY ('{{{','.join(types)}}}') AND r.stale)"
     )
+
+
+def audited(with_: Sequence[str], rows: str, limit: int) -> str:
+    """A statement for the rows of a page that writes its audit row ($3) as it ends.
+
+    Every patient of whom the page, its first `limit` matches and what they bring, shows something
+    is logged. Where it says that something is stale nothing is, unless $3 says `even_if_stale`; a
+    row of kind `audited` tells.
+    """
+    # The first names the types of what is bound: nothing in the rest would.
+    given = "given AS (SELECT $1::uuid, $2::text[], $3::jsonb)"
+    ctes = ", ".join([given, *with_, f"page AS MATERIALIZED ({rows})"])
+    patients = (
+        "ARRAY(SELECT DISTINCT p.patient_id FROM page AS p WHERE p.patient_id IS NOT NULL"
+        f" AND p.ordinal <= {limit})"
+    )
+    is_stale = "EXISTS (SELECT FROM page AS p WHERE p.kind = 'stale')"
+    return (
+        f"WITH {ctes} SELECT kind, ordinal, resource_type, resource_id, version, last_updated,"
+        " sort_keys, body FROM page UNION ALL SELECT 'audited', 0, '', '', 0, now(), NULL, ''"
+        f" FROM fhir_log_search($1, $3, {patients}, {is_stale}) AS is_logged WHERE is_logged"
+    )
+
+
+async def run_page(
+    database: Database, tenant_id: UUID, query: PageQuery, values: Sequence[str], audit: str
+) -> list[Row]:
+    """The rows of a page, audited, in one transaction and one round trip. Raises psycopg.Error."""
+    keeps = query.keeps_plan
+    begin = function_call("fhir_begin_search", {"tenant": tenant_id, "keeps_plan": keeps})
+    bound = {"tenant": tenant_id, "values": list(values), "audit": audit}
+    _, rows = await database.run(tenant_id, begin, Statement(query.text, bound, keeps))
+    return rows

@@ -72,8 +72,8 @@ class LastSearcher(Searcher):
         conditions = TermConditions(self._seen, self._base, blind, code_sets)
         for term in request.terms:
             conditions.require(statement, term)
-        text = newest_of_each(statement, self._maximum, MAX_COUNT, request.types())
-        return Query(text, statement.values, Pages([statement]))
+        page = newest_of_each(statement, self._maximum, MAX_COUNT, request.types())
+        return Query(page, statement.values, Pages([statement]))
 
     def _bundle(
         self, request: SearchRequest, rows: list[tuple[Any, ...]], total: int | None

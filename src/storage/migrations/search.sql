@@ -1,4 +1,40 @@
--- What searches over several types, and estimated totals, ask beside fhir_search (read_model.sql).
+-- Searches: the query of a page (storage.search_pages) is a statement of its own, which begins with
+-- fhir_begin_search and ends with fhir_log_search.
+
+-- Bind the transaction to a tenant. With p_keeps_plan its queries are planned without their values,
+-- once a connection: what storage.search_pages says of queries whose plan must not depend on them.
+CREATE OR REPLACE FUNCTION fhir_begin_search(p_tenant uuid, p_keeps_plan boolean) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    ignored text;
+BEGIN
+    ignored := enter_tenant(p_tenant);
+    ignored := set_config('synchronous_commit', 'off', true);
+    ignored := set_config('plan_cache_mode',
+        CASE WHEN p_keeps_plan THEN 'force_generic_plan' ELSE 'auto' END, true);
+END;
+$$;
+
+-- The audit row of a page and whose data it showed; false, and nothing, where something was stale
+-- and the page is to be asked for again.
+CREATE OR REPLACE FUNCTION fhir_log_search(p_tenant uuid, p_audit jsonb, p_patients uuid[],
+        p_is_stale boolean) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
+DECLARE
+    ignored text;
+BEGIN
+    IF p_is_stale AND NOT p_audit ? 'even_if_stale' THEN
+        RETURN false;
+    END IF;
+    IF cardinality(p_patients) = 1 THEN
+        ignored := write_audit_event(p_tenant, p_audit, p_patients[1]);
+    ELSE
+        ignored := write_phi_accesses(p_tenant, write_audit_event(p_tenant, p_audit), p_audit,
+            p_patients);
+    END IF;
+    RETURN true;
+END;
+$$;
 
 -- The resource types that a tenant has anything of: a step of the index for each, not a scan.
 CREATE OR REPLACE FUNCTION fhir_types(p_tenant uuid) RETURNS SETOF text

@@ -46,7 +46,7 @@ from interop.fhir.search.values import (
     precision_interval,
     shifted,
 )
-from storage.resource_search import RowCondition, SearchStatement
+from storage.resource_search import ByIndex, RowCondition, SearchStatement
 
 # Longer URIs are indexed by their first characters and a digest.
 LONGEST_URL_BELOW = 64
@@ -431,6 +431,13 @@ def urls_above(url: str) -> list[str]:
 def _any(conditions: list[RowCondition]) -> RowCondition:
     if len(conditions) == 1:
         return conditions[0]
+    by_index = [one for one in conditions if isinstance(one, ByIndex)]
+    if len(by_index) == len(conditions):
+        return ByIndex(
+            " OR ".join(f"({one.text})" for one in by_index),
+            tuple(value for one in by_index for value in one.values),
+            all(one.in_order for one in by_index),
+        )
     return lambda s: " OR ".join(f"({condition(s)})" for condition in conditions)
 
 

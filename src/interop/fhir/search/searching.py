@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, LiteralString
+from typing import Any
 from urllib.parse import urlencode
 
 from psycopg import errors
@@ -15,7 +16,6 @@ from interop.access import Caller, Filter
 from interop.access.audit import audit_parameters, mark_audited
 from interop.errors import BadRequest, TooCostly, Unavailable
 from interop.fhir import bundles
-from interop.fhir.definitions import definitions
 from interop.fhir.outcomes import left_out
 from interop.fhir.rendering import render_stale
 from interop.fhir.search.blinding import (
@@ -40,7 +40,7 @@ from interop.fhir.visibility import Visibility
 from storage import resources
 from storage.database import Database
 from storage.resource_search import SearchStatement
-from storage.search_pages import COUNTED, After, Pages, SortKey, page_query
+from storage.search_pages import COUNTED, After, PageQuery, Pages, SortKey, page_query, run_page
 
 MAX_INCLUDED = 1000
 # Rows may change while others are rendered; a busy ingest must not keep a reader for ever.
@@ -53,7 +53,7 @@ LONGEST_QUERY = 4096
 class Query:
     """The statement of a page, its values, and what it is a page of."""
 
-    text: str
+    page: PageQuery
     values: list[str]
     pages: Pages
 
@@ -93,8 +93,6 @@ class Searcher:
                 "query": _base64(self._url(_kept(request), request.cursor)),
             },
         )
-        # Of the matches the last may only say that there is a next page: nobody is shown it.
-        audit["page_size"] = request.count
         rows = await self._rows(request, query, audit)
         rows = await resources.opened_rows(self._database, tenant_id, rows)
         return self._bundle(request, rows, await self._total(request, query, rows))
@@ -133,20 +131,17 @@ class Searcher:
 
     async def _found(self, query: Query, audit: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Run the search once; audited unless its rows say that something is stale."""
-        rows = await self._call("fhir_search", query.text, query.values, resources.json_text(audit))
-        if "even_if_stale" in audit or not any(row[0] == "stale" for row in rows):
+        with _refusals():
+            rows = await run_page(
+                self._database,
+                self._caller.tenant.id,
+                query.page,
+                query.values,
+                resources.json_text(audit),
+            )
+        if any(row[0] == "audited" for row in rows):
             mark_audited()
         return rows
-
-    async def _call(self, function: LiteralString, *arguments: Any) -> list[tuple[Any, ...]]:
-        try:
-            return await resources.call(
-                self._database, self._caller.tenant.id, function, *arguments
-            )
-        except errors.QueryCanceled:
-            raise Unavailable("the search took too long; narrow it") from None
-        except errors.ObjectNotInPrerequisiteState:
-            raise ParametersChanged from None
 
     async def _total(
         self, request: SearchRequest, query: Query, rows: list[tuple[Any, ...]]
@@ -155,7 +150,14 @@ class Searcher:
         counted = next((int(row[1]) for row in rows if row[0] == "total"), None)
         if counted is None or request.total != "estimate" or counted <= COUNTED:
             return counted
-        found = await self._call("fhir_estimate", query.pages.all_rows(), query.values)
+        with _refusals():
+            found = await resources.call(
+                self._database,
+                self._caller.tenant.id,
+                "fhir_estimate",
+                query.pages.all_rows(),
+                query.values,
+            )
         return max(counted, int(found[0][0]))
 
     def _query(
@@ -177,7 +179,7 @@ class Searcher:
         pages = Pages(statements, _order(request), _after(request))
         counts_only = request.count_only or request.count == 0
         seen = shown(self._visibility, SearchStatement("", values), request.includes)
-        text = page_query(
+        page = page_query(
             pages,
             limit=0 if counts_only else request.count,
             includes=resolved_includes(request.includes, seen),
@@ -186,7 +188,7 @@ class Searcher:
             stale_types=request.types(),
             total=_asked_total(request, counts_only=counts_only),
         )
-        return Query(text, values, pages)
+        return Query(page, values, pages)
 
     def _filter_of(self, type_: str) -> Filter:
         return self._filter if isinstance(self._filter, Filter) else self._filter[type_]
@@ -220,6 +222,17 @@ class Searcher:
         query = urlencode(pairs, safe=":|,/$")
         url = f"{self._own_base}/{request.path}" if request.path else self._own_base
         return f"{url}?{query}" if query else url
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What a query of a search fails with, as the client is to know it."""
+    try:
+        yield
+    except errors.QueryCanceled:
+        raise Unavailable("the search took too long; narrow it") from None
+    except errors.ObjectNotInPrerequisiteState:
+        raise ParametersChanged from None
 
 
 def _kept(request: SearchRequest) -> SearchRequest:
@@ -263,9 +276,3 @@ def _after(request: SearchRequest) -> After | None:
 def _asked_total(request: SearchRequest, *, counts_only: bool) -> Total:
     """Who asks for a count only asks for it whatever _total says."""
     return "accurate" if counts_only and request.total == "none" else request.total
-
-
-def supported_parameters(resource_type: str) -> list[str]:
-    """The names of the search parameters of a type, for the CapabilityStatement."""
-    known = definitions().search_parameters[resource_type]
-    return [code for code, parameter in known.items() if parameter.has_index()]

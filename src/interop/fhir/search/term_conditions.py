@@ -55,6 +55,8 @@ class TermConditions:
         self._hops = 0
         # Where queries go that are made once for all rows of a statement.
         self._sets: Steps = []
+        # Whether all that the present link is over so far is found by an index.
+        self._is_sure = True
 
     def require(self, statement: SearchStatement, term: Term) -> None:
         """Have the statement find only what meets the term. Raises BadRequest."""
@@ -117,34 +119,46 @@ class TermConditions:
                 found: list[str] = []
                 for type_, inner in targets:
                     other = self._other(statement, type_)
+                    asked, is_there = self._asked(other, inner)
                     found.append(
-                        statement.refers_to(parameter.code, other, self._asked(other, inner))
+                        statement.refers_to(parameter.code, other, asked, is_there=is_there)
                     )
                     if names_by_url(statement.resource_type, parameter.code, type_):
                         other = self._other(statement, type_)
-                        asked = self._asked(other, inner)
+                        asked, _ = self._asked(other, inner)
                         found.append(statement.refers_by_url(parameter.code, other, asked))
                 return _any(found)
             case Reverse(source_type=type_, parameter=parameter, term=inner):
                 other = self._other(statement, type_)
-                return statement.referred_to_by(parameter.code, other, self._asked(other, inner))
+                asked, is_there = self._asked(other, inner)
+                return statement.referred_to_by(parameter.code, other, asked, is_there=is_there)
             case Listed(list_ids=list_ids):
                 other = self._other(statement, LIST)
-                conditions = [*self._visible(other), other.ids(list_ids)]
-                return statement.referred_to_by(LIST_MEMBER, other, conditions)
+                asked = [*self._visible(other), other.ids(list_ids)]
+                return statement.referred_to_by(LIST_MEMBER, other, asked, is_there=False)
 
-    def _asked(self, other: SearchStatement, term: Term) -> list[str]:
-        return [*self._visible(other), self.condition(other, term, row_by_row=True)]
+    def _asked(self, other: SearchStatement, term: Term) -> tuple[list[str], bool]:
+        """The conditions on the other resource; whether they ask only for the id of what is there.
+
+        What has search rows is there: they go with their resource.
+        """
+        visible = self._visible(other)
+        condition = self.condition(other, term, row_by_row=True)
+        lookup = other.lookups.get(condition)
+        asked = lookup.probe if lookup else condition
+        return [*visible, asked], not visible and (lookup is not None or isinstance(term, Linked))
 
     # -- from the far end ---------------------------------------------------------------
 
     def _link(self, statement: SearchStatement, term: Linked) -> Link:
         steps: Steps = []
+        self._is_sure = True
         name = self._sought(statement, term, steps)
+        is_sure = self._is_sure
         walk = self._walk(statement, term)
         self._sets = []
         whole = self.condition(statement, term)
-        found = Link(name, tuple(steps), walk, tuple(self._sets), whole)
+        found = Link(name, tuple(steps), walk, tuple(self._sets), whole, is_sure)
         self._sets = statement.sets
         return found
 
@@ -164,6 +178,7 @@ class TermConditions:
             case Listed(list_ids=list_ids):
                 other = self._other(statement, LIST)
                 lists = other.all_ids([*self._visible(other), other.ids(list_ids)])
+                self._is_sure = False
                 queries = [statement.targets_of(LIST_MEMBER, LIST, self._named(lists, steps))]
         return self._named(" UNION ALL ".join(queries), steps)
 
@@ -171,14 +186,20 @@ class TermConditions:
         """Where the ids of the visible resources of a type are that meet the term."""
         other = self._other(statement, type_)
         conditions = self._visible(other)
+        # Whom the policy lets see all, an index serves; what it lets others see is planned for.
+        self._is_sure &= not conditions
         if isinstance(term, Linked):
             sought = self._sought(other, term, steps)
             if isinstance(term, Chain) and not conditions:
                 return sought  # what has references is there
             conditions.append(f"{other.alias}.resource_id IN (SELECT id FROM {sought})")
-        else:
-            conditions.append(self.condition(other, term))
-        return self._named(other.all_ids(conditions), steps)
+            return self._named(other.all_ids(conditions), steps)
+        condition = self.condition(other, term)
+        lookup = other.lookups.get(condition)
+        if lookup is not None and not conditions:
+            return self._named(lookup.ids, steps)  # so is what has values
+        self._is_sure = False
+        return self._named(other.all_ids([*conditions, condition]), steps)
 
     def _named(self, query: str, steps: Steps | None) -> str:
         """A query by a name, planned apart and made once: a step, or of the whole."""
