@@ -12,15 +12,17 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field, StringConstraints
 
-from interop.administration.desk import AtDesk
+from interop.administration.desk import AtDesk, Desk
 from interop.administration.door import AdministrationRoute
 from interop.administration.entity_routes import AeTitle, Flag
-from interop.administration.paging import After, Limit, Page, page, page_of, read_key
+from interop.administration.named import Named, Put
+from interop.administration.paging import After, Limit, Page, page, read_key
 from interop.administration.values import Body
-from interop.administration.versions import IfMatch, require_match, tag
+from interop.administration.versions import IfMatch
 from interop.dimse import commitment_records
 from interop.errors import Conflict, NotFound
 from interop.routing import deliveries, rules, web_destinations
+from interop.routing.web_destinations import WebDestination
 from storage.database import Connection
 
 router = APIRouter(route_class=AdministrationRoute, tags=["image routing"])
@@ -146,7 +148,9 @@ class DeliveryShown(BaseModel):
     created_at: datetime
     next_attempt_at: datetime
     delivered_at: datetime | None
-    commitment: str | None = Field(description="State of the storage commitment asked for it.")
+    commitment: str | None = Field(
+        description="COMMITTED, NOT_COMMITTED, or how the request for storage commitment stands."
+    )
 
 
 class CommitmentShown(BaseModel):
@@ -170,37 +174,37 @@ class CommitmentShown(BaseModel):
 # -- rules --------------------------------------------------------------------------------------
 
 
+def _rule(rule: rules.Rule) -> RuleShown:
+    return RuleShown.model_validate(rule.described())
+
+
+RULES = Named(rules.SUBJECT, "rule", rules.list_all, rules.find, rules.remove, _rule)
+
+
+def _put_rule(desk: Desk, terms: RuleTerms) -> Put[rules.Rule]:
+    return lambda connection, name: rules.put(
+        connection, desk.tenant.id, name, terms.given(), desk.changer
+    )
+
+
 @router.get("/tenants/{tenant}/routing-rules")
 def list_rules(
     tenant: str, desk: AtDesk, limit: Limit = 50, after: After = None
 ) -> Page[RuleShown]:
     """The rules, by name."""
-    found = desk.read(lambda connection: rules.list_all(connection, desk.tenant.id), rules.SUBJECT)
-    return page_of(found, after, limit, str, lambda one: one.name, _rule)
+    return RULES.page(desk, after, limit)
 
 
 @router.post("/tenants/{tenant}/routing-rules", status_code=201)
 def create_rule(tenant: str, rule: NewRule, desk: AtDesk, response: Response) -> RuleShown:
     """Make a rule; it holds for what comes from now on."""
-
-    def work(connection: Connection) -> RuleShown:
-        if rules.find(connection, desk.tenant.id, rule.name) is not None:
-            raise Conflict(f"there is a rule {rule.name!r} already")
-        return _rule(rules.put(connection, desk.tenant.id, rule.name, rule.given(), desk.changer))
-
-    made = desk.change(work, rules.SUBJECT)
-    tag(response, made)
-    return made
+    return RULES.make(desk, rule.name, _put_rule(desk, rule), response)
 
 
 @router.get("/tenants/{tenant}/routing-rules/{rule}")
 def get_rule(tenant: str, rule: InPath, desk: AtDesk, response: Response) -> RuleShown:
     """One rule."""
-    found = desk.read(
-        lambda connection: _known_rule(connection, desk.tenant.id, rule), rules.SUBJECT
-    )
-    tag(response, found)
-    return found
+    return RULES.one(desk, rule, response)
 
 
 @router.put("/tenants/{tenant}/routing-rules/{rule}")
@@ -213,26 +217,37 @@ def replace_rule(
     if_match: IfMatch = None,
 ) -> RuleShown:
     """Replace what a rule says; what is on its way by it still goes."""
-
-    def work(connection: Connection) -> RuleShown:
-        require_match(if_match, _known_rule(connection, desk.tenant.id, rule))
-        return _rule(rules.put(connection, desk.tenant.id, rule, terms.given(), desk.changer))
-
-    changed = desk.change(work, rules.SUBJECT)
-    tag(response, changed)
-    return changed
+    return RULES.replace(desk, rule, if_match, _put_rule(desk, terms), response)
 
 
 @router.delete("/tenants/{tenant}/routing-rules/{rule}")
 def remove_rule(tenant: str, rule: InPath, desk: AtDesk) -> RuleShown:
     """Forget a rule; what is on its way by it still goes."""
-    return desk.change(
-        lambda connection: _rule(rules.remove(connection, desk.tenant.id, rule, desk.changer)),
-        rules.SUBJECT,
-    )
+    return RULES.forget(desk, rule)
 
 
 # -- DICOMweb destinations ----------------------------------------------------------------------
+
+
+def _destination(destination: WebDestination) -> DestinationShown:
+    return DestinationShown.model_validate(destination.described())
+
+
+DESTINATIONS = Named(
+    web_destinations.SUBJECT,
+    "destination",
+    web_destinations.list_all,
+    web_destinations.find,
+    web_destinations.remove,
+    _destination,
+)
+
+
+def _put_destination(desk: Desk, terms: DestinationTerms) -> Put[WebDestination]:
+    values = terms.model_dump(exclude={"secret", "name"})
+    return lambda connection, name: web_destinations.put(
+        connection, desk.tenant.id, name, values, terms.secret, desk.changer
+    )
 
 
 @router.get("/tenants/{tenant}/routing-destinations")
@@ -240,11 +255,7 @@ def list_destinations(
     tenant: str, desk: AtDesk, limit: Limit = 50, after: After = None
 ) -> Page[DestinationShown]:
     """The DICOMweb services, by name."""
-    found = desk.read(
-        lambda connection: web_destinations.list_all(connection, desk.tenant.id),
-        web_destinations.SUBJECT,
-    )
-    return page_of(found, after, limit, str, lambda one: one.name, _destination)
+    return DESTINATIONS.page(desk, after, limit)
 
 
 @router.post("/tenants/{tenant}/routing-destinations", status_code=201)
@@ -252,15 +263,8 @@ def create_destination(
     tenant: str, destination: NewDestination, desk: AtDesk, response: Response
 ) -> DestinationShown:
     """Register a DICOMweb service."""
-
-    def work(connection: Connection) -> DestinationShown:
-        if web_destinations.find(connection, desk.tenant.id, destination.name) is not None:
-            raise Conflict(f"there is a destination {destination.name!r} already")
-        return _put(connection, desk, destination.name, destination)
-
-    made = desk.change(work, web_destinations.SUBJECT)
-    tag(response, made)
-    return made
+    put = _put_destination(desk, destination)
+    return DESTINATIONS.make(desk, destination.name, put, response)
 
 
 @router.get("/tenants/{tenant}/routing-destinations/{destination}")
@@ -268,12 +272,7 @@ def get_destination(
     tenant: str, destination: InPath, desk: AtDesk, response: Response
 ) -> DestinationShown:
     """One DICOMweb service."""
-    found = desk.read(
-        lambda connection: _known_destination(connection, desk.tenant.id, destination),
-        web_destinations.SUBJECT,
-    )
-    tag(response, found)
-    return found
+    return DESTINATIONS.one(desk, destination, response)
 
 
 @router.put("/tenants/{tenant}/routing-destinations/{destination}")
@@ -286,25 +285,14 @@ def replace_destination(
     if_match: IfMatch = None,
 ) -> DestinationShown:
     """Change a DICOMweb service; another origin needs its own secret."""
-
-    def work(connection: Connection) -> DestinationShown:
-        require_match(if_match, _known_destination(connection, desk.tenant.id, destination))
-        return _put(connection, desk, destination, terms)
-
-    changed = desk.change(work, web_destinations.SUBJECT)
-    tag(response, changed)
-    return changed
+    put = _put_destination(desk, terms)
+    return DESTINATIONS.replace(desk, destination, if_match, put, response)
 
 
 @router.delete("/tenants/{tenant}/routing-destinations/{destination}")
 def remove_destination(tenant: str, destination: InPath, desk: AtDesk) -> DestinationShown:
     """Forget a DICOMweb service that no rule and no delivery names."""
-    return desk.change(
-        lambda connection: _destination(
-            web_destinations.remove(connection, desk.tenant.id, destination, desk.changer)
-        ),
-        web_destinations.SUBJECT,
-    )
+    return DESTINATIONS.forget(desk, destination)
 
 
 # -- what became of it --------------------------------------------------------------------------
@@ -331,13 +319,13 @@ def list_deliveries(
 
 @router.post("/tenants/{tenant}/deliveries/{id}/retry")
 def retry_delivery(tenant: str, id: UUID, desk: AtDesk) -> DeliveryShown:
-    """Send an object again that was given up, withheld, or waits for its next attempt."""
+    """Send an object again that was given up, withheld, not committed, or waits to be tried."""
 
     def work(connection: Connection) -> DeliveryShown:
         if not deliveries.retry(connection, desk.tenant.id, [id]):
             if deliveries.find_one(connection, desk.tenant.id, id) is None:
                 raise NotFound()
-            raise Conflict("it is delivered, or on its way")
+            raise Conflict("it is delivered and not refused by a commitment, or on its way")
         return DeliveryShown.model_validate(deliveries.find_one(connection, desk.tenant.id, id))
 
     return desk.change(work, DELIVERY, id)
@@ -360,34 +348,3 @@ def list_storage_commitments(
 
 def _moment(row: dict[str, Any]) -> tuple[datetime, UUID]:
     return row["created_at"], row["id"]
-
-
-def _rule(rule: rules.Rule) -> RuleShown:
-    return RuleShown.model_validate(rule.described())
-
-
-def _known_rule(connection: Connection, tenant_id: UUID, name: str) -> RuleShown:
-    found = rules.find(connection, tenant_id, name)
-    if found is None:
-        raise NotFound()
-    return _rule(found)
-
-
-def _destination(destination: web_destinations.WebDestination) -> DestinationShown:
-    return DestinationShown.model_validate(destination.described())
-
-
-def _known_destination(connection: Connection, tenant_id: UUID, name: str) -> DestinationShown:
-    found = web_destinations.find(connection, tenant_id, name)
-    if found is None:
-        raise NotFound()
-    return _destination(found)
-
-
-def _put(
-    connection: Connection, desk: AtDesk, name: str, terms: DestinationTerms
-) -> DestinationShown:
-    values = terms.model_dump(exclude={"secret", "name"})
-    return _destination(
-        web_destinations.put(connection, desk.tenant.id, name, values, terms.secret, desk.changer)
-    )
