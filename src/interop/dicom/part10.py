@@ -36,7 +36,6 @@ from interop.dicom.walker import (
     Walk,
 )
 
-_DEFLATED = frozenset((DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, "1.2.840.10008.1.2.8.1"))
 # Data sets of a process that are in memory inflated: each may have as much as the limits allow.
 _inflating = threading.BoundedSemaphore(2)
 _EXTENDED_OFFSET_TABLE = 0x7FE00001
@@ -148,7 +147,7 @@ def _parse(data: bytes | mmap.mmap, size: int, limits: Limits) -> Instance:
         raise HeadTooShort
     if size - at < 8:
         raise Failure.of(NOT_DICOM, "The file holds no data set.")
-    if meta.transfer_syntax_uid not in _DEFLATED:
+    if meta.transfer_syntax_uid != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         return _walked(data, at, size, meta, limits)
     if len(data) < size:
         raise HeadTooShort
@@ -165,7 +164,7 @@ def _walked(
     """Read the data set that begins at `at`."""
     syntax = meta.transfer_syntax_uid
     implicit, big_endian = _encoding(data[at : at + 8], syntax, meta)
-    is_deflated = syntax in _DEFLATED
+    is_deflated = syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
     if not syntax:
         syntax = _assumed_syntax(implicit, big_endian)
     walk = Walk(data, size, limits, implicit=implicit, big_endian=big_endian)

@@ -19,7 +19,7 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from interop.dicom.filemeta import EXPLICIT_VR_BIG_ENDIAN
+from interop.dicom.filemeta import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN
 from interop.dicom.frame_table import walk_fragments
 from interop.dicom.inflate import inflate
 from interop.dicom.limits import DEFAULT_LIMITS
@@ -51,8 +51,6 @@ from interop.dicomweb.targets import StoredInstance, Target, audited, stored_ins
 from interop.errors import NotAcceptable, NotFound
 from storage.objects import ObjectStore
 
-# Offsets into a deflated data set are no byte ranges of the stored object.
-_DEFLATED = frozenset(("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1"))
 EVENT = "IMAGING_BULK_DATA_RETRIEVED"
 # Part of the entity tags: raise it when the same value comes out in other bytes.
 VERSION = 1
@@ -109,7 +107,8 @@ def locate(objects: ObjectStore, instance: StoredInstance, path: str, spool: Spo
         if found is None:
             return None
         vr, offset, length = found
-        if parsed.transfer_syntax_uid in _DEFLATED:
+        if parsed.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            # Offsets into a deflated data set are no byte ranges of the stored object.
             return _inflated(file, parsed.meta.dataset_offset)[offset : offset + length]
         if length == UNDEFINED:
             return _without_item_headers(key, file, offset)

@@ -267,6 +267,21 @@ def test_b2_a_stream_of_empty_blocks_ends(tmp_path: Path) -> None:
     assert refusal(file_of(raw, DEFLATED)).dicom_status == 0xA700
 
 
+def test_deflated_frames_are_fragments_of_a_plain_data_set() -> None:
+    """Deflated Image Frame Compression (PS3.5 A.4.13), which segmentations come in."""
+    text = b"".join(pack("<HH2sH", 0x0008, n, b"UI", 4) + b"1.2\0" for n in (0x0016, 0x0018))
+    text += pack("<HH2sH", 0x0028, 0x0008, b"IS", 2) + b"2 "
+    one = pack("<HHL", 0xFFFE, 0xE000, 4) + b"\x03\0\0\0"
+    pixels = pack("<HH2sHL", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF)
+    pixels += pack("<HHL", 0xFFFE, 0xE000, 0) + one + one + pack("<HHL", 0xFFFE, 0xE0DD, 0)
+
+    found = parse(file_of(text + pixels, "1.2.840.10008.1.2.8.1"))
+
+    assert found.sop_instance_uid == "1.2"
+    assert found.frames.number_of_frames == 2
+    assert found.frames.table is not None
+
+
 def test_declared_4_gb_in_a_tiny_file_is_refused() -> None:
     body = pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, 0xFFFFFFF0) + b"abc"
 
