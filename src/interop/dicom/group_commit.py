@@ -13,8 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from traceback import format_tb
 from uuid import UUID
 
@@ -41,6 +43,8 @@ logger = logging.getLogger(__name__)
 _MOST_PER_TRANSACTION = 64
 # Of JSON and frame tables, which the statement's parameters hold several times over.
 _MOST_BYTES_PER_TRANSACTION = 16 << 20
+# Of one sender's objects, and of all senders that bring several at once.
+_CONCURRENT_PUTS = 8
 _ATTEMPTS = 4
 # Lost races, and a tenant that has just moved: the same transaction succeeds when it runs again.
 _RETRYABLE = (
@@ -119,9 +123,35 @@ class GroupCommitter:
                 self._thread.start()
             self._queue.extend(entries)
             self._wake.notify()
-        errors = _put_all(entries, put) if put is not None else {}
-        results = [entry.answer.result() for entry in entries]
-        return [errors.get(n, result) for n, result in enumerate(results)]
+        try:
+            errors = self._put_all(entries, put) if put is not None else [None] * len(entries)
+        except BaseException:
+            # The transaction waits for every one of them.
+            for entry in entries:
+                with suppress(InvalidStateError):
+                    entry.blob.set_result(False)
+            raise
+        finally:
+            results = [entry.answer.result() for entry in entries]
+        return [error or result for error, result in zip(errors, results, strict=True)]
+
+    def _put_all(
+        self, entries: list[Entry], put: Callable[[Received], None]
+    ) -> list[ObjectStoreError | None]:
+        """Make the bytes of all durable; return what went wrong with each.
+
+        Several at once: a disk that is flushed for one file is flushed for all that wait for it.
+        """
+        if len(entries) == 1:
+            return [_put(entries[0], put)]
+        puts = [self._disk.submit(_put, entry, put) for entry in entries]
+        wait(puts)
+        return [done.result() for done in puts]
+
+    @cached_property
+    def _disk(self) -> ThreadPoolExecutor:
+        # Made at its first use, after any fork.
+        return ThreadPoolExecutor(_CONCURRENT_PUTS, thread_name_prefix="ingest-put")
 
     def close(self) -> None:
         """Commit what is queued and stop."""
@@ -130,6 +160,8 @@ class GroupCommitter:
             self._wake.notify()
         if self._thread is not None and self._pid == os.getpid():
             self._thread.join()
+        if "_disk" in self.__dict__:
+            self._disk.shutdown()
 
     def _run(self) -> None:
         while True:
@@ -276,24 +308,17 @@ class GroupCommitter:
         return _failed("The object could not be indexed.")
 
 
-def _put_all(entries: list[Entry], put: Callable[[Received], None]) -> dict[int, ObjectStoreError]:
-    """Make the bytes of all durable; return the errors of those that are not, by their place."""
-    errors: dict[int, ObjectStoreError] = {}
+def _put(entry: Entry, put: Callable[[Received], None]) -> ObjectStoreError | None:
+    """Make the bytes of one durable, and tell the transaction whether they are."""
+    is_kept = False
     try:
-        for n, entry in enumerate(entries):
-            try:
-                put(entry.received)
-            except ObjectStoreError as error:
-                errors[n] = error
-            entry.blob.set_result(n not in errors)
-    except BaseException:
-        # A fault of ours: nothing that is not known to be kept may have its rows.
-        for entry in entries:
-            if not entry.blob.done():
-                entry.blob.set_result(False)
-            entry.answer.result()
-        raise
-    return errors
+        put(entry.received)
+        is_kept = True
+    except ObjectStoreError as error:
+        return error
+    finally:
+        entry.blob.set_result(is_kept)
+    return None
 
 
 def _is_outage(error: Exception) -> bool:

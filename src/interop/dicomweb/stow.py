@@ -1,10 +1,11 @@
 """STOW-RS, the store transaction (PS3.18 10.5): a body of any size into the one ingest function.
 
-The body is read once. A part below `SMALL_PART_BYTES` is kept until it is whole and then written,
-hashed and ingested in one thread call; a larger one goes to disk piece by piece, each written while
-the next one arrives. Several ingests of one request run at once so that their commits are grouped;
-memory stays below (CONCURRENT_STORES + 2) * SMALL_PART_BYTES a request. Metadata and bulk data
-parts wait on disk until the body is complete (`composed.py`).
+The body is read once. Parts below `SMALL_PART_BYTES` are kept until they are whole; those that
+follow one another and are not larger together are written, hashed and ingested in one thread call,
+and share a transaction. A larger part goes to disk piece by piece, each written while the next one
+arrives. Several ingests of one request run at once; memory stays below
+(CONCURRENT_STORES + 2) * SMALL_PART_BYTES a request. Metadata and bulk data parts wait on disk
+until the body is complete (`composed.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from interop.dicom.failures import (
 )
 from interop.dicom.ingest_types import ActorType, Outcome, Source
 from interop.dicom.json_dataset import Encoded, Identity
-from interop.dicom.spool import SpoolLimitExceeded, SpoolWriter
+from interop.dicom.spool import Spooled, SpoolLimitExceeded, SpoolWriter
 from interop.dicomweb.composed import (
     LARGE_BYTES,
     MAX_METADATA_BYTES,
@@ -71,6 +72,8 @@ logger = logging.getLogger(__name__)
 EVENT = "IMAGING_STORE_REFUSED"
 SMALL_PART_BYTES = 1 << 20
 CONCURRENT_STORES = 8
+# Parts that are stored by one call: while it runs, the next ones arrive and are parsed.
+PARTS_TOGETHER = 10
 # Ingests of all requests of a process together; each waits for its group's commit in a thread.
 PROCESS_STORES = 32
 _limiter: RunVar[CapacityLimiter] = RunVar("stow_limiter")
@@ -191,8 +194,9 @@ class Batch:
         self._outcomes: dict[int, Outcome] = {}
         self._parts = self._instances = self._composed_bytes = 0
         self._open: Part | None = None
-        # The part that came last, which waits for the next one or the end.
-        self._held: Part | None = None
+        # Whole instances that wait for those that are stored with them, or for the end.
+        self._waiting: list[Part] = []
+        self._waiting_bytes = 0
         self._stack = AsyncExitStack()
         self._group: TaskGroup | None = None
         self._composition = Composition(url) if content.part_type in METADATA else None
@@ -222,7 +226,7 @@ class Batch:
                 except ClientDisconnect:
                     # Nobody waits for the answer; what came whole is stored, the rest is not.
                     error = BadRequest("the connection ended before the body did")
-                await self._store_held()
+                await self._store_last()
                 if self._composition is not None:
                     await self._compose(self._composition, await self._tasks())
             if self._composition is not None:
@@ -310,24 +314,29 @@ class Batch:
         if part.refusal is not None:
             self._refuse(part.index, part.refusal)
         elif part.kind == "instance":
-            held, self._held = self._held, part
-            if held is not None:
-                await self._slots.acquire()
-                (await self._tasks()).start_soon(self._store_part, held)
+            await self._add_instance(part)
 
-    async def _store_held(self) -> None:
-        """Store the last part here: a request of one instance, the usual one, needs no task."""
-        held, self._held = self._held, None
-        if held is not None:
+    async def _add_instance(self, part: Part) -> None:
+        """Have the instance wait for its companions; store those before it that are enough."""
+        size = self._waiting_bytes + len(part.pending)
+        if self._waiting and (len(self._waiting) >= PARTS_TOGETHER or size > SMALL_PART_BYTES):
+            parts, self._waiting, self._waiting_bytes = self._waiting, [], 0
+            await self._slots.acquire()
+            (await self._tasks()).start_soon(self._store_parts, parts)
+        self._waiting.append(part)
+        self._waiting_bytes += len(part.pending)
+
+    async def _store_last(self) -> None:
+        """Store the last parts here: a request of few instances, the usual one, needs no task."""
+        parts, self._waiting = self._waiting, []
+        if parts:
             if self._group is not None:
                 await self._slots.acquire()
-            await self._store_part(held)
+            await self._store_parts(parts)
 
-    async def _store_part(self, part: Part) -> None:
+    async def _store_parts(self, parts: list[Part]) -> None:
         try:
-            self._outcomes[part.index] = await to_thread.run_sync(
-                self._store, part, limiter=process_limiter()
-            )
+            await to_thread.run_sync(self._store, parts, limiter=process_limiter())
         finally:
             if self._group is not None:
                 self._slots.release()
@@ -421,18 +430,28 @@ class Batch:
         else:
             self._composition.add_bulk(part.headers, part.media_type, path, size)
 
-    def _store(self, part: Part) -> Outcome:
+    def _store(self, parts: list[Part]) -> None:
+        ready: dict[int, Spooled] = {}
+        for part in parts:
+            try:
+                ready[part.index] = self._finish(part)
+            except Failure as failure:
+                self._refuse(part.index, failure)
+        outcomes = self._services.ingest.store_all(
+            self._tenant, list(ready.values()), self._source, expected_study_uid=self._study
+        )
+        self._outcomes.update(zip(ready, outcomes, strict=True))
+
+    def _finish(self, part: Part) -> Spooled:
+        """Write what is left of the part. Raises Failure."""
+        self._spool(part, part.pending)
+        part.pending = bytearray()
+        assert isinstance(part.writer, SpoolWriter)
         try:
-            self._spool(part, part.pending)
-            assert isinstance(part.writer, SpoolWriter)
-            spooled = part.writer.finish()
+            return part.writer.finish()
         except (Failure, OSError) as error:
             abandon(part)
-            self.unlogged += 1
-            return could_not_spool(spool_failure(error))
-        return self._services.ingest.store(
-            self._tenant, spooled, self._source, expected_study_uid=self._study
-        )
+            raise spool_failure(error) from error
 
     def _store_composed(self, composition: Composition, data_set: DataSet) -> Outcome:
         try:
