@@ -51,6 +51,8 @@ _TAG = Struct("<HH")
 
 # Binds what follows before the next Sync to the tenant (migrations/dicomweb.sql).
 _BEGIN: Final = "SELECT dicomweb_begin_search(%(tenant_id)s)"
+# The same before a statement whose plan is kept: PostgreSQL is not to weigh it against new ones.
+_BEGIN_KEPT: Final = f"{_BEGIN}, set_config('plan_cache_mode', 'force_generic_plan', true)"
 
 
 def handle_c_find(request: ServiceRequest) -> Served:
@@ -165,7 +167,7 @@ class _Search:
         keeps_plan = self._plan.keeps_statement and visible is None and after is None
         _, found = self._database.run_blocking(
             admission.tenant.id,
-            Statement(_BEGIN, parameters.values, keeps_plan=True),
+            Statement(_BEGIN_KEPT if keeps_plan else _BEGIN, parameters.values, keeps_plan=True),
             Statement(self._logged(rows_sql), parameters.values, keeps_plan),
         )
         self._event = found[0][0]
@@ -183,9 +185,8 @@ class _Search:
         names = ", ".join(f"c{n}" for n in range(self._plan.form.width))
         return (
             f"WITH page({names}, patient) AS MATERIALIZED ({rows_sql}), log AS MATERIALIZED ("
-            " SELECT dimse_log_find(%(tenant_id)s, %(event)s, %(audit)s, ARRAY(SELECT DISTINCT"
-            " patient FROM page WHERE patient IS NOT NULL EXCEPT SELECT unnest(%(shown)s::uuid[])"
-            ")) AS event)"
+            " SELECT dimse_log_find(%(tenant_id)s, %(event)s, %(audit)s, ARRAY(SELECT patient"
+            " FROM page WHERE patient IS NOT NULL), %(shown)s) AS event)"
             f" SELECT log.event, {names}, page.patient FROM log LEFT JOIN page ON true"
         )
 

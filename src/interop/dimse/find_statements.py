@@ -16,7 +16,13 @@ from typing import Any, Final
 from interop.dicom.query.attributes import Level, tag_of
 from interop.dicom.query.matching import Parameters, predicates, readable_json
 from interop.dicom.query.results import COLUMNS, Shape, Wanted, merged
-from interop.dicom.query.statements import NEWEST_FIRST, Position, are_identifying, source
+from interop.dicom.query.statements import (
+    NEWEST_FIRST,
+    Position,
+    are_identifying,
+    are_of_days,
+    source,
+)
 from interop.dicom.received import SERIES_TAGS, STUDY_TAGS
 from interop.dicom.walker import standard_vr
 from interop.dimse.find_keys import (
@@ -154,7 +160,10 @@ class Plan:
     @property
     def keeps_statement(self) -> bool:
         """Whether the best way to find the rows is the same for all values."""
-        return bool(self.find.tests) and are_identifying(self.find.tests)
+        tests = self.find.tests
+        return bool(tests) and (
+            are_identifying(tests) or (self.find.level is Level.STUDY and are_of_days(tests))
+        )
 
     @property
     def largest_page(self) -> int:

@@ -512,6 +512,63 @@ def test_who_asked_for_what_is_written_and_whose_data_was_shown(
     assert eventually(lambda: _transactions(services, tenant, began) == [("C-FIND", 0, "SUCCESS")])
 
 
+@pytest.mark.parametrize("pages", [(200, 2000), (1, 2)], ids=["one page", "small pages"])
+def test_each_patient_is_written_once_however_many_of_their_images_are_shown(
+    services: Any,
+    port: int,
+    tenant: Any,
+    archive: Archive,
+    monkeypatch: pytest.MonkeyPatch,
+    pages: tuple[int, int],
+) -> None:
+    monkeypatch.setattr("interop.dimse.c_find.FIRST_PAGE", pages[0])
+    monkeypatch.setattr(find_statements, "NEXT_PAGE", pages[1])
+    with services.database.connection(tenant.id) as connection:
+        (began,) = connection.execute("SELECT clock_timestamp()").fetchone()
+
+    of_one = identifier("IMAGE", StudyInstanceUID=archive["ct"].uid, SOPInstanceUID="")
+    of_all = identifier("IMAGE", SOPInstanceUID="")
+    assert len(query(port, of_one, extended=b"\1").matches) == 6
+    assert len(query(port, of_all, extended=b"\1").matches) == 8
+
+    with services.database.connection(tenant.id) as connection:
+        events = connection.execute(
+            "SELECT e.patient_id, array_agg(l.patient_id ORDER BY l.patient_id)"
+            " FROM audit_events e JOIN phi_access_logs l ON l.tenant_id = e.tenant_id"
+            " AND l.audit_event_id = e.id WHERE e.tenant_id = %s AND e.timestamp >= %s"
+            " GROUP BY e.id, e.patient_id, e.timestamp ORDER BY e.timestamp",
+            (tenant.id, began),
+        ).fetchall()
+        patients = connection.execute(
+            "SELECT DISTINCT patient_id FROM imaging_studies WHERE tenant_id = %s ORDER BY 1",
+            (tenant.id,),
+        ).fetchall()
+        (of_ct,) = connection.execute(
+            "SELECT patient_id FROM imaging_studies WHERE tenant_id = %s AND study_uid = %s",
+            (tenant.id, archive["ct"].uid),
+        ).fetchone()
+    assert events[0] == (of_ct, [of_ct])
+    assert events[1][1] == [row[0] for row in patients]
+    assert len(events) == 2
+
+
+def test_days_are_found_whatever_was_asked_before_on_the_same_connection(
+    port: int, archive: Archive
+) -> None:
+    asked = {
+        "20260102": ["ct"],
+        "20260101-20261231": ["ct", "umlaut"],
+        "19000101-": ["ct", "old", "umlaut"],
+        "20500101-20501231": [],
+        "-20251231": ["old"],
+    }
+    with associated(port, STUDY_ROOT) as association:
+        for _ in range(4):
+            for days, expected in asked.items():
+                found = find(association, identifier("STUDY", StudyInstanceUID="", StudyDate=days))
+                assert names(archive, found.values("StudyInstanceUID")) == expected
+
+
 def _transactions(services: Any, tenant: Any, began: Any) -> list[tuple[Any, ...]]:
     with services.database.connection(tenant.id) as connection:
         found: list[tuple[Any, ...]] = connection.execute(

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from interop.dicom.query.attributes import Level
-from interop.dicom.query.conditions import AnyOf, Condition, Test
+from interop.dicom.query.conditions import AnyOf, Between, Condition, Test
 from interop.dicom.query.matching import Parameters, predicates
 from interop.dicom.query.results import Shape
 from interop.errors import BadRequest
@@ -259,5 +259,17 @@ def are_identifying(tests: Iterable[Test]) -> bool:
         and test.attribute.keyword in _IDENTIFYING
         and isinstance(test.matcher, AnyOf)
         and len(test.matcher.values) == 1
+        for test in tests
+    )
+
+
+def are_of_days(tests: Iterable[Test]) -> bool:
+    """Whether each is a range of the study date: then the index of the order has the rows in their
+    order, and studies are best found in it whatever the days.
+    """
+    return all(
+        isinstance(test, Condition)
+        and test.attribute.keyword == "StudyDate"
+        and isinstance(test.matcher, Between)
         for test in tests
     )
