@@ -58,6 +58,8 @@ __all__ = [
 ]
 
 _HEAD = 256 << 10
+# Of bulk data that is read whole: the largest ICC profile, and more than any look-up table.
+_LARGEST_VALUE = 1 << 20
 _WORD_BITS = {b"OW": 16, b"OF": 32, b"OL": 32, b"OD": 64, b"OV": 64}
 
 
@@ -285,13 +287,16 @@ def description(objects: FrameObjects, row: FrameRow, index: int) -> PixelDescri
 def bulk_value(objects: FrameObjects, key: str, path: str) -> tuple[str, bytes]:
     """Return (VR, bytes, little endian) of a bulk data path of the stored DICOM JSON.
 
-    Not for encapsulated pixel data, whose frames are read one by one. Raises NotFound.
+    For look-up tables and the like, whatever length their sender gave them: not for pixel data,
+    whose frames are read one by one. Raises NotFound, and Unprocessable for what is larger.
     """
     instance = parse_stored(objects, key)
     found = instance.bulk.get(path)
     if found is None or found[2] == UNDEFINED:
         raise NotFound(f"the object has no bulk data at {path}")
     vr, offset, length = found
+    if length > _LARGEST_VALUE:
+        raise Unprocessable(f"the value of {path} has {length} bytes; {_LARGEST_VALUE} are read")
     if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         raw = _inflated(objects, key, instance)[offset : offset + length]
     else:

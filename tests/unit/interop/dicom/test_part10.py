@@ -30,6 +30,7 @@ from interop.dicom.limits import Limits
 from interop.dicom.part10 import parse
 from interop.dicomweb import bulkdata
 from interop.dicomweb.targets import StoredInstance
+from interop.errors import Unprocessable
 
 from .factories import CORPUS, encoded, instance
 
@@ -265,6 +266,39 @@ def test_b2_a_stream_of_empty_blocks_ends(tmp_path: Path) -> None:
     raw = b"\0\0\0\xff\xff" * (12 << 20)
 
     assert refusal(file_of(raw, DEFLATED)).dicom_status == 0xA700
+
+
+@pytest.mark.parametrize("lut", ["00281201", "00283010"])
+def test_b5_a_look_up_table_of_a_gigabyte_is_not_read(tmp_path: Path, lut: str) -> None:
+    def short(tag: int, vr: bytes, value: bytes) -> bytes:
+        return pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+    texts = b"".join(short(0x00080000 + n, b"UI", b"1.2\0") for n in (0x0016, 0x0018))
+    texts += short(0x00280002, b"US", b"\1\0") + short(0x00280004, b"CS", b"PALETTE COLOR ")
+    texts += short(0x00280010, b"US", b"\2\0") + short(0x00280011, b"US", b"\2\0")
+    texts += short(0x00280100, b"US", b"\x10\0") + short(0x00280101, b"US", b"\x10\0")
+    huge = pack("<HH2sHL", 0x0028, 0x1201, b"OW", 0, 1 << 30)
+    if lut == "00281201":
+        texts += b"".join(short(0x00281101 + n, b"US", b"\0\0\0\0\x10\0") for n in range(3))
+    else:
+        item = short(0x00283002, b"US", b"\0\0\0\0\x10\0")
+        item += pack("<HH2sHL", 0x0028, 0x3006, b"OW", 0, 1 << 30)
+        texts += pack("<HH2sHL", 0x0028, 0x3010, b"SQ", 0, len(item) + 8 + (1 << 30))
+        huge = pack("<HHL", 0xFFFE, 0xE000, len(item) + (1 << 30)) + item
+    path = tmp_path / "object"
+    path.write_bytes(file_of(texts + huge))
+    os.truncate(path, path.stat().st_size + (1 << 30))
+    found = parse(path)
+    row = frames.FrameRow("", EXPLICIT, 1, None, None, None, found.dicom_json.decode())
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unprocessable, match="1048576"):
+            frames.description(frames.OneFile(path), row, 0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 4 << 20
 
 
 def test_deflated_frames_are_fragments_of_a_plain_data_set() -> None:
