@@ -58,8 +58,8 @@ __all__ = [
 ]
 
 _HEAD = 256 << 10
-# Of bulk data that is read whole: the largest ICC profile, and more than any look-up table.
-_LARGEST_VALUE = 1 << 20
+# Of bulk data that is read whole: more than any ICC profile or look-up table has.
+_LARGEST_VALUE = 4 << 20
 _WORD_BITS = {b"OW": 16, b"OF": 32, b"OL": 32, b"OD": 64, b"OV": 64}
 
 
