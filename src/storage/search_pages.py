@@ -8,7 +8,7 @@ took 20 to 140 ms, and ten times that over a million.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
@@ -70,10 +70,14 @@ class After:
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """The statement of a page. `keeps_plan`: the best plan does not depend on what is bound."""
+    """The statement of a page. `keeps_plan`: the best plan does not depend on what is bound.
+
+    `where_many` makes the one that answers where this says `many` instead, and is not audited.
+    """
 
     text: str
     keeps_plan: bool = False
+    where_many: Callable[[], PageQuery] | None = None
 
 
 @dataclass(slots=True)
@@ -83,6 +87,8 @@ class Pages:
     statements: Sequence[SearchStatement]
     order: Sequence[SortKey] = ()
     after: After | None = None
+    # Only what is found where some link leads to few; else a row says `many`.
+    is_of_few: bool = False
 
     def matches(self, limit: int) -> str:
         """The first `limit` matches after `after`, numbered by `ordinal` in their order."""
@@ -149,6 +155,8 @@ class Pages:
         stream = _stream(statement, self.order)
         if stream is not None:
             return rows.streamed(stream)
+        if self.is_of_few:
+            return f"SELECT * FROM {rows.looked_up()} AS o"
         if statement.links:
             return f"SELECT * FROM ({rows.looked_up()} UNION ALL ({rows.walked_where_many()})) AS o"
         if len(self.order) == 1 and self.order[0].table is not None:
@@ -360,10 +368,13 @@ def _sets(statements: Sequence[SearchStatement]) -> list[tuple[str, str]]:
     return [one for statement in statements for one in statement.sets]
 
 
-def linked(statements: Sequence[SearchStatement]) -> list[str]:
-    """The common table expressions of all links: their steps, and which lead to few."""
+def linked(statements: Sequence[SearchStatement], *, is_of_few: bool = False) -> list[str]:
+    """The common table expressions of all links: their steps, and which lead to few.
+
+    With `is_of_few` the first that does is enough, and those behind it are not counted.
+    """
     with_: list[str] = []
-    few: list[str] = []
+    few: list[tuple[str, str]] = []
     for statement in statements:
         for link in statement.links:
             with_ += [
@@ -373,9 +384,13 @@ def linked(statements: Sequence[SearchStatement]) -> list[str]:
             counts = " AND ".join(
                 f"(SELECT count(*) FROM {name}) <= {LINKED}" for name, _ in link.steps
             )
-            few.append(f"({counts}) AS {link.name}")
+            if is_of_few and few:
+                before = " OR ".join(condition for condition, _ in few)
+                counts = f"CASE WHEN {before} THEN false ELSE {counts} END"
+            few.append((f"({counts})", link.name))
     if few:
-        with_.append(f"few AS MATERIALIZED (SELECT {', '.join(few)})")
+        columns = ", ".join(f"{condition} AS {name}" for condition, name in few)
+        with_.append(f"few AS MATERIALIZED (SELECT {columns})")
     return with_
 
 
@@ -405,25 +420,28 @@ def _stream(statement: SearchStatement, order: Sequence[SortKey]) -> Lookup | No
     return found if found is not None and found.in_order else None
 
 
-def _by_index(statement: SearchStatement, order: Sequence[SortKey]) -> SearchStatement | None:
-    """The statement as one whose best plan does not depend on its values, if there is one.
+def _by_index(pages: Pages) -> Pages | None:
+    """The same pages by a statement whose best plan does not depend on its values, if there is one.
 
-    Whatever is asked of it is found along one index, or counted first (`Link`). Of two conditions
-    the planner knows better with which to begin, unless there is a link: that is counted anyway.
+    Whatever is asked of it is found along one index, or counted first (`Link`). With which of two
+    conditions to begin, where both are met by many, the planner knows better.
     """
+    if len(pages.statements) != 1:
+        return None
+    (statement,) = pages.statements
     lookups = [statement.lookups.get(condition) for condition in statement.conditions]
     found = [lookup for lookup in lookups if lookup is not None]
     if len(found) < len(lookups) or not all(link.is_sure for link in statement.links):
         return None
-    if len(found) > 1 and not statement.links:
-        return None
-    if not found or _stream(statement, order):
-        return statement
+    if not found or _stream(statement, pages.order):
+        return pages
     links = [
         Link(f"i{at}", ((f"i{at}", lookup.ids),), lookup.probe, (), condition, is_sure=True)
         for at, (lookup, condition) in enumerate(zip(found, statement.conditions, strict=True))
     ]
-    return replace(statement, conditions=[], links=[*statement.links, *links])
+    counted = replace(statement, conditions=[], links=[*statement.links, *links])
+    is_of_few = len(found) > 1 and not statement.links
+    return replace(pages, statements=[counted], is_of_few=is_of_few)
 
 
 def page_query(
@@ -441,31 +459,45 @@ def page_query(
     Rows of kind `stale` say that something must be rendered first; `total`, `match` and `include`
     are what they say. An ordinal numbers the matches. An estimate is counted to COUNTED + 1.
     """
-    parts = [stale(stale_types)]
-    is_planned_once = total == "none" and not any(shown.values())
-    by_index = [_by_index(one, pages.order) for one in pages.statements]
-    if len(by_index) == 1 and is_planned_once and by_index[0] is not None:
-        pages, keeps_plan = Pages([by_index[0]], pages.order, pages.after), True
-    else:
-        keeps_plan = False
-    sets = _sets(pages.statements)
-    if total != "none":
-        sets += whole_sets(pages.statements)
-        counted = pages.total(COUNTED + 1 if total == "estimate" else None)
-        parts.append(f"SELECT 'total', {counted}, '', '', 0, now(), NULL::text[], '', NULL::uuid")
-    with_ = [f"{name} AS MATERIALIZED ({query})" for name, query in sets]
-    if limit and pages.statements:
-        with_ += linked(pages.statements)
-        with_.append(f"matches AS MATERIALIZED ({pages.matches(limit + 1)})")
-        parts.append(
-            "SELECT 'match', ordinal, resource_type, resource_id, version, last_updated,"
-            " sort_keys, body, patient_id FROM matches"
-        )
-        if includes:
-            brought = rounds(includes, limit, include_limit, shown)
-            with_ += [f"{name} AS MATERIALIZED ({query})" for name, query in brought]
-            parts.append(bodies(name for name, _ in brought))
-    return PageQuery(audited(with_, " UNION ALL ".join(parts), limit), keeps_plan)
+
+    def text_of(pages: Pages) -> str:
+        parts = [stale(stale_types)]
+        sets = _sets(pages.statements)
+        if total != "none":
+            sets += whole_sets(pages.statements)
+            counted = pages.total(COUNTED + 1 if total == "estimate" else None)
+            parts.append(_row("total", counted))
+        with_ = [f"{name} AS MATERIALIZED ({query})" for name, query in sets]
+        if limit and pages.statements:
+            with_ += linked(pages.statements, is_of_few=pages.is_of_few)
+            if pages.is_of_few:
+                parts.append(f"{_row('many')} WHERE NOT {_few(pages.statements[0])}")
+            with_.append(f"matches AS MATERIALIZED ({pages.matches(limit + 1)})")
+            parts.append(
+                "SELECT 'match', ordinal, resource_type, resource_id, version, last_updated,"
+                " sort_keys, body, patient_id FROM matches"
+            )
+            if includes:
+                brought = rounds(includes, limit, include_limit, shown)
+                with_ += [f"{name} AS MATERIALIZED ({query})" for name, query in brought]
+                parts.append(bodies(name for name, _ in brought))
+        return audited(with_, " UNION ALL ".join(parts), limit)
+
+    is_sure = total == "none" and not any(shown.values())
+    kept = _by_index(pages) if is_sure else None
+    if kept is None:
+        return PageQuery(text_of(pages))
+    planned = (lambda: PageQuery(text_of(pages))) if kept.is_of_few else None
+    return PageQuery(text_of(kept), True, planned)
+
+
+def _row(kind: str, ordinal: str = "0") -> str:
+    return f"SELECT '{kind}', {ordinal}, '', '', 0, now(), NULL::text[], '', NULL::uuid"
+
+
+def _few(statement: SearchStatement) -> str:
+    """Whether some link leads to few."""
+    return f"({' OR '.join(f'(SELECT g.{link.name} FROM few AS g)' for link in statement.links)})"
 
 
 def stale(types: Sequence[str]) -> str:
@@ -482,8 +514,8 @@ def audited(with_: Sequence[str], rows: str, limit: int) -> str:
     """A statement for the rows of a page that writes its audit row ($3) as it ends.
 
     Every patient of whom the page, its first `limit` matches and what they bring, shows something
-    is logged. Where it says that something is stale nothing is, unless $3 says `even_if_stale`; a
-    row of kind `audited` tells.
+    is logged. Where it says `many`, or that something is stale, nothing is, though of what is stale
+    it is where $3 says `even_if_stale`. A row of kind `audited` tells.
     """
     # The first names the types of what is bound: nothing in the rest would.
     given = "given AS (SELECT $1::uuid, $2::text[], $3::jsonb)"
@@ -492,20 +524,25 @@ def audited(with_: Sequence[str], rows: str, limit: int) -> str:
         "ARRAY(SELECT DISTINCT p.patient_id FROM page AS p WHERE p.patient_id IS NOT NULL"
         f" AND p.ordinal <= {limit})"
     )
-    is_stale = "EXISTS (SELECT FROM page AS p WHERE p.kind = 'stale')"
+    is_stale, is_many = (
+        f"EXISTS (SELECT FROM page AS p WHERE p.kind = '{kind}')" for kind in ("stale", "many")
+    )
     return (
         f"WITH {ctes} SELECT kind, ordinal, resource_type, resource_id, version, last_updated,"
         " sort_keys, body FROM page UNION ALL SELECT 'audited', 0, '', '', 0, now(), NULL, ''"
-        f" FROM fhir_log_search($1, $3, {patients}, {is_stale}) AS is_logged WHERE is_logged"
+        f" FROM fhir_log_search($1, $3, {patients}, {is_stale}, {is_many}) AS is_logged"
+        " WHERE is_logged"
     )
 
 
 async def run_page(
     database: Database, tenant_id: UUID, query: PageQuery, values: Sequence[str], audit: str
 ) -> list[Row]:
-    """The rows of a page, audited, in one transaction and one round trip. Raises psycopg.Error."""
+    """The rows of a page, audited, each statement a transaction. Raises psycopg.Error."""
     keeps = query.keeps_plan
     begin = function_call("fhir_begin_search", {"tenant": tenant_id, "keeps_plan": keeps})
     bound = {"tenant": tenant_id, "values": list(values), "audit": audit}
     _, rows = await database.run(tenant_id, begin, Statement(query.text, bound, keeps))
+    if query.where_many is not None and any(row[0] == "many" for row in rows):
+        return await run_page(database, tenant_id, query.where_many(), values, audit)
     return rows

@@ -15,15 +15,15 @@ BEGIN
 END;
 $$;
 
--- The audit row of a page and whose data it showed; false, and nothing, where something was stale
--- and the page is to be asked for again.
+-- The audit row of a page and whose data it showed; false, and nothing, where the page is to be
+-- asked for again: once what is stale is rendered, or in another way where too many were met.
 CREATE OR REPLACE FUNCTION fhir_log_search(p_tenant uuid, p_audit jsonb, p_patients uuid[],
-        p_is_stale boolean) RETURNS boolean
+        p_is_stale boolean, p_is_many boolean) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 DECLARE
     ignored text;
 BEGIN
-    IF p_is_stale AND NOT p_audit ? 'even_if_stale' THEN
+    IF p_is_many OR (p_is_stale AND NOT p_audit ? 'even_if_stale') THEN
         RETURN false;
     END IF;
     IF cardinality(p_patients) = 1 THEN
