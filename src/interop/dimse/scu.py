@@ -191,6 +191,10 @@ def _why(association: Any, called: Destination) -> str:
             f"{called} rejected the association: {answer.result_str}, {answer.reason_str}; "
             "check both AE titles"
         )
+    if association.rejected_contexts:
+        # It associated; pynetdicom aborts where nothing can be done on the association.
+        services = dict.fromkeys(one.abstract_syntax.name for one in association.rejected_contexts)
+        return f"{called} does not offer {', '.join(services)}"
     # In TLS 1.3 a peer hears of our certificate after we have taken the connection as made.
     hint = "; it may not accept our certificate" if called.tls_context else ""
     return f"{called} aborted the association{hint}"
