@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import LiteralString, Protocol
 from uuid import UUID
 
@@ -60,13 +61,13 @@ __all__ = [
 _HEAD = 256 << 10
 # Of bulk data that is read whole: more than any ICC profile or look-up table has.
 _LARGEST_VALUE = 4 << 20
+_PIECE = 1 << 20
 _WORD_BITS = {b"OW": 16, b"OF": 32, b"OL": 32, b"OD": 64, b"OV": 64}
 
 
 class FrameObjects(Protocol):
     """The part of an object store that reading frames needs."""
 
-    def get(self, key: str) -> bytes: ...
     def get_range(self, key: str, offset: int, length: int) -> bytes: ...
     def stat(self, key: str) -> ObjectStat: ...
     def local_path(self, key: str) -> Path | None: ...
@@ -77,9 +78,6 @@ class OneFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-
-    def get(self, key: str) -> bytes:
-        return self._path.read_bytes()
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         with self._path.open("rb") as file:
@@ -314,9 +312,18 @@ def parse_stored(objects: FrameObjects, key: str) -> Instance:
             return parse(path)
         head = objects.get_range(key, 0, _HEAD)
         size = objects.stat(key).size
-        return parse_head(head, size) or parse(objects.get(key))
+        return parse_head(head, size) or _parse_fetched(objects, key, size)
     except Failure as failure:
         raise Unprocessable(failure.message) from failure
+
+
+def _parse_fetched(objects: FrameObjects, key: str, size: int) -> Instance:
+    """Parse an object of a remote store to its end, of which memory holds a piece at a time."""
+    with NamedTemporaryFile(prefix="interop-object-") as file:
+        for at in range(0, size, _PIECE):
+            file.write(objects.get_range(key, at, min(_PIECE, size - at)))
+        file.flush()
+        return parse(Path(file.name))
 
 
 def _inflated(objects: FrameObjects, key: str, instance: Instance) -> bytes:
