@@ -64,8 +64,8 @@ BEGIN
         'patients', (SELECT json_agg(known) FROM (
             SELECT i.value, coalesce(i.assigner, '') AS issuer, p.id, p.last_name, p.first_name,
                 p.middle_name, to_char(p.dob, 'YYYYMMDD') AS birth_date, p.sex_at_birth
-            -- OFFSET 0: the identifiers are looked for first, by their index, also where the
-            -- planner believes that the tenant has one patient.
+            -- OFFSET 0: the identifiers are looked for first, by their index, and never all
+            -- patients of the tenant for the sake of a join.
             FROM (SELECT k.patient_id, k.value, k.assigner FROM patient_identifiers AS k
                 WHERE k.tenant_id = p_tenant AND k.system = 'MRN' AND k.value = ANY (p_patients)
                     AND coalesce(k.valid_from, current_date) <= current_date
@@ -102,10 +102,10 @@ DECLARE
     held bigint;
 BEGIN
     PERFORM ingest_begin(p_tenant);
-    PERFORM FROM imaging_studies AS s JOIN unnest(p_studies, p_revisions) AS seen(id, revision)
-            ON s.id = seen.id
-        WHERE s.tenant_id = p_tenant AND s.xmin = seen.revision::xid
-        ORDER BY s.study_uid FOR UPDATE OF s;
+    PERFORM FROM imaging_studies AS s
+        WHERE s.tenant_id = p_tenant AND s.id = ANY (p_studies)
+            AND s.xmin::text = p_revisions[array_position(p_studies, s.id)]
+        ORDER BY s.study_uid FOR UPDATE;
     GET DIAGNOSTICS held = ROW_COUNT;
     IF held <> cardinality(p_studies) THEN
         RETURN false;
