@@ -24,6 +24,8 @@ from psycopg_pool import PoolTimeout
 
 # A connection that keeps more plans than this forgets all of them.
 MAX_PLANS = 200
+# So does one that keeps more characters of them: a plan takes some hundred times their room.
+MAX_PLANNED = 150_000
 MAX_GAPS = 3
 # A managed database moves to another host; connections follow within this time.
 MAX_AGE_SECONDS = 3600.0
@@ -211,6 +213,7 @@ class Wire:
         self._plans: dict[bytes, bytes] = {}
         self._unconfirmed: dict[bytes, bytes] = {}
         self._prepared = 0
+        self._planned = 0
 
     def ready(self, statements: Sequence[Statement]) -> list[Ready]:
         """What `send` takes; values that cannot be sent are found out before anything is."""
@@ -218,11 +221,12 @@ class Wire:
 
     def send(self, batch: Sequence[Ready]) -> None:
         """Give a batch and its end to libpq; whoever calls flushes."""
-        if len(self._plans) + len(batch) > MAX_PLANS:
+        if len(self._plans) + len(batch) > MAX_PLANS or self._planned > MAX_PLANNED:
             # One by one: psycopg may keep some of its own on this connection.
             for name in self._plans.values():
                 self._wire.send_query_params(b"DEALLOCATE " + name, None)
             self._plans.clear()
+            self._planned = 0
         for text, values, keeps_plan in batch:
             self._send(text, values, keeps_plan)
         self._wire.pipeline_sync()
@@ -261,6 +265,7 @@ class Wire:
         name = self._plans.get(text) or self._unconfirmed.get(text)
         if name is None:
             self._prepared += 1
+            self._planned += len(text)
             name = self._unconfirmed[text] = b"p%d" % self._prepared
             self._wire.send_prepare(name, text)
         self._wire.send_query_prepared(name, values, result_format=_BINARY)

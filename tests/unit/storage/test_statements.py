@@ -146,6 +146,23 @@ def test_more_statements_than_plans_are_kept(
     with_pool(database, work, size=1)
 
 
+def test_long_statements_are_fewer_plans(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan takes room by what it does: a long search as much as many short calls."""
+    monkeypatch.setattr(statements, "MAX_PLANNED", 5_000)
+    held = Statement("SELECT count(*)::int FROM pg_prepared_statements", {})
+
+    async def work(pool: StatementPool) -> None:
+        for number in range(40):
+            sql = f"SELECT $1::int + {number}{' ' * 1000}"
+            assert await pool.run(Statement(sql, {"n": 1}, keeps_plan=True)) == [[(1 + number,)]]
+            (((count,),),) = await pool.run(held)
+            assert count <= 6
+
+    with_pool(database, work, size=1)
+
+
 def test_concurrent_callers_errors_and_cancellations_never_mix(database: Database) -> None:
     draw = random.Random(7)
 
