@@ -6,7 +6,8 @@
 Both servers are filled by C-STORE of the same tiny objects, ten a study, and one series of 400;
 one association asks then for each case over and over. With `--synthetic` the index of ours is made
 by SQL (`qido_scale`) instead, so many studies, and nobody stands beside it. Figures are the median
-of one request in milliseconds, from its first byte to the final response, and of its first match.
+of one request in milliseconds, from its first byte to the final response, and of its first match;
+and the CPU time of a request, of the server and its database together.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from struct import pack, unpack_from
+
+import psutil
 
 from benchmarks import dimse_sender, orthanc, qido_scale, web_corpus
 from benchmarks.live_server import LiveServer
@@ -142,8 +145,25 @@ def _find_rq(message_id: int) -> bytes:
 
 @dataclass
 class Target:
+    """A server under test; `roots` are its processes that start the others."""
+
     port: int
     called: str
+    roots: list[psutil.Process]
+
+    def cpu_seconds(self) -> float:
+        """Of all its processes that are there now."""
+        found = {p for root in self.roots for p in (root, *root.children(recursive=True))}
+        times = [process.cpu_times() for process in found]
+        return float(sum(one.user + one.system for one in times))
+
+
+def _interop_target(server: LiveServer, folder: Path) -> Target:
+    """Our server, and its database below the folder."""
+    assert server.process is not None
+    pids = [int(path.read_text().split()[0]) for path in folder.rglob("postmaster.pid")]
+    roots = [psutil.Process(pid) for pid in (server.process.pid, *pids)]
+    return Target(server.dicom_port, "INTEROP", roots)
 
 
 @contextmanager
@@ -154,7 +174,7 @@ def interop(folder: Path, studies: Sequence[Study]) -> Iterator[Target]:
     server.start(role="dicom")
     try:
         _fill(server.dicom_port, "INTEROP", studies)
-        yield Target(server.dicom_port, "INTEROP")
+        yield _interop_target(server, folder)
     finally:
         server.stop()
 
@@ -164,7 +184,7 @@ def peer(folder: Path, studies: Sequence[Study]) -> Iterator[Target]:
     modalities = {"bench": ["BENCH", "127.0.0.1", 1]}
     with orthanc.Orthanc(folder, is_durable=False, DicomModalities=modalities) as server:
         _fill(server.dicom_port, "ORTHANC", studies)
-        yield Target(server.dicom_port, "ORTHANC")
+        yield Target(server.dicom_port, "ORTHANC", server.processes())
 
 
 SERVERS = {"interop": interop, "orthanc": peer}
@@ -195,7 +215,7 @@ def synthetic(folder: Path, studies: int) -> Iterator[Target]:
         server.cli("ae", "create", "--tenant", "bench", "--ae-title", "BENCH")
         server.start(role="dicom")
         try:
-            yield Target(server.dicom_port, "INTEROP")
+            yield _interop_target(server, folder)
         finally:
             server.stop()
 
@@ -250,6 +270,7 @@ class Measured:
     matches: int
     p50_ms: float
     first_ms: float
+    cpu_ms: float
     requests: int
 
 
@@ -262,6 +283,7 @@ def measure(
         for keys in several[:5]:
             requestor.find(keys)
         answers = []
+        cpu = target.cpu_seconds()
         until = time.perf_counter() + seconds
         for keys in itertools.cycle(several):
             answers.append(requestor.find(keys))
@@ -273,6 +295,7 @@ def measure(
                 round(statistics.median(a.matches for a in answers)),
                 statistics.median(a.seconds for a in answers) * 1000,
                 statistics.median(a.first for a in answers) * 1000,
+                (target.cpu_seconds() - cpu) * 1000 / len(answers),
                 len(answers),
             )
         )  # fmt: skip
@@ -287,7 +310,7 @@ def summary(rows: Sequence[Measured]) -> str:
     by_case = {(row.case, row.server): row for row in rows}
     head = ["case", "matches"]
     for name in names:
-        head += [f"{name} p50 ms", f"{name} first ms"]
+        head += [f"{name} p50 ms", f"{name} first ms", f"{name} CPU ms"]
     if len(names) == 2:
         head.append("times")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -295,7 +318,7 @@ def summary(rows: Sequence[Measured]) -> str:
         of_case = [by_case[case, name] for name in names]
         cells = [case, str(of_case[0].matches)]
         for row in of_case:
-            cells += [f"{row.p50_ms:.2f}", f"{row.first_ms:.2f}"]
+            cells += [f"{row.p50_ms:.2f}", f"{row.first_ms:.2f}", f"{row.cpu_ms:.2f}"]
         if len(names) == 2:
             cells.append(f"{of_case[1].p50_ms / of_case[0].p50_ms:.1f}")
         lines.append(f"| {' | '.join(cells)} |")

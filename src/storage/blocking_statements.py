@@ -1,14 +1,14 @@
 """Batches for threads, as `storage.statements` runs them for an event loop.
 
 On a connection that its pool has lent: psycopg's pool and errors, and libpq for what is in between.
-A batch is one transaction and one round trip; a psycopg pipeline of two cursors costs several times
-the CPU.
+A batch is one transaction and one round trip, for half the CPU of a pipeline of psycopg's cursors.
 """
 
 from __future__ import annotations
 
 import select
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import psycopg
 from psycopg import pq
@@ -32,7 +32,8 @@ def run_batch(
     settled = _run(connection, wire, ready)
     if is_alone and isinstance(settled.error, psycopg.errors.InvalidSqlStatementName):
         # After a rollback psycopg deallocates everything on its connection, what is ours too. The
-        # batch left nothing, so it may be run again.
+        # batch left nothing, once a transaction that it began is ended, so it may be run again.
+        connection.rollback()
         wire.forget()
         settled = _run(connection, wire, ready)
     if not settled.is_sound:
@@ -40,6 +41,18 @@ def run_batch(
     if settled.error is not None:
         raise settled.error
     return [wire.rows(result) for result in settled.results]
+
+
+@contextmanager
+def savepoint(connection: psycopg.Connection[Row]) -> Iterator[None]:
+    """A part of a transaction that can fail alone; batches after it find what they prepared."""
+    try:
+        with connection.transaction():
+            yield
+    except BaseException:
+        # psycopg has deallocated that too, and within a transaction no batch can be run again.
+        _wire_of(connection).forget()
+        raise
 
 
 def _run(connection: psycopg.Connection[Row], wire: Wire, ready: Sequence[Ready]) -> Settled:
