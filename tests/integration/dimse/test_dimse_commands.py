@@ -45,12 +45,13 @@ def server(
         dicom_tls_key=str(certificates / "server.key"),
         dicom_tls_ca=str(certificates / "ca.pem"),
     )
+    # Beside a server each command is a second, alone it starts the database first.
+    live.start("dicom")
     live.cli("tenant", "create", "demo", "--ae-title", "INTEROP")
     live.cli(
         "ae", "create", "--tenant", "demo", "--ae-title", "PANO",
         "--certificate", str(certificates / "client.pem"), "--network", "127.0.0.0/8",
     )  # fmt: skip
-    live.start("dicom")
     yield live, tls_port
     live.stop()
 

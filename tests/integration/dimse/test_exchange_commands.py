@@ -27,12 +27,11 @@ MR_STUDY = "1.3.6.1.4.1.5962.1.2.4.20040826185059.5457"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    live = LiveServer(tmp_path_factory.mktemp("server"))
-    live.cli("tenant", "create", "demo", "--ae-title", "INTEROP")
-    live.cli("ae", "create", "--tenant", "demo", "--ae-title", "PANO")
-    live.start()
-    yield live
-    live.stop()
+    # Beside a server each command is a second, alone it starts the database first.
+    with LiveServer(tmp_path_factory.mktemp("server")) as live:
+        live.cli("tenant", "create", "demo", "--ae-title", "INTEROP")
+        live.cli("ae", "create", "--tenant", "demo", "--ae-title", "PANO")
+        yield live
 
 
 @pytest.fixture(scope="module")
