@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any, cast
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 import pytest
@@ -115,3 +116,35 @@ def test_the_statement_of_a_long_list_of_values_stays_short() -> None:
 
     assert many.page.text.count("EXISTS") == few.page.text.count("EXISTS")
     assert len(many.page.text) < 400 * 20
+
+
+KEPT = [
+    "code=a|b", "code=a,b,c", "subject=Patient/1", "code=a&subject=Patient/1", "code=a&_sort=-date",
+    "subject:Patient.name=x", "subject:Patient.name=x&code=a", "_include=Observation:subject", "",
+]  # fmt: skip
+PLANNED = [
+    "date=ge2020", "code:not=a", "value-quantity=gt3", "code=a&_total=accurate",
+    "_filter=not(code eq a)",
+    "code=a&date=ge2020", "subject:Patient.birthdate=ge2020", "subject:Patient.name:contains=x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("query", "is_kept"), [*((q, True) for q in KEPT), *((q, False) for q in PLANNED)]
+)
+def test_a_plan_is_kept_where_no_value_can_make_it_wrong(query: str, is_kept: bool) -> None:
+    assert built("Observation", parse_qsl(query)).page.keeps_plan is is_kept
+
+
+@pytest.mark.parametrize("query", KEPT)
+def test_searches_of_who_may_not_see_all_are_planned(query: str) -> None:
+    scope = "system/Observation.rs?status=final system/Patient.rs"
+
+    assert not built("Observation", parse_qsl(query), scope).page.keeps_plan
+
+
+def test_a_statement_that_is_kept_is_the_same_for_every_value() -> None:
+    for name in ("code", "subject", "subject:Patient.name", "subject:Patient.identifier"):
+        one, other = (built("Observation", [(name, value)]) for value in ("abc", "xyz"))
+
+        assert one.page.text == other.page.text
