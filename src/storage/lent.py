@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from uuid import UUID
 
+from storage.blocking_statements import run_batch, savepoint
 from storage.database import AsyncConnection, Connection, Database
 from storage.statements import Row, Statement
 
@@ -32,11 +34,9 @@ class LentDatabase(Database):
     def run_blocking(self, tenant_id: UUID, *statements: Statement) -> list[list[Row]]:
         """The same for a thread."""
         self._require(tenant_id)
-        found: list[list[Row]] = []
-        for statement in statements:
-            cursor = self._connection.execute(statement.sql.encode(), dict(statement.parameters))
-            if cursor.description is not None:
-                found.append(cursor.fetchall())
+        # Nothing is kept prepared: a batch that fails while it prepares ends its connection.
+        batch = [replace(statement, keeps_plan=False) for statement in statements]
+        found = run_batch(self._connection, batch)
         # A read does not wait for the disk; the writes of this transaction must.
         self._connection.execute("SET LOCAL synchronous_commit TO DEFAULT")
         return found
@@ -45,7 +45,7 @@ class LentDatabase(Database):
     def connection(self, tenant_id: UUID) -> Iterator[Connection]:
         """The connection, in a savepoint."""
         self._require(tenant_id)
-        with self._connection.transaction():
+        with savepoint(self._connection):
             yield self._connection
 
     @contextmanager

@@ -19,12 +19,15 @@ from uuid import UUID
 
 import orjson
 from psycopg import errors
+from psycopg.pq import TransactionStatus
 
+from storage import search_rows
 from storage.audit import mark_audited
+from storage.blocking_statements import run_batch
 from storage.database import Connection, Database, vault_of
 from storage.encryption.columns import PREFIX, place
 from storage.search_definitions import forget
-from storage.statements import function_call
+from storage.statements import Statement, function_call
 
 Audit = Mapping[str, Any]
 
@@ -32,8 +35,13 @@ CURRENT: LiteralString = (
     "SELECT row_id, version, last_updated, deleted, stale, body FROM fhir_resources"
     " WHERE tenant_id = %(tenant)s AND resource_type = %(type)s AND resource_id = %(id)s"
 )
-STORE: LiteralString = "SELECT fhir_store(%s, %s, %s)"
-BEGIN_WRITE: LiteralString = "SELECT * FROM fhir_begin_write(%s, %s)"
+BEGIN_WRITE = "SELECT * FROM fhir_begin_write($1, $2)"
+STORE = "SELECT fhir_store($1, $2, $3)"
+AWAITED = (
+    "SELECT DISTINCT reference FROM fhir_pending"
+    " WHERE tenant_id = $1 AND reference = ANY ($2) ORDER BY 1"
+)
+BEGIN, COMMIT = Statement("BEGIN", {}), Statement("COMMIT", {})
 LOCK_NAMES: LiteralString = (
     "SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) FROM unnest(%s::text[]) AS name"
 )
@@ -79,17 +87,21 @@ class Begun:
     requires_resolution: bool
     requires_if_match: bool
     validation_level: str  # NONE, BASE or PROFILE
+    has_custom_fields: bool
 
 
 def begin(connection: Connection, tenant_id: UUID, actor: str) -> Begun:
-    """Bind a connection to the tenant, name the actor and silence the staleness triggers.
+    """Begin a transaction of the tenant, name the actor and silence the staleness triggers.
 
     All processes stamp versions with the one clock, so that history never runs backwards. Raises
     CannotConnectNow where the tenant lives elsewhere.
     """
-    row = connection.execute(BEGIN_WRITE, (tenant_id, actor)).fetchone()
-    assert row is not None
-    return Begun(row[0], bool(row[1]), bool(row[2]), row[3] or "BASE")
+    values = {"tenant": tenant_id, "actor": actor}
+    batch = [Statement(BEGIN_WRITE, values, keeps_plan=True)]
+    if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+        batch.insert(0, BEGIN)
+    ((row,),) = run_batch(connection, batch)
+    return Begun(row[0], bool(row[1]), bool(row[2]), row[3] or "BASE", row[4])
 
 
 def begin_write(connection: Connection, actor: str) -> datetime:
@@ -217,8 +229,8 @@ def row_owner(
 class NewVersion:
     """A version to be stored. No body: deleted. `audit` is the row of the write, where it has one.
 
-    `search_rows` is what `fhir_write_search_rows` takes; where the resource `is_sensitive` its body
-    is stored sealed.
+    `search_rows` are the resource's own (see `search_rows`); where it `is_sensitive` its body is
+    stored sealed.
     """
 
     resource_type: str
@@ -233,34 +245,53 @@ class NewVersion:
     audit: Audit | None = None
 
 
-def store(connection: Connection, tenant_id: UUID, *versions: NewVersion) -> None:
+def store(
+    connection: Connection,
+    tenant_id: UUID,
+    *versions: NewVersion,
+    awaited: Sequence[str] = (),
+    commits: bool = False,
+) -> list[str]:
     """Write versions, no resource twice: current bytes, history, search rows, outbox and audit.
 
-    One round trip. Raises EncryptionError where a body is sensitive and cannot be sealed.
+    One round trip, in which the transaction is committed where that is all (`commits`). Returns
+    those of the `awaited` "Type/id" that some resource waits for. Raises EncryptionError where a
+    body is sensitive and cannot be sealed.
     """
-    bodies = [_stored_text(connection, tenant_id, version) for version in versions]
-    entries = [_entry(version) for version in versions]
+    entries = [
+        _entry(number, version, _stored_text(connection, tenant_id, version))
+        for number, version in enumerate(versions, 1)
+    ]
+    rows = search_rows.together(version.search_rows for version in versions)
     # As JSON: an array of PostgreSQL is escaped character by character, in Python.
-    values = (tenant_id, orjson.dumps(entries).decode(), orjson.dumps(bodies).decode())
+    values = {"tenant": tenant_id, "entries": orjson.dumps(entries).decode(), "rows": rows}
+    # A batch that fails while it prepares takes its connection along, and so the transaction.
+    batch = [Statement(STORE, values, keeps_plan=commits)]
+    if awaited:
+        batch.append(Statement(AWAITED, {"tenant": tenant_id, "references": list(awaited)}))
+    if commits:
+        batch.append(COMMIT)
     try:
-        connection.execute(STORE, values)
+        _, *found = run_batch(connection, batch)
     except errors.SerializationFailure:
         # Perhaps they were indexed by search parameters that are no more those in force.
         forget(tenant_id)
         raise
+    return [row[0] for row in found[0]] if found else []
 
 
-def _entry(version: NewVersion) -> dict[str, Any]:
+def _entry(number: int, version: NewVersion, body: str | None) -> dict[str, Any]:
     """A version as the SQL function `fhir_store` takes it."""
     entry: dict[str, Any] = {
+        "number": number,
         "type": version.resource_type,
         "id": version.resource_id,
         "row_id": version.row_id,
         "version": version.version,
         "last_updated": version.last_updated,
         "method": version.method,
-        "replace": version.version > 1,
-        "rows": version.search_rows,
+        "body": body,
+        "epoch": search_rows.epoch_of(version.search_rows),
     }
     if version.audit is not None:
         entry["audit"] = orjson.Fragment(json_text(version.audit))
@@ -333,16 +364,6 @@ def pending_on(connection: Connection, tenant_id: UUID, reference: str) -> list[
         (tenant_id, reference),
     ).fetchall()
     return [(row[0], row[1]) for row in rows]
-
-
-def awaited(connection: Connection, tenant_id: UUID, references: Sequence[str]) -> list[str]:
-    """Those of the "Type/id" that some resource waits for."""
-    rows = connection.execute(
-        "SELECT DISTINCT reference FROM fhir_pending"
-        " WHERE tenant_id = %s AND reference = ANY (%s) ORDER BY 1",
-        (tenant_id, list(references)),
-    ).fetchall()
-    return [row[0] for row in rows]
 
 
 def set_row_id(

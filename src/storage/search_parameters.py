@@ -162,11 +162,6 @@ def lock_after(
     ]
 
 
-def write_rows(connection: Connection, tenant_id: UUID, entries: str) -> None:
-    """Add search rows: what the SQL function `fhir_write_search_rows` takes."""
-    connection.execute("SELECT fhir_write_search_rows(%s, %s)", (tenant_id, entries))
-
-
 def advance(
     connection: Connection, tenant_id: UUID, task: Definition, position: str, done: int, total: int
 ) -> bool:

@@ -23,6 +23,7 @@ from interop.fhir.sensitive import blinding
 from interop.fhir.versions import is_same_content, next_time, stamped
 from storage import resources
 from storage.acting import as_server
+from storage.blocking_statements import savepoint
 from storage.database import Database
 from storage.encryption import KeysUnavailable
 from storage.resources import Stored
@@ -134,7 +135,7 @@ def render_apart(
 ) -> bool:
     """Render one; a row that cannot be presented must not hide the others of its type."""
     try:
-        with connection.transaction():
+        with savepoint(connection):
             render_resource(connection, tenant_id, resource_type, resource_id, stored, own_base)
     except psycopg.OperationalError:  # deadlocks among them
         raise

@@ -26,7 +26,9 @@ from interop.fhir.lens import (
     ShowsRows,
 )
 from interop.fhir.mappings import build_lenses
+from interop.fhir.mappings.custom_fields import CustomFieldsLens
 from storage import resources
+from storage.blocking_statements import savepoint
 from storage.resources import Stored
 
 logger = logging.getLogger(__name__)
@@ -39,45 +41,52 @@ def lenses(own_base: str | None) -> Mapping[str, Lens]:
 
 
 class RowWriter:
-    """Writes rows within one transaction."""
+    """Writes rows within one transaction.
+
+    Without `has_custom_fields` the tenant has added no fields to its records, and nobody need look.
+    """
 
     def __init__(
-        self, connection: Connection, tenant_id: UUID, actor: str, own_base: str | None
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        actor: str,
+        own_base: str | None,
+        *,
+        has_custom_fields: bool = True,
     ) -> None:
         self.connection = connection
         self.tenant_id = tenant_id
         self._actor = actor
         self._lenses = lenses(own_base)
+        self._has_custom_fields = has_custom_fields
         # Whether something that was written here waits for a reference.
         self.has_waited = False
 
     def lens_of_new(self, resource: JsonObject) -> Lens | None:
         """What writes the rows of a resource whose id has just been made; None: no table does."""
-        lens = self._lenses.get(str(resource["resourceType"]))
+        lens = self.lens_of(str(resource["resourceType"]))
         return lens.lens_of_new(resource) if isinstance(lens, HoldsSome) else lens
 
     def lens_of(self, resource_type: str) -> Lens | None:
         """What writes the rows of a resource type; None: it has no tables."""
-        return self._lenses.get(resource_type)
+        lens = self._lenses.get(resource_type)
+        if isinstance(lens, CustomFieldsLens) and not self._has_custom_fields:
+            return lens.lens
+        return lens
 
     def write_new(self, lens: Lens, key: tuple[str, str], resource: JsonObject) -> UUID | None:
         """The same as `write` for a resource whose id has just been made: nothing stands for it."""
         return self._write(lens, key, resource, None, UUID(key[1]))
 
     def write(
-        self,
-        key: tuple[str, str],
-        resource: JsonObject,
-        before: Stored | None,
+        self, lens: Lens, key: tuple[str, str], resource: JsonObject, before: Stored | None
     ) -> UUID | None:
-        """Write the rows of a resource, or remember what they wait for.
+        """Write the rows of a resource by the lens of its type, or remember what they wait for.
 
         Returns the row that holds it: None while it waits, and where no table holds it. Raises
         Unprocessable where the tenant requires references to resolve.
         """
-        lens = self._lenses.get(key[0])
-        if lens is None:
-            return None
         proposed = before.row_id if before and before.row_id else self._free_row_id(key)
         return self._write(lens, key, resource, before, proposed)
 
@@ -107,12 +116,9 @@ class RowWriter:
         self._remember_open_links(lens, key, named, resource)
         return named
 
-    def overlaid(
-        self, key: tuple[str, str], resource: JsonObject, row_id: UUID | None
-    ) -> JsonObject:
+    def overlaid(self, lens: Lens, resource: JsonObject, row_id: UUID | None) -> JsonObject:
         """What is stored of a client's resource: where its row is the server's own, that wins."""
-        lens = self._lenses.get(key[0])
-        if lens is None or row_id is None or not isinstance(lens, ShowsRows):
+        if row_id is None or not isinstance(lens, ShowsRows):
             return resource
         return lens.overlay(self.connection, self.tenant_id, row_id, resource)
 
@@ -194,13 +200,14 @@ def resolve_waiting(rows: RowWriter, reference: str) -> None:
     while todo:
         for key in resources.pending_on(connection, tenant_id, todo.pop()):
             stored = resources.current(connection, tenant_id, *key)
-            if stored is None or stored.deleted:
+            lens = rows.lens_of(key[0])
+            if stored is None or stored.deleted or lens is None:
                 resources.set_pending(connection, tenant_id, *key, [])
                 continue
             try:
-                with connection.transaction():
+                with savepoint(connection):
                     resources.set_pending(connection, tenant_id, *key, [])
-                    row_id = rows.write(key, json.loads(stored.body.encode()), stored)
+                    row_id = rows.write(lens, key, json.loads(stored.body.encode()), stored)
                     if row_id is not None and stored.row_id is None:
                         resources.set_row_id(connection, tenant_id, *key, row_id)
                         todo.append(f"{key[0]}/{key[1]}")

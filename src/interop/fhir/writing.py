@@ -41,6 +41,7 @@ from interop.fhir.validation.stored import stored_codes, stored_library
 from interop.fhir.versions import Version, next_time, stamped
 from interop.fhir.write_bounds import WriteBounds, unresolved
 from storage import resources
+from storage.blocking_statements import savepoint
 from storage.database import Database
 from storage.encryption import EncryptionError
 from storage.places import is_elsewhere
@@ -96,7 +97,7 @@ class WriteSession:
     """Writes of one caller in one open transaction, of what the policy admits before and after.
 
     `own_base` is the tenant's FHIR base URL. No resource may be written twice. What was written is
-    stored with `flush`, and the transaction is complete with `finish`.
+    stored with `flush`, the transaction is complete with `finish`, and ends with `commit`.
     """
 
     def __init__(self, connection: Connection, caller: Caller, own_base: str, begun: Begun) -> None:
@@ -105,7 +106,13 @@ class WriteSession:
         self.own_base = own_base
         self._tenant_id = caller.tenant.id
         self._begun = begun
-        self._rows = RowWriter(connection, self._tenant_id, caller.actor_name, own_base)
+        self._rows = RowWriter(
+            connection,
+            self._tenant_id,
+            caller.actor_name,
+            own_base,
+            has_custom_fields=begun.has_custom_fields,
+        )
         self._bounds: dict[tuple[Letter, str], WriteBounds] = {}
         self._known: dict[Key, Stored | None] = {}
         # Versions that are not stored yet, by their references, and those somebody may wait for.
@@ -225,16 +232,8 @@ class WriteSession:
 
     def flush(self) -> None:
         """Store what was kept back, and write the rows of what waited for it."""
-        if not self._kept:
-            return
-        kept, self._kept = self._kept, {}
-        resources.store(self.connection, self._tenant_id, *kept.values())
-        # Nobody can wait for an id that we have just made, but for those of this transaction.
-        awaited = list(kept) if self._rows.has_waited else self._expected
-        self._expected = []
-        if awaited:
-            for reference in resources.awaited(self.connection, self._tenant_id, awaited):
-                resolve_waiting(self._rows, reference)
+        if self._kept:
+            self._store()
 
     def finish(self) -> None:
         """Store what is left. Raises Unprocessable for references that the tenant forbids."""
@@ -245,6 +244,30 @@ class WriteSession:
             if unknown := resources.missing(self.connection, self._tenant_id, self._references):
                 raise unresolved(unknown)
             self._references.clear()
+
+    def commit(self) -> None:
+        """Finish and commit, in one round trip where storing what is left is all there is to do."""
+        is_all = not (self._awaited() or self._definitions or self._references)
+        if self._kept and is_all:
+            self._store(commits=True)
+        else:
+            self.finish()
+            self.connection.commit()
+
+    def _store(self, *, commits: bool = False) -> None:
+        awaited = self._awaited()
+        kept, self._kept, self._expected = self._kept, {}, []
+        for reference in resources.store(
+            self.connection, self._tenant_id, *kept.values(), awaited=awaited, commits=commits
+        ):
+            resolve_waiting(self._rows, reference)
+
+    def _awaited(self) -> list[str]:
+        """Those of what was kept back that others may wait for.
+
+        Nobody can wait for an id that we have just made, but for those of this transaction.
+        """
+        return list(self._kept) if self._rows.has_waited else self._expected
 
     # -- one write ----------------------------------------------------------------------
 
@@ -287,13 +310,13 @@ class WriteSession:
         lens = self._rows.lens_of_new(whole) if is_own_id else self._rows.lens_of(key[0])
         self._follow_references(whole, asks_rows=lens is not None or not bounds.is_open)
         bounds.check(connection, whole, before.row_id if before else None)
-        if lens is None:
-            row_id = None
-        elif is_own_id:
-            row_id = self._rows.write_new(lens, key, whole)
-        else:
-            row_id = self._rows.write(key, whole, before)
-        whole = self._rows.overlaid(key, whole, row_id)
+        row_id = None
+        if lens is not None:
+            if is_own_id:
+                row_id = self._rows.write_new(lens, key, whole)
+            else:
+                row_id = self._rows.write(lens, key, whole, before)
+            whole = self._rows.overlaid(lens, whole, row_id)
         is_new = before is None or before.deleted
         bounds.settle(connection, whole, row_id, is_new=is_new)
         bounds.check_rows(connection, whole, row_id)
@@ -367,7 +390,7 @@ class WriteSession:
     def _render(self, key: Key, before: Stored) -> None:
         """Raises Conflict where the rows cannot be shown: nobody has seen what would be lost."""
         try:
-            with self.connection.transaction():
+            with savepoint(self.connection):
                 render_resource(self.connection, self._tenant_id, *key, before, self.own_base)
         except (psycopg.OperationalError, EncryptionError):  # deadlocks among the former
             raise
@@ -414,7 +437,7 @@ class Writer:
                     begun = resources.begin(connection, tenant_id, self._caller.actor_name)
                     session = WriteSession(connection, self._caller, self._own_base, begun)
                     done = work(session)
-                    session.finish()
+                    session.commit()
                 mark_audited()
                 return done
             except psycopg.Error as error:

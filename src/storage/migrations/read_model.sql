@@ -77,137 +77,86 @@ BEGIN
 END;
 $$;
 
--- A search: p_query is built by storage.resource_search, which binds every value of the client in
--- p_values ($2) and the tenant as $1. Planned anew each time, with the values known. Where rows say
--- that something is stale there is no audit row yet, unless p_audit has "even_if_stale". Every
--- patient of whom the page ("page_size" matches and what is included) shows something is logged.
-CREATE OR REPLACE FUNCTION fhir_search(p_tenant uuid, p_query text, p_values text[], p_audit jsonb)
-    RETURNS TABLE (kind text, ordinal bigint, resource_type text, resource_id text, version bigint,
-        last_updated timestamptz, sort_keys text[], body text)
-    LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
-DECLARE
-    page_size bigint := p_audit -> 'page_size';
-    is_stale boolean := false;
-    types text[] := '{}';
-    ids text[] := '{}';
-    patients uuid[] := '{}';
-    event uuid;
-BEGIN
-    PERFORM fhir_begin_read(p_tenant);
-    FOR kind, ordinal, resource_type, resource_id, version, last_updated, sort_keys, body IN
-            EXECUTE p_query USING p_tenant, p_values LOOP
-        IF kind = 'stale' THEN
-            is_stale := true;
-        ELSIF kind = 'include' OR (kind = 'match' AND ordinal <= page_size) THEN
-            types := types || resource_type;
-            ids := ids || resource_id;
-        END IF;
-        RETURN NEXT;
-    END LOOP;
-    IF is_stale AND NOT p_audit ? 'even_if_stale' THEN
-        RETURN;
-    END IF;
-    IF cardinality(ids) > 0 THEN
-        SELECT coalesce(array_agg(DISTINCT r.patient_id), '{}') INTO patients
-        FROM unnest(types, ids) AS seen(of_type, id)
-        JOIN fhir_resources AS r ON r.tenant_id = p_tenant AND r.resource_type = seen.of_type
-            AND r.resource_id = seen.id
-        WHERE r.patient_id IS NOT NULL;
-    END IF;
-    IF cardinality(patients) = 1 THEN
-        PERFORM write_audit_event(p_tenant, p_audit, patients[1]);
-    ELSE
-        event := write_audit_event(p_tenant, p_audit);
-        PERFORM write_phi_accesses(p_tenant, event, p_audit, patients);
-    END IF;
-END;
-$$;
-
--- The search rows of many resources: p_entries is [{"type", "id", "replace": whether there are rows
--- already, "rows": {"token": [[parameter, ordinal, cluster, ...], ...], ...}}, ...].
-CREATE OR REPLACE FUNCTION fhir_write_search_rows(p_tenant uuid, p_entries jsonb)
+-- The search rows of many resources, named by p_types and p_ids: p_rows is {"token": [[number of the
+-- resource, parameter, ordinal, cluster, ...], ...], ...}. p_replaced says which of them have rows
+-- already, p_epochs by which search parameters the rows were extracted.
+CREATE OR REPLACE FUNCTION fhir_write_search_rows(p_tenant uuid, p_types text[], p_ids text[],
+        p_replaced boolean[], p_epochs bigint[], p_rows jsonb)
     RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 DECLARE
-    e jsonb;
+    ignored text;
 BEGIN
-    PERFORM fhir_check_search_epoch(p_tenant, p_entries);
+    -- An assignment is evaluated as it stands; PERFORM would run a statement of its own.
+    ignored := fhir_check_search_epoch(p_tenant, p_epochs);
     -- One resource at a time, so that each DELETE is a look-up by its key.
-    FOR e IN SELECT v FROM jsonb_array_elements(p_entries) AS v WHERE v -> 'replace' = 'true' LOOP
-        PERFORM fhir_delete_search_rows(p_tenant, e ->> 'type', e ->> 'id');
+    FOR number IN 1..cardinality(p_ids) LOOP
+        IF p_replaced[number] THEN
+            ignored := fhir_delete_search_rows(p_tenant, p_types[number], p_ids[number]);
+        END IF;
     END LOOP;
-    IF jsonb_path_exists(p_entries, '$[*].rows.token') THEN
+    IF p_rows ? 'token' THEN
         INSERT INTO fhir_search_token (tenant_id, resource_type, resource_id, parameter, ordinal,
             cluster, system, code)
-        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
-            r ->> 3, r ->> 4
-        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'token') AS r;
+        SELECT p_tenant, p_types[(r ->> 0)::int], p_ids[(r ->> 0)::int], r ->> 1, (r ->> 2)::int,
+            (r ->> 3)::int, r ->> 4, r ->> 5
+        FROM jsonb_array_elements(p_rows -> 'token') AS r;
     END IF;
-    IF jsonb_path_exists(p_entries, '$[*].rows.string') THEN
+    IF p_rows ? 'string' THEN
         INSERT INTO fhir_search_string (tenant_id, resource_type, resource_id, parameter, ordinal,
             cluster, value, value_exact)
-        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
-            r ->> 3, r ->> 4
-        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'string') AS r;
+        SELECT p_tenant, p_types[(r ->> 0)::int], p_ids[(r ->> 0)::int], r ->> 1, (r ->> 2)::int,
+            (r ->> 3)::int, r ->> 4, r ->> 5
+        FROM jsonb_array_elements(p_rows -> 'string') AS r;
     END IF;
-    IF jsonb_path_exists(p_entries, '$[*].rows.gram') THEN
+    IF p_rows ? 'gram' THEN
         INSERT INTO fhir_search_gram (tenant_id, resource_type, gram, resource_id)
-        SELECT p_tenant, v ->> 'type', g, v ->> 'id'
-        FROM jsonb_array_elements(p_entries) AS v,
-            jsonb_array_elements_text(v -> 'rows' -> 'gram') AS g
+        SELECT p_tenant, p_types[(r ->> 0)::int], r ->> 1, p_ids[(r ->> 0)::int]
+        FROM jsonb_array_elements(p_rows -> 'gram') AS r
         -- Another parameter may have brought the same three characters.
         ON CONFLICT DO NOTHING;
     END IF;
-    INSERT INTO fhir_search_text (tenant_id, resource_type, resource_id, narrative, content)
-    SELECT p_tenant, v ->> 'type', v ->> 'id', v -> 'rows' -> 'text' ->> 0,
-        v -> 'rows' -> 'text' ->> 1
-    FROM jsonb_array_elements(p_entries) AS v WHERE v -> 'rows' ? 'text';
-    IF jsonb_path_exists(p_entries, '$[*].rows.reference') THEN
+    IF p_rows ? 'text' THEN
+        INSERT INTO fhir_search_text (tenant_id, resource_type, resource_id, narrative, content)
+        SELECT p_tenant, p_types[(r ->> 0)::int], p_ids[(r ->> 0)::int], r ->> 1, r ->> 2
+        FROM jsonb_array_elements(p_rows -> 'text') AS r;
+    END IF;
+    IF p_rows ? 'reference' THEN
         INSERT INTO fhir_search_reference (tenant_id, resource_type, resource_id, parameter, ordinal,
             cluster, target_type, target_id, target_url, target_version,
             identifier_system, identifier_value)
-        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
-            r ->> 3, r ->> 4, r ->> 5, r ->> 6, r ->> 7, r ->> 8
-        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'reference') AS r;
+        SELECT p_tenant, p_types[(r ->> 0)::int], p_ids[(r ->> 0)::int], r ->> 1, (r ->> 2)::int,
+            (r ->> 3)::int, r ->> 4, r ->> 5, r ->> 6, r ->> 7, r ->> 8, r ->> 9
+        FROM jsonb_array_elements(p_rows -> 'reference') AS r;
     END IF;
-    IF jsonb_path_exists(p_entries, '$[*].rows.date') THEN
+    IF p_rows ? 'date' THEN
         INSERT INTO fhir_search_date (tenant_id, resource_type, resource_id, parameter, ordinal,
             cluster, low, high)
-        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
-            (r ->> 3)::timestamptz, (r ->> 4)::timestamptz
-        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'date') AS r;
+        SELECT p_tenant, p_types[(r ->> 0)::int], p_ids[(r ->> 0)::int], r ->> 1, (r ->> 2)::int,
+            (r ->> 3)::int, (r ->> 4)::timestamptz, (r ->> 5)::timestamptz
+        FROM jsonb_array_elements(p_rows -> 'date') AS r;
     END IF;
-    IF jsonb_path_exists(p_entries, '$[*].rows.number') THEN
+    IF p_rows ? 'number' THEN
         INSERT INTO fhir_search_number (tenant_id, resource_type, resource_id, parameter, ordinal,
             cluster, low, high)
-        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
-            (r ->> 3)::float8, (r ->> 4)::float8
-        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'number') AS r;
+        SELECT p_tenant, p_types[(r ->> 0)::int], p_ids[(r ->> 0)::int], r ->> 1, (r ->> 2)::int,
+            (r ->> 3)::int, (r ->> 4)::float8, (r ->> 5)::float8
+        FROM jsonb_array_elements(p_rows -> 'number') AS r;
     END IF;
-    IF jsonb_path_exists(p_entries, '$[*].rows.quantity') THEN
+    IF p_rows ? 'quantity' THEN
         INSERT INTO fhir_search_quantity (tenant_id, resource_type, resource_id, parameter, ordinal,
             cluster, low, high, system, code, unit, base_unit, base_low, base_high)
-        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
-            (r ->> 3)::float8, (r ->> 4)::float8, r ->> 5, r ->> 6, r ->> 7,
-            r ->> 8, (r ->> 9)::float8, (r ->> 10)::float8
-        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'quantity') AS r;
+        SELECT p_tenant, p_types[(r ->> 0)::int], p_ids[(r ->> 0)::int], r ->> 1, (r ->> 2)::int,
+            (r ->> 3)::int, (r ->> 4)::float8, (r ->> 5)::float8, r ->> 6, r ->> 7, r ->> 8,
+            r ->> 9, (r ->> 10)::float8, (r ->> 11)::float8
+        FROM jsonb_array_elements(p_rows -> 'quantity') AS r;
     END IF;
-    IF jsonb_path_exists(p_entries, '$[*].rows.uri') THEN
+    IF p_rows ? 'uri' THEN
         INSERT INTO fhir_search_uri (tenant_id, resource_type, resource_id, parameter, ordinal,
             cluster, value)
-        SELECT p_tenant, v ->> 'type', v ->> 'id', r ->> 0, (r ->> 1)::int, (r ->> 2)::int,
-            r ->> 3
-        FROM jsonb_array_elements(p_entries) AS v, jsonb_array_elements(v -> 'rows' -> 'uri') AS r;
+        SELECT p_tenant, p_types[(r ->> 0)::int], p_ids[(r ->> 0)::int], r ->> 1, (r ->> 2)::int,
+            (r ->> 3)::int, r ->> 4
+        FROM jsonb_array_elements(p_rows -> 'uri') AS r;
     END IF;
-END;
-$$;
-
--- The same for one resource.
-CREATE OR REPLACE FUNCTION fhir_write_search_rows(p_tenant uuid, p_type text, p_id text,
-        p_rows jsonb, p_replace boolean)
-    RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
-BEGIN
-    PERFORM fhir_write_search_rows(p_tenant, jsonb_build_array(jsonb_build_object('type', p_type,
-        'id', p_id, 'replace', p_replace, 'rows', p_rows)));
 END;
 $$;
 
@@ -235,38 +184,12 @@ BEGIN
 END;
 $$;
 
--- The patient whom a resource is about: itself, or the first that one of its own parameters of the
--- patient compartment names (never one that is only mentioned, security.md D7). By the row's id where
--- the Patient is here, else by an id that will be the row's.
-CREATE OR REPLACE FUNCTION fhir_patient_of(p_tenant uuid, p_type text, p_id text, p_row_id uuid,
-        p_references jsonb) RETURNS uuid
-    LANGUAGE plpgsql STABLE SECURITY INVOKER AS $$
-DECLARE
-    about constant text[] := ARRAY['patient', 'subject', 'beneficiary', 'individual', 'subscriber',
-        'policy-holder', 'actor', 'member'];
-    target text := p_id;
-    found uuid := p_row_id;
-BEGIN
-    IF p_type <> 'Patient' THEN
-        SELECT r ->> 4 INTO target FROM jsonb_array_elements(p_references) AS r
-            WHERE r ->> 3 = 'Patient' AND r ->> 4 <> '' AND r ->> 0 = ANY (about)
-            ORDER BY array_position(about, r ->> 0), (r ->> 1)::int LIMIT 1;
-        SELECT r.row_id INTO found FROM fhir_resources AS r
-            WHERE r.tenant_id = p_tenant AND r.resource_type = 'Patient' AND r.resource_id = target;
-    END IF;
-    IF found IS NULL AND target ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
-        found := target::uuid;
-    END IF;
-    RETURN found;
-END;
-$$;
-
 -- Begin a write in one round trip: the tenant and the actor are bound, the staleness triggers keep
--- quiet. Returns the database's clock in milliseconds, which stamps all versions, and what the
--- tenant asks of writers.
+-- quiet. Returns the database's clock in milliseconds, which stamps all versions, what the tenant
+-- asks of writers, and whether it has added fields to its records.
 CREATE OR REPLACE FUNCTION fhir_begin_write(p_tenant uuid, p_actor text)
     RETURNS TABLE (moment timestamptz, requires_resolution boolean, requires_if_match boolean,
-        validation_level text)
+        validation_level text, has_custom_fields boolean)
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 DECLARE
     ignored text;
@@ -277,75 +200,113 @@ BEGIN
     SELECT s.require_reference_resolution, s.require_if_match, s.validation_level
         INTO requires_resolution, requires_if_match, validation_level
         FROM tenant_settings AS s WHERE s.tenant_id = p_tenant;
+    has_custom_fields := EXISTS (
+        SELECT FROM custom_field_definitions AS d WHERE d.tenant_id = p_tenant);
     moment := date_trunc('milliseconds', clock_timestamp());
     RETURN NEXT;
 END;
 $$;
 
 -- New versions of resources: current bytes, history, search rows, outbox and audit. p_entries is
--- [{"type", "id", "row_id", "version", "last_updated", "method", "rows", "audit"}, ...], no resource
--- twice; p_bodies has their bytes as texts in the same order, null where the version is a deletion.
-CREATE OR REPLACE FUNCTION fhir_store(p_tenant uuid, p_entries jsonb, p_bodies json)
+-- [{"number": from 1, "type", "id", "row_id", "version", "last_updated", "method", "body": null where
+-- it is a deletion, "epoch", "audit"}, ...], no resource twice; p_rows has the search rows of them all
+-- (fhir_write_search_rows). One statement for all of a kind: each costs more than a row of it.
+CREATE OR REPLACE FUNCTION fhir_store(p_tenant uuid, p_entries json, p_rows jsonb)
     RETURNS void LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 DECLARE
+    -- Whom a resource is about its own parameters of the patient compartment say, the first of them
+    -- first: never one that is only mentioned (security.md D7).
     about constant text[] := ARRAY['patient', 'subject', 'beneficiary', 'individual', 'subscriber',
         'policy-holder', 'actor', 'member'];
-    bodies constant text[] := ARRAY(
-        SELECT b FROM json_array_elements_text(p_bodies) WITH ORDINALITY AS listed(b, n) ORDER BY n);
-    e jsonb;
-    written bigint;
-    patient uuid;
-    ignored uuid;
+    is_uuid constant text := '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
+    types text[];
+    ids text[];
+    row_ids uuid[];
+    replaced boolean[];
+    epochs bigint[];
+    audits jsonb[];
+    patients uuid[];
+    ignored text;
+    has_brought_patient boolean := false;
 BEGIN
-    INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id, row_id, patient_id,
-        version, last_updated, body, stale, deleted)
-    SELECT p_tenant, v ->> 'type', v ->> 'id', (v ->> 'row_id')::uuid,
-        CASE WHEN v ->> 'type' = 'Patient' OR v -> 'rows' ? 'reference' THEN
-            fhir_patient_of(p_tenant, v ->> 'type', v ->> 'id', (v ->> 'row_id')::uuid,
-                v -> 'rows' -> 'reference') END,
-        (v ->> 'version')::bigint, (v ->> 'last_updated')::timestamptz,
-        coalesce(bodies[n], ''), false, bodies[n] IS NULL
-    FROM jsonb_array_elements(p_entries) WITH ORDINALITY AS listed(v, n)
-    ON CONFLICT (tenant_id, resource_type, resource_id) DO UPDATE
-        SET row_id = excluded.row_id, version = excluded.version,
-            -- Whose it was is still to be known of what was deleted.
-            patient_id = CASE WHEN excluded.deleted THEN known.patient_id
-                ELSE excluded.patient_id END,
-            last_updated = excluded.last_updated, body = excluded.body, stale = false,
-            deleted = excluded.deleted
-        WHERE known.version = excluded.version - 1;
-    GET DIAGNOSTICS written = ROW_COUNT;
-    IF written <> jsonb_array_length(p_entries) THEN
+    WITH given AS MATERIALIZED (
+        SELECT r.* FROM json_to_recordset(p_entries) AS r(number int, type text, id text,
+            row_id uuid, version bigint, last_updated timestamptz, method text, body text,
+            epoch bigint, audit jsonb)
+    ), named AS (
+        SELECT DISTINCT ON ((r ->> 0)::int) (r ->> 0)::int AS number, r ->> 5 AS patient
+        FROM jsonb_array_elements(p_rows -> 'reference') AS r
+        WHERE r ->> 4 = 'Patient' AND r ->> 5 <> '' AND r ->> 1 = ANY (about)
+        ORDER BY (r ->> 0)::int, array_position(about, r ->> 1), (r ->> 2)::int
+    ), stored AS (
+        INSERT INTO fhir_resources AS known (tenant_id, resource_type, resource_id, row_id,
+            patient_id, version, last_updated, body, stale, deleted)
+        SELECT p_tenant, g.type, g.id, g.row_id,
+            -- By the row's id where the Patient is here, else by an id that will be the row's.
+            CASE WHEN g.type = 'Patient' THEN
+                coalesce(g.row_id, CASE WHEN g.id ~ is_uuid THEN g.id::uuid END)
+            WHEN n.patient IS NOT NULL THEN
+                coalesce((SELECT r.row_id FROM fhir_resources AS r WHERE r.tenant_id = p_tenant
+                    AND r.resource_type = 'Patient' AND r.resource_id = n.patient),
+                    CASE WHEN n.patient ~ is_uuid THEN n.patient::uuid END)
+            END,
+            g.version, g.last_updated, coalesce(g.body, ''), false, g.body IS NULL
+        FROM given AS g LEFT JOIN named AS n ON n.number = g.number
+        ON CONFLICT (tenant_id, resource_type, resource_id) DO UPDATE
+            SET row_id = excluded.row_id, version = excluded.version,
+                -- Whose it was is still to be known of what was deleted.
+                patient_id = CASE WHEN excluded.deleted THEN known.patient_id
+                    ELSE excluded.patient_id END,
+                last_updated = excluded.last_updated, body = excluded.body, stale = false,
+                deleted = excluded.deleted
+            WHERE known.version = excluded.version - 1
+        RETURNING known.resource_type, known.resource_id, known.patient_id
+    ), history AS (
+        INSERT INTO fhir_history (tenant_id, resource_type, resource_id, version, last_updated,
+            method, body)
+        SELECT p_tenant, g.type, g.id, g.version, g.last_updated, g.method, g.body FROM given AS g
+    ), announced AS (
+        INSERT INTO outbox (tenant_id, topic, payload)
+        SELECT p_tenant, 'fhir', jsonb_build_object('resource_type', g.type, 'resource_id', g.id,
+            'version', g.version, 'method', g.method)
+        FROM given AS g
+    )
+    SELECT array_agg(g.type ORDER BY g.number), array_agg(g.id ORDER BY g.number),
+        array_agg(CASE WHEN g.type = 'Patient' AND g.version = 1 THEN g.row_id END
+            ORDER BY g.number),
+        array_agg(g.version > 1 ORDER BY g.number), array_agg(g.audit ORDER BY g.number),
+        array_agg(s.patient_id ORDER BY g.number),
+        array_agg(DISTINCT coalesce(g.epoch, 0)) FILTER (WHERE g.method <> 'DELETE')
+    INTO types, ids, row_ids, replaced, audits, patients, epochs
+    FROM given AS g JOIN stored AS s ON s.resource_type = g.type AND s.resource_id = g.id;
+    IF coalesce(cardinality(ids), 0) <> json_array_length(p_entries) THEN
         RAISE serialization_failure USING
             MESSAGE = 'another transaction has written one of these resources meanwhile';
     END IF;
-    INSERT INTO fhir_history (tenant_id, resource_type, resource_id, version, last_updated,
-        method, body)
-    SELECT p_tenant, v ->> 'type', v ->> 'id', (v ->> 'version')::bigint,
-        (v ->> 'last_updated')::timestamptz, v ->> 'method', bodies[n]
-    FROM jsonb_array_elements(p_entries) WITH ORDINALITY AS listed(v, n);
-    PERFORM fhir_write_search_rows(p_tenant, p_entries);
-    INSERT INTO outbox (tenant_id, topic, payload)
-    SELECT p_tenant, 'fhir', jsonb_build_object('resource_type', v -> 'type',
-        'resource_id', v -> 'id', 'version', v -> 'version', 'method', v -> 'method')
-    FROM jsonb_array_elements(p_entries) AS v;
-    FOR e IN SELECT v FROM jsonb_array_elements(p_entries) AS v
-            WHERE v ->> 'type' = 'Patient' AND v -> 'version' = '1'
-                AND v -> 'row_id' <> v -> 'id' AND v -> 'row_id' <> 'null' LOOP
-        -- What came before its patient could not know the id of the row.
-        UPDATE fhir_resources AS r SET patient_id = (e ->> 'row_id')::uuid
-        FROM fhir_search_reference AS s
-        WHERE s.tenant_id = p_tenant AND s.target_id = e ->> 'id' AND s.target_type = 'Patient'
-            AND r.tenant_id = p_tenant AND r.resource_type = s.resource_type
-            AND r.resource_id = s.resource_id AND r.patient_id IS NULL
-            AND s.parameter = ANY (about);
+    ignored := fhir_write_search_rows(p_tenant, types, ids, replaced, epochs, p_rows);
+    FOR number IN 1..cardinality(ids) LOOP
+        IF row_ids[number]::text <> ids[number] THEN
+            -- What came before its patient could not know the id of the row.
+            UPDATE fhir_resources AS r SET patient_id = row_ids[number]
+            FROM fhir_search_reference AS s
+            WHERE s.tenant_id = p_tenant AND s.target_id = ids[number]
+                AND s.target_type = 'Patient' AND r.tenant_id = p_tenant
+                AND r.resource_type = s.resource_type AND r.resource_id = s.resource_id
+                AND r.patient_id IS NULL AND s.parameter = ANY (about);
+            has_brought_patient := true;
+        END IF;
     END LOOP;
+    IF has_brought_patient THEN
+        patients := ARRAY(
+            SELECT (SELECT r.patient_id FROM fhir_resources AS r WHERE r.tenant_id = p_tenant
+                AND r.resource_type = w.type AND r.resource_id = w.id)
+            FROM unnest(types, ids) WITH ORDINALITY AS w(type, id, number) ORDER BY w.number);
+    END IF;
     -- After it all, so that the patient is known.
-    FOR e IN SELECT v FROM jsonb_array_elements(p_entries) AS v WHERE v ? 'audit' LOOP
-        SELECT r.patient_id INTO patient FROM fhir_resources AS r
-            WHERE r.tenant_id = p_tenant AND r.resource_type = e ->> 'type'
-                AND r.resource_id = e ->> 'id';
-        ignored := write_audit_event(p_tenant, e -> 'audit', patient);
+    FOR number IN 1..cardinality(ids) LOOP
+        IF audits[number] IS NOT NULL THEN
+            ignored := write_audit_event(p_tenant, audits[number], patients[number]);
+        END IF;
     END LOOP;
 END;
 $$;

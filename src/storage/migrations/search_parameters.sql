@@ -4,7 +4,7 @@
 
 -- Refuse rows that were extracted by other parameters than those in force: the writer reads them
 -- anew and tries again. A deletion has no rows and asks for none.
-CREATE OR REPLACE FUNCTION fhir_check_search_epoch(p_tenant uuid, p_entries jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION fhir_check_search_epoch(p_tenant uuid, p_epochs bigint[]) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$
 DECLARE
     current_epoch bigint;
@@ -12,11 +12,7 @@ DECLARE
 BEGIN
     ignored := pg_advisory_xact_lock_shared(hashtextextended(p_tenant::text || '/search', 0));
     SELECT e.epoch INTO current_epoch FROM fhir_search_epochs AS e WHERE e.tenant_id = p_tenant;
-    IF EXISTS (
-        SELECT FROM jsonb_array_elements(p_entries) AS v
-        WHERE v ->> 'method' IS DISTINCT FROM 'DELETE'
-            AND coalesce((v -> 'rows' ->> 'epoch')::bigint, 0) <> coalesce(current_epoch, 0)
-    ) THEN
+    IF coalesce(current_epoch, 0) <> ANY (p_epochs) THEN
         RAISE EXCEPTION 'the search parameters have changed' USING ERRCODE = 'serialization_failure';
     END IF;
 END;

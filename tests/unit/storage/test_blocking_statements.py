@@ -7,8 +7,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from storage import places, statements
+from storage.blocking_statements import run_batch, savepoint
 from storage.database import Database
 from storage.statements import Statement
 from storage.tenancy import Tenant
@@ -113,6 +115,35 @@ def test_what_psycopg_deallocates_after_a_rollback_is_prepared_again(
 
     assert one.run_blocking(tenant.id, PID, value(2)) == [*before[:1], [(2,)]]
     assert one.run_blocking(tenant.id, PID, value(3)) == [*before[:1], [(3,)]]
+
+
+def test_a_transaction_that_a_batch_began_is_begun_again_where_its_plan_is_gone(
+    one: Database, tenant: Tenant
+) -> None:
+    begin = Statement("BEGIN", {})
+    with one.unbound_connection(tenant.id) as connection:
+        assert run_batch(connection, (begin, value(1))) == [[(1,)]]
+        for number in range(10):
+            connection.execute("SELECT %s::int", (number,))
+        connection.rollback()
+
+        assert run_batch(connection, (begin, value(2))) == [[(2,)]]
+        assert connection.info.transaction_status == TransactionStatus.INTRANS
+
+
+def test_a_batch_after_a_savepoint_that_failed_finds_its_plans(
+    one: Database, tenant: Tenant
+) -> None:
+    with one.connection(tenant.id) as connection:
+        assert run_batch(connection, (value(1),)) == [[(1,)]]
+        for number in range(10):
+            connection.execute("SELECT %s::int", (number,))
+        with pytest.raises(psycopg.errors.DivisionByZero), savepoint(connection):
+            connection.execute("SELECT 1 / 0")
+        left = connection.execute("SELECT name FROM pg_prepared_statements").fetchall()
+        assert not [name for (name,) in left if name.startswith("p")]
+
+        assert run_batch(connection, (value(2),)) == [[(2,)]]
 
 
 def test_a_batch_and_a_result_larger_than_the_socket_come_whole(

@@ -7,9 +7,9 @@ column says something else, the old ways of saying it go (`replaced`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from interop.fhir.mappings.converters import Text
 
@@ -18,6 +18,8 @@ _LITERAL_REFERENCE: Final = re.compile(
     r"(?P<base>https?://\S+/)?(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9\-.]{1,64})"
     r"(?:/_history/[A-Za-z0-9\-.]{1,64})?"
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,29 @@ def codings(concept: Any) -> list[dict[str, Any]]:
 
 def has_coding(concept: Any, *wanted: Coding) -> bool:
     """Whether a CodeableConcept says one of these codes."""
-    pairs = {(item.system, item.code) for item in wanted}
-    return any((item.get("system"), item.get("code")) in pairs for item in codings(concept))
+    return any(
+        item.get("system") == one.system and item.get("code") == one.code
+        for item in codings(concept)
+        for one in wanted
+    )
+
+
+class Meanings(Generic[T]):
+    """What the codes of a CodeableConcept mean; of several, what is listed first here."""
+
+    def __init__(self, listed: Iterable[tuple[T, Iterable[Coding]]]) -> None:
+        self._listed: list[T] = []
+        self._ranks: dict[tuple[Any, Any], int] = {}
+        for rank, (meaning, accepted) in enumerate(listed):
+            self._listed.append(meaning)
+            for coding in accepted:
+                self._ranks.setdefault((coding.system, coding.code), rank)
+
+    def of(self, concept: Any) -> T | None:
+        """The meaning of a concept; None where none of its codes is known."""
+        said = ((item.get("system"), item.get("code")) for item in codings(concept))
+        ranks = [self._ranks[pair] for pair in said if pair in self._ranks]
+        return self._listed[min(ranks)] if ranks else None
 
 
 def replaced(node: Any, **elements: Any) -> dict[str, Any]:
@@ -65,17 +88,17 @@ class Concept:
     codes: Mapping[str, Coding]
     accepted: Mapping[str, tuple[Coding, ...]] = field(default_factory=dict)
     label: str = ""
+    _meanings: Meanings[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.label:
             pairs = (f"{coding.code} = {value}" for value, coding in self.codes.items())
             object.__setattr__(self, "label", ", ".join(pairs))
+        listed = ((v, (coding, *self.accepted.get(v, ()))) for v, coding in self.codes.items())
+        object.__setattr__(self, "_meanings", Meanings(listed))
 
     def get(self, node: Any) -> str | None:
-        for value, coding in self.codes.items():
-            if has_coding(node, coding, *self.accepted.get(value, ())):
-                return value
-        return None
+        return self._meanings.of(node)
 
     def put(self, value: str | None, node: Any) -> Any:
         if value is None or value not in self.codes:

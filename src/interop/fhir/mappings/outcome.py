@@ -118,10 +118,11 @@ def mapping(public_url: str | None) -> ResourceMapping:
     )
 
 
-def is_outcome(resource: JsonObject, row: Row) -> bool:
+def is_outcome(resource: JsonObject, lens: ChildLens) -> bool:
     """Whether the Observation is of a follow-up of something that the server knows."""
     if resource.get("status") in WITHDRAWN or not has_coding(resource.get("code"), OUTCOME):
         return False
+    row = lens.get(resource).row
     is_told = not row["has_complication"] or row["complication"] is not None
     return is_told and (row["procedure_id"] is not None or row["encounter_id"] is not None)
 
@@ -132,4 +133,4 @@ def part(public_url: str | None) -> Writable:
         Through({"procedure_id": "procedures", "encounter_id": "encounters"}),
         links={"procedure_id": ("Procedure",), "encounter_id": ("Encounter",)},
     )
-    return Writable(lens, lambda resource: is_outcome(resource, lens.get(resource).row))
+    return Writable(lens, lambda resource: is_outcome(resource, lens))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from interop.fhir.lens import JsonObject
-from interop.fhir.mappings.concepts import Coding, Concept, Reference, has_coding, replaced
+from interop.fhir.mappings.concepts import Coding, Concept, Meanings, Reference, replaced
 from interop.fhir.mappings.converters import Converter, Day, Text, number, plain
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row
 from interop.fhir.mappings.path import DATA_ABSENT_REASON
@@ -35,6 +35,7 @@ HABITS: Final = {
     "BRUXISM": own("habit", "bruxism", "Bruxism"),
     "OTHER": own("habit", "other", "Other habit"),
 }
+_BY_CODE: Final = Meanings((name, (coding,)) for name, coding in HABITS.items())
 SMOKERS: Final = Concept(
     {
         "NEVER": Coding(SNOMED_CT, "266919005", "Never smoked tobacco"),
@@ -69,8 +70,7 @@ class Habit:
     )
 
     def get(self, node: JsonObject) -> tuple[str | None, str | None]:
-        code = node.get("code")
-        category = next((name for name, item in HABITS.items() if has_coding(code, item)), None)
+        category = _BY_CODE.of(node.get("code"))
         if category is None:
             return None, None
         return category, _statuses(category).get(node.get("valueCodeableConcept"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from interop.fhir.lens import JsonObject
-from interop.fhir.mappings.concepts import Coding, Reference, has_coding
+from interop.fhir.mappings.concepts import Coding, Meanings, Reference, has_coding
 from interop.fhir.mappings.converters import Moment, Quantity
 from interop.fhir.mappings.lens import Entry, ResourceMapping, Row
 from interop.fhir.mappings.places import Choice, FirstOf, without_choice
@@ -103,6 +103,7 @@ MEASURES: Final = (
 )
 COLUMNS: Final = tuple(measure.column for measure in MEASURES)
 _BY_COLUMN: Final = {measure.column: measure for measure in MEASURES}
+_BY_CODE: Final = Meanings((measure, measure.codings) for measure in MEASURES)
 
 Values = dict[str, Any]
 
@@ -157,8 +158,7 @@ _UNKNOWN: Final = Coding(
 
 
 def _measure_of(part: Any) -> Measure | None:
-    concept = part.get("code") if isinstance(part, dict) else None
-    return next((item for item in MEASURES if has_coding(concept, *item.codings)), None)
+    return _BY_CODE.of(part.get("code")) if isinstance(part, dict) else None
 
 
 def _column_of(part: Any) -> str | None:
@@ -232,8 +232,9 @@ def is_vital_signs(resource: JsonObject) -> bool:
     """Whether the row can hold the Observation: a moment, a measure, and not withdrawn."""
     if resource.get("status") in ("entered-in-error", "cancelled"):
         return False
-    row = _READER.get(resource).row
-    return row["measured_at"] is not None and any(row[column] is not None for column in COLUMNS)
+    if all(value is None for value in Measures().get(resource)):
+        return False
+    return _READER.get(resource).row["measured_at"] is not None
 
 
 def lens(public_url: str | None) -> TableLens:

@@ -41,6 +41,8 @@ _APART = (*COLUMN_PARAMETERS, *FULL_TEXT)
 MAX_ROWS = 20_000
 
 TABLES = ("token", "string", "reference", "date", "number", "quantity", "uri")
+# Those with values that JSON does not have.
+MEASURED = frozenset({"date", "number", "quantity"})
 # Two rows of the table `number`, see `_add_position`.
 POSITION = "position"
 
@@ -66,8 +68,8 @@ class SearchRows:
         kept = self.tables[table]
         seen = self._seen.setdefault((table, parameter), set())
         for row in rows:
-            if (cluster, *row) not in seen:
-                seen.add((cluster, *row))
+            if (clustered := (cluster, *row)) not in seen:
+                seen.add(clustered)
                 kept.append([parameter, len(seen) - 1, cluster, *row])
                 self._size += 1
         if self.limit is not None and self._size > self.limit:
@@ -77,9 +79,9 @@ class SearchRows:
             )
 
     def as_json(self) -> dict[str, Any]:
-        """What the SQL function `fhir_write_search_rows` takes."""
+        """The rows as JSON has them (storage.search_rows)."""
         found: dict[str, Any] = {
-            name: [[_plain(value) for value in row] for row in rows]
+            name: [[_plain(value) for value in row] for row in rows] if name in MEASURED else rows
             for name, rows in self.tables.items()
             if rows
         }

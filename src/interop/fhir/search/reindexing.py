@@ -11,17 +11,17 @@ import logging
 from collections.abc import Sequence
 from uuid import UUID
 
-import orjson
 from psycopg import errors
 
 from interop.fhir import json
 from interop.fhir.search import custom
 from interop.fhir.search.extraction import Indexing, extract, extract_only
 from interop.fhir.sensitive import blinding
-from storage import search_definitions
+from storage import search_definitions, search_rows
 from storage import search_parameters as stored
 from storage.database import Connection, Database
 from storage.search_definitions import BUILDING, DROPPING, EVERYTHING, Definition
+from storage.search_rows import Indexed
 
 logger = logging.getLogger(__name__)
 
@@ -131,19 +131,14 @@ class _Building:
     ) -> None:
         is_everything = self._task.definition_id == EVERYTHING
         indexing = custom.indexing_by(search_definitions.read(connection, self._tenant_id))
-        entries = [
-            {
-                "type": resource_type,
-                "id": resource_id,
-                "replace": is_everything,
-                "rows": self._rows(connection, body, indexing),
-            }
-            for resource_id, body in found
+        indexed = [
+            Indexed(resource_type, id_, self._rows(connection, body, indexing), is_everything)
+            for id_, body in found
         ]
         if not is_everything:
             ids = [resource_id for resource_id, _ in found]
             stored.remove_rows_of(connection, self._tenant_id, resource_type, ids, self._names)
-        stored.write_rows(connection, self._tenant_id, orjson.dumps(entries).decode())
+        search_rows.write(connection, self._tenant_id, indexed)
 
     def _rows(
         self, connection: Connection, body: str, indexing: Indexing | None
