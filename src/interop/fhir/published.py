@@ -25,10 +25,11 @@ from weakref import WeakKeyDictionary
 from interop.errors import Forbidden
 from interop.fhir import json
 from interop.fhir.lens import Connection, JsonObject
-from interop.fhir.search.extraction import extract
+from interop.fhir.search import custom
+from interop.fhir.search.extraction import Indexing, extract
 from interop.fhir.versions import is_same_content, next_time, stamped
 from interop.r4_tables import profiles_directory
-from storage import resources
+from storage import resources, search_definitions
 from storage.acting import as_server
 from storage.database import Database
 from storage.resources import NewVersion, Stored
@@ -121,29 +122,36 @@ def _store(connection: Connection, tenant_id: UUID, guide: JsonObject, own_base:
     wanted = {_key_of(resource): resource for resource in map(_loaded, _paths())}
     outdated = _listed(guide) - wanted.keys()
     found = resources.current_many(connection, tenant_id, sorted(wanted.keys() | outdated))
+    indexing = custom.indexing_by(search_definitions.read(connection, tenant_id))
     versions: list[NewVersion] = []
     for key, resource in wanted.items():
         stored = found.get(key)
         if stored is not None and not stored.deleted:
             if is_same_content(json.loads(stored.body.encode()), resource):
                 continue
-        versions.append(_version(key, stored, now, resource, own_base))
+        versions.append(_version(key, stored, now, resource, own_base, indexing))
     for key in outdated & found.keys():
         if not found[key].deleted:
-            versions.append(_version(key, found[key], now, None, own_base))
+            versions.append(_version(key, found[key], now, None, own_base, None))
     resources.store(connection, tenant_id, *versions)
     return len(versions)
 
 
 def _version(
-    key: Key, stored: Stored | None, now: datetime, resource: JsonObject | None, own_base: str
+    key: Key,
+    stored: Stored | None,
+    now: datetime,
+    resource: JsonObject | None,
+    own_base: str,
+    indexing: Indexing | None,
 ) -> NewVersion:
     number = stored.version + 1 if stored else 1
     moment = next_time(now, stored.last_updated if stored else None)
     body, rows = None, {}
     if resource is not None:
         whole = stamped(resource, key[1], number, moment)
-        body, rows = json.dumps(whole), extract(whole, own_base).as_json()
+        body = json.dumps(whole)
+        rows = extract(whole, own_base, indexing=indexing).as_json()
     method = "DELETE" if body is None else ("PUT" if stored else "POST")
     return NewVersion(*key, None, number, moment, method, body, rows)
 

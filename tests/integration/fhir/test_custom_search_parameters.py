@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 
-from interop.fhir import json
+from interop.fhir import json, published
 from interop.fhir.search import custom, reindexing
 from interop.fhir.search.reindexing import reindex
 from storage import search_definitions
@@ -80,6 +81,37 @@ def shade(fhir: httpx.Client, build: Callable[[], int]) -> Iterator[str]:
     build()
     yield "shade"
     fhir.delete("/SearchParameter/sp-shade")
+    build()
+
+
+def test_a_release_of_our_own_definitions_is_indexed_by_the_tenants_parameters(
+    live: SimpleNamespace,
+    fhir: httpx.Client,
+    tenant: Tenant,
+    build: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    perio = "dental-interop-perio-tooth"
+    expression = "StructureDefinition.purpose"
+    own = parameter("why", base=["StructureDefinition"], expression=expression)
+    assert put(fhir, own).status_code == 201
+    build()
+    database, base = live.services.database, f"{live.url}/t/{tenant.slug}/fhir/R4"
+    load = published._loaded
+
+    def next_release(path: Path) -> dict[str, Any]:
+        resource = load(path)
+        return resource | {"purpose": "perio"} if resource["id"] == perio else resource
+
+    monkeypatch.setattr(published, "_loaded", next_release)
+    monkeypatch.setattr(published, "source", lambda: published.SOURCE + "next")
+    assert published.supply(database, tenant.id, base) == 2
+    assert search(fhir, "StructureDefinition", why="perio") == {perio}
+    monkeypatch.undo()
+    assert published.supply(database, tenant.id, base) == 2
+    assert search(fhir, "StructureDefinition", why="perio") == set()
+
+    assert fhir.delete("/SearchParameter/sp-why").status_code == 204
     build()
 
 
