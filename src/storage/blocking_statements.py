@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import LiteralString
 
 import psycopg
 from psycopg import pq
@@ -17,6 +18,8 @@ from storage.statements import MAX_GAPS, Ready, Row, Settled, Statement, Wire
 
 # The attribute of a connection that keeps its prepared statements.
 _WIRE = "interop_wire"
+# Those that the database knows of; psycopg's own have other names.
+KEPT_PLANS: LiteralString = "ARRAY(SELECT name FROM pg_prepared_statements WHERE name LIKE 'p%%')"
 
 
 def run_batch(
@@ -53,6 +56,14 @@ def savepoint(connection: psycopg.Connection[Row]) -> Iterator[None]:
         # psycopg has deallocated that too, and within a transaction no batch can be run again.
         _wire_of(connection).forget()
         raise
+
+
+def keep_plans(connection: psycopg.Connection[Row], names: Sequence[str]) -> None:
+    """Keep of what is prepared only what is there, the `KEPT_PLANS`.
+
+    For a transaction that begins without a batch: those in it cannot be run again.
+    """
+    _wire_of(connection).keep(names)
 
 
 def _run(connection: psycopg.Connection[Row], wire: Wire, ready: Sequence[Ready]) -> Settled:

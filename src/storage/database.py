@@ -26,7 +26,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from storage.blocking_statements import run_batch
+from storage.blocking_statements import KEPT_PLANS, keep_plans, run_batch
 from storage.places import IDLE_SECONDS, POOL_SIZE, TenantRouter, is_elsewhere
 from storage.statements import Row, Statement, StatementPool
 
@@ -48,6 +48,7 @@ _OWNER = "interop_database"
 
 # Raises CannotConnectNow where the tenant does not live.
 ENTER_TENANT = "SELECT enter_tenant(%s)"
+ENTER_SCHEMA = f"SELECT set_config('search_path', %s, true), {KEPT_PLANS}"
 
 # A statement that runs longer than this is a runaway search, not work (reliability.md, limits).
 STATEMENT_TIMEOUT_MS = 30_000
@@ -218,7 +219,9 @@ class Database:
             return
         with platform.pool.connection() as connection:
             # For this transaction, like the tenant.
-            connection.execute("SELECT set_config('search_path', %s, true)", (self._search_path,))
+            row = connection.execute(ENTER_SCHEMA, (self._search_path,)).fetchone()
+            assert row is not None
+            keep_plans(connection, row[1])
             yield connection
 
     @contextmanager

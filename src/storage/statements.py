@@ -245,6 +245,12 @@ class Wire:
     def forget(self) -> None:
         """Nothing is prepared any more. New names are taken: some of the last batch may be."""
         self._plans.clear()
+        self._planned = 0
+
+    def keep(self, names: Sequence[str]) -> None:
+        """Only these are still prepared."""
+        there = {name.encode() for name in names}
+        self._plans = {text: name for text, name in self._plans.items() if name in there}
 
     def rows(self, result: pq.abc.PGresult) -> list[Row]:
         """The rows of one result."""

@@ -14,6 +14,7 @@ from storage.blocking_statements import run_batch, savepoint
 from storage.database import Database
 from storage.statements import Statement
 from storage.tenancy import Tenant
+from tests.conftest import MakePlacedTenant, MigratedDatabase
 
 BIND = Statement("SELECT set_config('app.tenant', %(t)s, true)", {"t": "bound"}, keeps_plan=True)
 TENANT = Statement("SELECT coalesce(current_setting('app.tenant', true), '')", {})
@@ -115,6 +116,29 @@ def test_what_psycopg_deallocates_after_a_rollback_is_prepared_again(
 
     assert one.run_blocking(tenant.id, PID, value(2)) == [*before[:1], [(2,)]]
     assert one.run_blocking(tenant.id, PID, value(3)) == [*before[:1], [(3,)]]
+
+
+def test_what_was_deallocated_is_known_where_a_schema_has_the_connection(
+    database: MigratedDatabase, placed_tenant: MakePlacedTenant
+) -> None:
+    """There a batch stands within a transaction, and could not be run again."""
+    single = Database(database.url, pool_size=1)
+    single.lends_to_schemas = True
+    apart = placed_tenant("apart", "APART", "SCHEMA")
+    try:
+        assert single.run_blocking(apart.id, value(1)) == [[(1,)]]
+        with pytest.raises(psycopg.errors.DivisionByZero), single.connection(apart.id) as lent:
+            for number in range(10):
+                lent.execute("SELECT %s::int", (number,))
+            lent.execute("SELECT 1 / 0")
+
+        assert single.run_blocking(apart.id, value(2)) == [[(2,)]]
+        with single.connection(apart.id) as lent:
+            kept = lent.execute("SELECT name FROM pg_prepared_statements").fetchall()
+        assert [name for (name,) in kept if name.startswith("p")] == ["p2"]
+        assert single.run_blocking(apart.id, value(3)) == [[(3,)]]
+    finally:
+        single.close()
 
 
 def test_a_transaction_that_a_batch_began_is_begun_again_where_its_plan_is_gone(
