@@ -67,12 +67,12 @@ def cases(studies: list[Study], seconds: float, number: int) -> dict[str, Case]:
         **looks("frame of 400 in one object", frames[:20], ""),
         "instance, IO 2.5 MB": get(images, DICOM),
         "instance, IO 2.5 MB, 4 clients": get(images, DICOM, 4),
-        "instance, IO 2.5 MB, one part": get(images, BARE),
+        f"{OURS_ALONE}instance, IO 2.5 MB, one part": get(images, BARE),
         "instance, PX 7.9 MB": get(panoramics, DICOM),
         "instance, PX 7.9 MB, 4 clients": get(panoramics, DICOM, 4),
-        "instance, PX 7.9 MB, one part": get(panoramics, BARE),
+        f"{OURS_ALONE}instance, PX 7.9 MB, one part": get(panoramics, BARE),
         "instance of 128 MB": get([multiframe.path(0)], DICOM, 1, 8),
-        "instance of 128 MB, one part": get([multiframe.path(0)], BARE, 1, 8),
+        f"{OURS_ALONE}instance of 128 MB, one part": get([multiframe.path(0)], BARE, 1, 8),
         f"{OURS_ALONE}frame of a CT slice as JPEG-LS": get(
             [f"{path}/frames/1" for path in slices], JPEG_LS
         ),
