@@ -11,21 +11,21 @@ from uuid import UUID
 
 from storage.database import Connection
 
-_KEPT_UNTIL: LiteralString = (
-    "SELECT coalesce(s.acquisition_datetime, s.created_at)"
+# What is added to the time from which is counted, of the settings `t`.
+_YEARS: LiteralString = (
     " + make_interval(years => coalesce(p.min_years, t.default_retention_min_years, 0))"
-    " FROM imaging_studies AS s"
-    " LEFT JOIN tenant_settings AS t ON t.tenant_id = s.tenant_id"
-    " LEFT JOIN data_retention_policies AS p ON p.tenant_id = s.tenant_id"
+)
+_POLICY: LiteralString = (
+    " LEFT JOIN data_retention_policies AS p ON p.tenant_id = %(tenant_id)s"
     " AND p.data_class = 'IMAGING'"
+)
+_KEPT_UNTIL: LiteralString = (
+    f"SELECT coalesce(s.acquisition_datetime, s.created_at){_YEARS} FROM imaging_studies AS s"
+    f" LEFT JOIN tenant_settings AS t ON t.tenant_id = s.tenant_id{_POLICY}"
     " WHERE s.tenant_id = %(tenant_id)s AND s.id = %(study)s"
 )
 _KEPT_UNTIL_SINCE: LiteralString = (
-    "SELECT %(since)s::timestamptz"
-    " + make_interval(years => coalesce(p.min_years, t.default_retention_min_years, 0))"
-    " FROM tenant_settings AS t"
-    " LEFT JOIN data_retention_policies AS p ON p.tenant_id = t.tenant_id"
-    " AND p.data_class = 'IMAGING'"
+    f"SELECT %(since)s::timestamptz{_YEARS} FROM tenant_settings AS t{_POLICY}"
     " WHERE t.tenant_id = %(tenant_id)s"
 )
 

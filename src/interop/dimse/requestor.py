@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, Final, Self
 
 from pydicom.uid import UID
@@ -79,9 +78,8 @@ class Destination:
             entries = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise SendFailed(f"no connection to {self}: {error}") from error
-        found = {ip_address(str(entry[4][0]).partition("%")[0]): None for entry in entries}
-        # All of them: a name that means several things at a time is how rebinding begins.
-        if not all(map(self.policy.admits, found)):
+        found = self.policy.admitted(entries)
+        if not found:
             raise SendFailed(
                 f"{self} has an address that may not be called; INTEROP_DICOM_PEER_NETWORKS can"
                 " allow its network"

@@ -9,7 +9,6 @@ time are bounded. Networks of the operator's own can be allowed by a setting.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -147,10 +146,8 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         """The first address of a name all of whose addresses are admitted."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
-        refused = [address for address in addresses if not self._policy.admits(address)]
-        if refused or not addresses:
-            # A name with one public and one private address is how rebinding begins.
+        addresses = self._policy.admitted(found)
+        if not addresses:
             raise EgressRefused(
                 f"{host} has an address that is not public; INTEROP_EGRESS_PRIVATE_NETWORKS "
                 "can allow networks of your own"

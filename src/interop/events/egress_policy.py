@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -43,3 +45,12 @@ class EgressPolicy:
             if inner is not None:
                 return self.admits(inner)
         return address.is_global and not address.is_multicast
+
+    def admitted(self, found: Iterable[tuple[Any, ...]]) -> list[IpAddress]:
+        """The addresses of a name, as getaddrinfo found them; none unless all are admitted.
+
+        A name with one public and one private address is how rebinding begins.
+        """
+        names = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)
+        addresses = [ipaddress.ip_address(name) for name in names]
+        return addresses if all(map(self.admits, addresses)) else []

@@ -8,8 +8,7 @@ CREATE OR REPLACE FUNCTION fhir_begin_search(p_tenant uuid, p_keeps_plan boolean
 DECLARE
     ignored text;
 BEGIN
-    ignored := enter_tenant(p_tenant);
-    ignored := set_config('synchronous_commit', 'off', true);
+    ignored := fhir_begin_read(p_tenant);
     ignored := set_config('plan_cache_mode',
         CASE WHEN p_keeps_plan THEN 'force_generic_plan' ELSE 'auto' END, true);
 END;

@@ -30,13 +30,6 @@ SOURCE = Source("C-STORE", "MODALITY", calling_ae_title="MODALITY", called_ae_ti
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path / "spool")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def ingest(database: Database, object_store: ObjectStore, spool: Spool) -> Iterator[Ingest]:
     made = Ingest(database, object_store, spool)
     yield made

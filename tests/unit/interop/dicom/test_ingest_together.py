@@ -44,13 +44,6 @@ class Sender:
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path / "spool")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def sender(
     database: Database, object_store: ObjectStore, spool: Spool, tenant: Tenant
 ) -> Iterator[Sender]:

@@ -23,13 +23,6 @@ SOURCE = Source("C-STORE", "MODALITY", calling_ae_title="MODALITY", called_ae_ti
 
 
 @pytest.fixture
-def spool(tmp_path: Any) -> Iterator[Spool]:
-    made = Spool(tmp_path / "spool")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def processes(
     database: Database, object_store: ObjectStore, spool: Spool
 ) -> Iterator[tuple[Ingest, Ingest]]:
